@@ -1,0 +1,22 @@
+"""The background dispatcher for Python gateways.
+
+`BackgroundDispatcher` takes one entry per request at the price of an append and hands
+them to your async function in batches, at most one batch every `ms_delay` milliseconds.
+"""
+
+from typing import Any
+
+from ._dispatcher import BackgroundDispatcher
+from ._layouts import Objects
+from ._producer import Full
+from ._statistics import Statistics
+
+__all__ = ["BackgroundDispatcher", "Full", "Objects", "Statistics"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ringdispatch")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

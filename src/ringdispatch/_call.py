@@ -1,0 +1,192 @@
+"""One call of the dispatch function, from taking its batch to giving its place back."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable
+from contextvars import ContextVar
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from ._home import Errand, Home
+from ._ring import Take
+
+if TYPE_CHECKING:
+    from ._windows import Windows
+
+# From 3.12 on a task can take its first step at once, one loop iteration earlier.
+_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+
+# After this long a call that was told to stop and did not is reported.
+GRACE_SECONDS = 1.0
+_DAY = 86_400.0
+
+# The call that the running code belongs to: the dispatch function and all it started.
+current_call: ContextVar["Call | None"] = ContextVar("ringdispatch_call", default=None)
+
+
+class Call:
+    """Holds a place from start() until the dispatch function has really ended.
+
+    Its batch may be settled earlier: at `dispatch_timeout`, when close runs out of time,
+    or when the loop is closed under it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_dispatcher",
+        "_task",
+        "_timer",
+        "_worker",
+        "home",
+        "take",
+    )
+
+    def __init__(self, dispatcher: "Windows[Any]", home: Home) -> None:
+        self._dispatcher = dispatcher
+        self.home = home
+        self.take: Take | None = None
+        self._began = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: tuple[Errand, asyncio.TimerHandle] | None = None
+        self._worker: asyncio.Future[Any] | None = None
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether it may yet settle an entry at a position in [start, end)."""
+        take = self.take
+        if take is None:  # about to take, nobody knows what
+            return True
+        return not take.settled and take.start < end and start < take.end
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the call as a task of the running `loop`."""
+        context = self._dispatcher.fresh_context()
+        context.run(current_call.set, self)
+        self._task = asyncio.Task(self._run(loop), loop=loop, context=context, **_EAGER)
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        dispatcher = self._dispatcher
+        try:
+            # Taken inside the running task: one closed before its first step would
+            # leave its batch unsettled.
+            take = self.take = dispatcher.take()
+            if take is None:
+                return
+            dispatcher.taken(self.home)
+            self._began = dispatcher._now()
+            self._watch(loop, dispatcher.dispatch_timeout)
+            awaitable = dispatcher.invoke(self, take.entries)
+            await awaitable
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.fail(error)
+            # Raised from the loop itself: the loop ends, and no task is left behind
+            # with an exception that nobody retrieved.
+            loop.call_soon(_raise, error)
+        except Exception as error:
+            self.fail(error)
+        except BaseException as error:  # cancelled, or closed with its loop
+            self.fail(error)
+            raise
+        else:
+            if take.settle(False, dispatcher._now() - self._began):
+                dispatcher.succeeded()
+        finally:
+            self._unwatch()
+            if self._worker is None or self._worker.done():
+                self.release()
+            else:  # cancelled, but a thread can't be: the place is held until it ends
+                self._worker.add_done_callback(self._worker_ended)
+
+    def in_thread(
+        self, loop: asyncio.AbstractEventLoop, entries: Any
+    ) -> Awaitable[Any]:
+        """Call an ordinary dispatch function in a worker thread."""
+        dispatcher = self._dispatcher
+        context = dispatcher.fresh_context()
+        context.run(current_call.set, self)
+        function = dispatcher.dispatch_function
+        self._worker = loop.run_in_executor(None, context.run, function, entries)
+        return self._outcome_of(self._worker)
+
+    async def _outcome_of(self, worker: asyncio.Future[Any]) -> None:
+        outcome = await asyncio.shield(worker)
+        if isawaitable(outcome):
+            await outcome
+
+    def _worker_ended(self, worker: asyncio.Future[Any]) -> None:
+        if not worker.cancelled():
+            worker.exception()  # retrieved: its batch was settled long ago
+        self.release()
+
+    def fail(self, error: BaseException, *, report: bool = True) -> int:
+        """Settle the batch as failed, if nothing has settled it; returns its size."""
+        dispatcher, take = self._dispatcher, self.take
+        if take is None or not take.settle(True, dispatcher._now() - self._began):
+            return 0
+        dispatcher.failed(error, take, report=report)
+        return take.end - take.start
+
+    def release(self) -> None:
+        """Give the place back, once."""
+        self._dispatcher.released(self)
+
+    def stop(self) -> None:
+        """Ask the task to end; from any thread."""
+        task = self._task
+        if task is not None:
+            self.home.post(task.cancel, self._dispatcher.fresh_context())
+
+    def orphan(self) -> None:
+        """Settle and release a call whose loop was closed under it."""
+        if self._task is not None:
+            self._task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self._unwatch()
+        self.fail(RuntimeError("the event loop was closed during the dispatch"))
+        self.release()
+
+    # ---- the timeout; its timer also tells when the loop is closed
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
+        late = self._expire if seconds is not None else _nothing
+        errand = Errand(late, self._dispatcher.loop_closed)
+        delay = _DAY if seconds is None else seconds
+        context = self._dispatcher.fresh_context()
+        self._timer = (errand, loop.call_later(delay, errand, context=context))
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            errand, handle = self._timer
+            errand.cancel()
+            handle.cancel()
+
+    def _expire(self) -> None:
+        timeout = self._dispatcher.dispatch_timeout
+        self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
+        if self._task is not None:
+            self._task.cancel()
+        self._dispatcher.look(self.home)
+        loop = self.home.loop
+        if loop is not None:
+            errand = Errand(self._overstay, self._dispatcher.loop_closed)
+            context = self._dispatcher.fresh_context()
+            self._timer = (
+                errand,
+                loop.call_later(GRACE_SECONDS, errand, context=context),
+            )
+
+    def _overstay(self) -> None:
+        self._dispatcher.reports.say(
+            logging.ERROR,
+            "a dispatch timed out and ignores its cancellation: it keeps its place, "
+            "and entries wait for it (%d pending)",
+            self._dispatcher.pending,
+        )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,370 @@
+"""The dispatcher's public face, and its end: flush, close, the loop's end, exit."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+from . import _options, _process
+from ._call import Call, current_call
+from ._home import Home
+from ._layouts import Objects
+from ._reports import OnDrop, OnError, Reports
+from ._producer import POLICIES
+from ._waiting import Settlement
+from ._windows import Windows
+
+Entry = TypeVar("Entry")
+
+
+class BackgroundDispatcher(Windows[Entry]):
+    """Hands entries to an async function in batches, in the background.
+
+    Dispatches: an entry that finds the ring empty opens a window; `ms_delay` later all
+    that is pending goes to `dispatch_function`, never an empty batch. `max_batch` entries
+    pending, a flush, a close and the end of the loop dispatch sooner.
+
+    Loses entries: when the ring is full (per `on_full`), when the dispatch function fails
+    (it is not called again: retry inside it), when close or exit runs out of time, when
+    the process is killed. All but the last are counted and reported.
+
+    Order: entries of one thread keep their order; batches start in order.
+
+    Threads: `enqueue` may be called from any thread, event loop, signal handler or
+    finalizer. The dispatcher lives on the loop that its first entry came from, or on a
+    shared background thread where there was none.
+
+    Shutdown: `await aclose()` in the application's lifespan. Otherwise the end of
+    `asyncio.run`, or of the process, dispatches what is pending within 5 seconds.
+
+    Args:
+        dispatch_function: Async callable taking a batch (with the default layout a list
+            of entries). An ordinary function runs in a worker thread; if it returns an
+            awaitable, that is awaited on the home.
+        ms_delay: Milliseconds from a window's opening to its dispatch, > 0.
+        capacity: Most entries pending at once.
+        max_batch: Most entries per call; that many pending are dispatched at once.
+            None: `capacity`.
+        max_in_flight: Most calls of the dispatch function at once.
+        dispatch_timeout: Seconds after which a call has failed and is cancelled. None:
+            never.
+        on_full: What becomes of an entry when the ring is full: `"drop_newest"` refuses
+            it, `"drop_oldest"` lets it displace the oldest, `"raise"` raises Full.
+        layout: How entries lie in the ring, and what a batch is.
+        home: `"auto"`, or `"thread"` to live on the background thread in any case.
+        on_error: Called as `on_error(exception, batch)` after a failed dispatch.
+        on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`; the
+            reason is the name of the counter in Statistics.
+        name: For logs and metrics. None: the dispatch function's.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an option out of its range.
+        MemoryError: no memory for `capacity` entries.
+    """
+
+    def __init__(
+        self,
+        dispatch_function: Callable[[list[Entry]], object],
+        *,
+        ms_delay: float,
+        capacity: int = 65_536,
+        max_batch: int | None = None,
+        max_in_flight: int = 1,
+        dispatch_timeout: float | None = 30.0,
+        on_full: str = "drop_newest",
+        layout: Objects = Objects(),
+        home: str = "auto",
+        on_error: OnError | None = None,
+        on_drop: OnDrop | None = None,
+        name: str | None = None,
+    ) -> None:
+        _options.function("dispatch_function", dispatch_function)
+        capacity = _options.capacity(capacity)
+        max_batch = _options.max_batch(max_batch, capacity)
+        delay = _options.ms_delay(ms_delay)
+        max_in_flight = _options.count("max_in_flight", max_in_flight)
+        dispatch_timeout = _options.dispatch_timeout(dispatch_timeout)
+        _options.choice("on_full", on_full, tuple(POLICIES))
+        _options.choice("home", home, ("auto", "thread"))
+        self._name = _options.name(name, dispatch_function)
+        reports = Reports(
+            self._name,
+            _options.hook("on_error", on_error),
+            _options.hook("on_drop", on_drop),
+        )
+        self._cut_short = False  # whether an end came before all was settled
+        self._set_up(
+            layout.make_ring(capacity, max_batch),
+            on_full,
+            reports,
+            dispatch_function=dispatch_function,
+            is_async=_options.is_async(dispatch_function),
+            dispatch_timeout=dispatch_timeout,
+            delay=delay,
+            max_batch=max_batch,
+            max_in_flight=max_in_flight,
+            prefers_thread=home == "thread",
+        )
+        _process.register(self)
+
+    @property
+    def name(self) -> str:
+        """The name in logs and metrics."""
+        return self._name
+
+    @property
+    def pending(self) -> int:
+        """Entries in the ring."""
+        return self.ring.pending
+
+    @property
+    def closed(self) -> bool:
+        """Whether entries are refused because the dispatcher was closed."""
+        return self.ring.closed
+
+    async def aenqueue(
+        self, entry: Entry, context: Any = None, timeout: float | None = None
+    ) -> bool:
+        """Enqueue, waiting for room, whatever `on_full` says.
+
+        Waiters are served first come, first served, on any loop; a plain `enqueue` may
+        overtake them.
+
+        Args:
+            entry: What to enqueue.
+            context: As with `enqueue`.
+            timeout: Seconds to wait for room, >= 0. None: for ever.
+
+        Returns:
+            True if the entry was accepted; False if the dispatcher was closed or the time
+            ran out.
+        """
+        timeout = _options.timeout(timeout)
+        accepted = None if self._room else self._offer(entry, context)
+        if accepted is None:
+            self._revive()
+            accepted = await self._room.wait(
+                lambda: self._offer(entry, context), timeout
+            )
+        if accepted is None:
+            self._reject_full()
+        return bool(accepted)
+
+    async def aflush(self, timeout: float | None = 5.0) -> bool:
+        """Dispatch now what is pending, and wait until it is settled.
+
+        Called from the dispatch function, it waits for everything but the calling batch,
+        and returns False at once where that batch holds the only place.
+
+        Args:
+            timeout: Seconds to wait, >= 0. None: for ever.
+
+        Returns:
+            Whether all that was accepted before the call is settled.
+        """
+        timeout = _options.timeout(timeout)
+        return await self._await(self._begin_flush(), timeout)
+
+    def flush(self, timeout: float | None = 5.0) -> bool:
+        """As `aflush`, from a thread other than the home's.
+
+        Raises:
+            RuntimeError: called on the home loop's own thread.
+        """
+        timeout = _options.timeout(timeout)
+        self._refuse_at_home("flush")
+        return self._wait(self._begin_flush(blocking=True), timeout)
+
+    async def aclose(self, timeout: float | None = 5.0) -> bool:
+        """Refuse new entries, dispatch what is pending, wait for what is in flight.
+
+        When time runs out, what is in flight is cancelled and counts as failed, what was
+        not yet taken as abandoned. May be called again, and from several tasks at once.
+
+        Args:
+            timeout: Seconds to wait, >= 0. None: for ever.
+
+        Returns:
+            Whether all was settled in time.
+        """
+        timeout = _options.timeout(timeout)
+        waiter = self._begin_close()
+        return self._finish_close(await self._await(waiter, timeout), waiter, timeout)
+
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """As `aclose`, from a thread other than the home's.
+
+        Raises:
+            RuntimeError: called on the home loop's own thread.
+        """
+        timeout = _options.timeout(timeout)
+        self._refuse_at_home("close")
+        waiter = self._begin_close(blocking=True)
+        return self._finish_close(self._wait(waiter, timeout), waiter, timeout)
+
+    def bind(self) -> None:
+        """Make the running loop the home, for good.
+
+        Raises:
+            RuntimeError: no loop is running in this thread.
+        """
+        loop = asyncio.get_running_loop()
+        self._bound = True
+        if self._home is None or self._home.loop is not loop:
+            self._move_to(Home(loop, background=False))
+            if self.ring.pending:
+                self._call_home(self._home)
+
+    async def __aenter__(self) -> Self:
+        if not self._prefers_thread:
+            self.bind()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self._name!r} {state}, {self.pending} pending>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied: entries in flight exist once; "
+            "make a dispatcher in each process"
+        )
+
+    __copy__ = __deepcopy__ = __reduce_ex__
+
+    def __del__(self) -> None:
+        if not self.attached:
+            return  # refused by the constructor
+        if self.ring.pending:
+            self.ring.close()
+            self._give_up(None, "let go of without close")
+            self._tell_drops(last=True)
+        elif self.ring.telling:
+            self._tell_drops(last=True)
+
+    # ---- flush and close
+
+    def _refuse_at_home(self, what: str) -> None:
+        if self._home is not None and self._home.here:
+            raise RuntimeError(
+                f"{what}() would block the loop that dispatches: await a{what}() instead"
+            )
+
+    def _begin_flush(self, *, blocking: bool = False) -> Settlement:
+        calling = current_call.get()
+        exclude = calling if calling in self._calls else None
+        waiter = Settlement(0, self.ring.tail, exclude=exclude)
+        if self._is_settled(waiter):
+            waiter.finish(True)
+        else:
+            self._settlements[waiter] = None
+            self._revive(blocking=blocking)
+        return waiter
+
+    def _wait(self, waiter: Settlement, timeout: float | None) -> bool:
+        try:
+            return waiter.future.result(timeout)
+        except TimeoutError:
+            return self._is_settled(waiter)
+        finally:
+            self._settlements.pop(waiter, None)
+
+    def _begin_close(self, *, blocking: bool = False) -> Settlement:
+        self.ring.close()
+        self._room.call_next()
+        return self._begin_flush(blocking=blocking)
+
+    def _finish_close(
+        self, settled: bool, waiter: Settlement, timeout: float | None
+    ) -> bool:
+        if not settled and self._is_stuck(waiter):
+            # The calling batch holds the only place. What is pending goes out when it
+            # ends, and has the same time for it.
+            if timeout is not None:
+                self._post(lambda: self._close_later(waiter, timeout))
+            return False
+        if not settled:
+            self._give_up(waiter.exclude, f"close timed out after {timeout} s")
+        self._tell_drops(last=True)
+        self._post(self._leave_home)
+        return settled and not self._cut_short
+
+    def _close_later(self, waiter: Settlement, timeout: float) -> None:
+        """Give up what the calling batch has left pending when its time is over."""
+
+        def give_up() -> None:
+            if self.ring.pending:
+                self._give_up(waiter.exclude, f"close timed out after {timeout} s")
+
+        asyncio.get_running_loop().call_later(
+            timeout, give_up, context=self.fresh_context()
+        )
+
+    def _give_up(self, exclude: Call | None, why: str) -> None:
+        """Cancel what is in flight, let go of what is pending, say so once."""
+        abandoned = self.ring.abandon()
+        failed = 0
+        for call in list(self._calls):
+            if call is not exclude:
+                failed += call.fail(TimeoutError(why), report=False)
+                call.stop()
+        if abandoned or failed:
+            self._cut_short = True
+            self.reports.say(
+                logging.WARNING,
+                "%s: %d entries in flight count as failed, %d pending as abandoned",
+                why,
+                failed,
+                abandoned,
+            )
+        self._room.call_next()
+        self._finish_settlements()
+
+    # ---- the end of the process
+
+    def _needs_end(self) -> bool:
+        return bool(self.ring.pending or self._calls)
+
+    async def _end_here(self, timeout: float) -> None:
+        """Dispatch what is pending on a loop made for the process's exit."""
+        for call in list(self._calls):
+            if call.home.stalled:
+                call.orphan()
+        home = Home(asyncio.get_running_loop(), background=False)
+        self._move_to(home)
+        await self._drain(home, timeout)
+
+    def _end(self) -> None:
+        """Report what could not be delivered before the process ends."""
+        self.ring.close()
+        self._give_up(None, "the process ended")
+        self._tell_drops(last=True)
+
+    def _start_anew(self) -> object:
+        """Start empty in a forked child; returns the parent's state."""
+        inherited = dict(self.__dict__)
+        self.reports = self.reports.renewed()
+        self._cut_short = False
+        self._begin()
+        return inherited

@@ -1,0 +1,292 @@
+"""Where a dispatcher runs: the caller's event loop, or one shared background thread.
+
+A home is held weakly and reached through `call_soon_threadsafe` alone, so that an entry
+may come from any thread, a signal handler or a finalizer.
+"""
+
+import asyncio
+import contextlib
+import sys
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context
+from typing import Any, Protocol
+
+# The background loop is always asyncio's own, whatever policy the application sets.
+if sys.version_info >= (3, 13):
+    _EventLoop = asyncio.EventLoop
+elif sys.platform == "win32":
+    _EventLoop = asyncio.ProactorEventLoop
+else:
+    _EventLoop = asyncio.SelectorEventLoop
+
+# How long the end of a loop or of the process may take over what is still pending.
+END_SECONDS = 5.0
+
+# Loops that have shut down their async generators: their next step is to close.
+_ended: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+class Resident(Protocol):
+    """What a home knows of the dispatcher that lives there."""
+
+    async def _drain(self, home: "Home", timeout: float) -> None: ...
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread and has not begun to end."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    over = loop in _ended or getattr(loop, "_asyncgens_shutdown_called", False)
+    return None if over else loop
+
+
+class Errand:
+    """A callback given to a loop that tells if the loop drops it uncalled.
+
+    A loop that is closed lets go of its callbacks and timers without a word. This one's
+    finalizer then calls `lost`, so that no entry waits for a timer that will never fire.
+    """
+
+    __slots__ = ("_lost", "_run")
+
+    def __init__(self, run: Callable[[], object], lost: Callable[[], object]) -> None:
+        self._run: Callable[[], object] | None = run
+        self._lost: Callable[[], object] | None = lost
+
+    def __call__(self) -> None:
+        run = self._run
+        self.cancel()
+        if run is not None:
+            run()
+
+    def cancel(self) -> None:
+        """Make the call, and the loss, do nothing."""
+        self._run = self._lost = None
+
+    def __del__(self) -> None:
+        if self._lost is not None and not sys.is_finalizing():
+            self._lost()
+
+
+class Home:
+    """One dispatcher's place on one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, background: bool) -> None:
+        self._loop = weakref.ref(loop)
+        self._thread = None if background else threading.get_ident()
+        self._guard: AsyncGenerator[None, None] | None = None
+        self._guarding = False
+        self.background = background
+        self.ended = False  # drained by the loop's end: no window may open here
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop, or None once it is gone."""
+        return self._loop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing will run here any more."""
+        loop = self._loop()
+        return loop is None or loop.is_closed()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing runs here now: closed, or merely stopped."""
+        loop = self._loop()
+        if self.closed or loop is None:
+            return True
+        # The background loop runs as soon as its thread does.
+        return not (self.background or loop.is_running())
+
+    @property
+    def here(self) -> bool:
+        """Whether the calling thread is the one that runs this home.
+
+        Decided by the thread's identity: under gevent the running loop of a greenlet may
+        be another greenlet's.
+        """
+        loop = self._loop()
+        return (
+            loop is not None
+            and loop.is_running()
+            and self._thread == threading.get_ident()
+        )
+
+    def post(self, callback: Callable[[], object], context: Context) -> bool:
+        """Have the loop call back soon; False where it is closed."""
+        loop = self._loop()
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(callback, context=context)
+        except RuntimeError:
+            if loop.is_closed():
+                return False
+            raise
+        return True
+
+    def settle_in(self, resident: Resident) -> None:
+        """Take note of the thread and of the loop's end; runs on the loop."""
+        self._thread = threading.get_ident()
+        if self._guard is None:
+            # Started, the generator belongs to the loop's shutdown_asyncgens(), which
+            # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
+            # that would start a task for a dispatcher that is simply let go.
+            self._guarding = True
+            self._guard = self._drain_at_end(weakref.ref(resident))
+            hooks = sys.get_asyncgen_hooks()
+            sys.set_asyncgen_hooks(finalizer=None)
+            try:
+                _step(self._guard.__anext__())
+            finally:
+                sys.set_asyncgen_hooks(*hooks)
+
+    def disown(self) -> None:
+        """Stop watching for the loop's end; from any thread."""
+        self._guarding = False
+        self._guard = None
+
+    def leave(self) -> None:
+        """Stop watching for the loop's end, for good; runs on the loop."""
+        self._guarding = False
+        guard, self._guard = self._guard, None
+        if guard is not None and not self.ended:
+            _step(guard.aclose())
+
+    async def _drain_at_end(
+        self, resident: "weakref.ref[Resident]"
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            dispatcher = resident()
+            loop = self._loop()
+            if self._guarding and dispatcher is not None and loop is not None:
+                # The loop warns of every generator that starts from now on, also of
+                # those inside the user's client; the drain is what it is waiting for.
+                self._guarding = False
+                hooks = sys.get_asyncgen_hooks()
+                sys.set_asyncgen_hooks(firstiter=None)
+                try:
+                    await dispatcher._drain(self, END_SECONDS)
+                finally:
+                    sys.set_asyncgen_hooks(*hooks)
+                    self.ended = True
+                    _ended.add(loop)
+
+
+def _step(awaitable: Any) -> None:
+    """Run an awaitable that does not suspend."""
+    with contextlib.suppress(StopIteration, StopAsyncIteration):
+        awaitable.send(None)
+
+
+# ------------------------------------------------------------------ the background thread
+
+
+class _Background:
+    """A daemon thread with an event loop, shared by all who have no loop of their own."""
+
+    def __init__(self) -> None:
+        self.loop = _EventLoop()
+        self._thread = threading.Thread(
+            target=self._run, name="ringdispatch", daemon=True
+        )
+
+    def start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._close()
+            raise
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_forever()
+        finally:  # stopped at exit, or by a KeyboardInterrupt or SystemExit in a dispatch
+            try:
+                self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            finally:
+                self._close()
+
+    def _close(self) -> None:
+        _background.pop("thread", None)
+        self.loop.close()
+
+    def stop(self) -> None:
+        """Drain every dispatcher that lives here, then end the thread."""
+        self.loop.set_default_executor(InlineExecutor())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(END_SECONDS + 1.0)
+
+
+# Empty, or {"thread": the one}. A dict, because its setdefault decides between two
+# threads without a lock, which a signal handler could find held.
+_background: dict[str, _Background] = {}
+
+
+def background_home() -> Home:
+    """A home on the background thread, which is started if need be.
+
+    Raises:
+        RuntimeError: no thread can be started, for instance at interpreter shutdown.
+    """
+    background = _background.get("thread")
+    if background is None:
+        mine = _Background()
+        background = _background.setdefault("thread", mine)
+        if background is mine:
+            background.start()
+        else:
+            mine.loop.close()
+    return Home(background.loop, background=True)
+
+
+def is_background(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether `loop` is the background thread's."""
+    background = _background.get("thread")
+    return background is not None and background.loop is loop
+
+
+def stop_background() -> None:
+    """End the background thread, if there is one, after it has drained."""
+    background = _background.get("thread")
+    if background is not None:
+        background.stop()
+
+
+def forget_background() -> object:
+    """Start without a background thread in a forked child; returns what was forgotten."""
+    return _background.pop("thread", None)
+
+
+def run_inline(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a fresh loop at exit, when no thread can be started."""
+    loop = _EventLoop()
+    loop.set_default_executor(InlineExecutor())
+    try:
+        loop.run_until_complete(main)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+class InlineExecutor(ThreadPoolExecutor):
+    """Runs what it is given at once: at exit no thread can be started any more."""
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Run the call and return its finished future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future

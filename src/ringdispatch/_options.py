@@ -1,0 +1,160 @@
+"""Checks of the constructor's options: each refusal names the option and its value."""
+
+import inspect
+import math
+import sys
+from typing import Any
+
+Number = int | float
+
+
+def _positive(name: str, value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Number):
+        raise TypeError(f"{name}={value!r}: must be {wanted}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r}: must be {wanted}")
+    return float(value)
+
+
+def ms_delay(value: Any) -> float:
+    """Check the delay in milliseconds; returns it in seconds.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: it is zero, negative, infinite or NaN.
+    """
+    return _positive("ms_delay", value, "a finite number of milliseconds > 0") / 1000
+
+
+def dispatch_timeout(value: Any) -> float | None:
+    """Check the longest duration of a dispatch in seconds.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: it is zero, negative, infinite or NaN.
+    """
+    if value is None:
+        return None
+    wanted = "a finite number of seconds > 0, or None (never)"
+    return _positive("dispatch_timeout", value, wanted)
+
+
+def timeout(value: Any) -> float | None:
+    """Check how long a caller will wait: seconds >= 0, or None for ever.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: it is negative or NaN.
+    """
+    wanted = "a number of seconds >= 0, or None (wait for ever)"
+    if value is None or value == 0 and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Number):
+        raise TypeError(f"timeout={value!r}: must be {wanted}")
+    if not value > 0:
+        raise ValueError(f"timeout={value!r}: must be {wanted}")
+    return None if value == math.inf else float(value)
+
+
+def count(name: str, value: Any) -> int:
+    """Check an integer >= 1.
+
+    Raises:
+        TypeError: `value` is not an integer.
+        ValueError: it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: must be an integer >= 1")
+    if value < 1:
+        raise ValueError(f"{name}={value!r}: must be >= 1")
+    return value
+
+
+def capacity(value: Any) -> int:
+    """Check the ring's size in entries.
+
+    Raises:
+        TypeError: `value` is not an integer.
+        ValueError: it is below 1.
+        MemoryError: no machine could address so many.
+    """
+    checked = count("capacity", value)
+    if checked > sys.maxsize // 32:
+        raise MemoryError(f"capacity={checked}: more than a machine can address")
+    return checked
+
+
+def max_batch(value: Any, most: int) -> int:
+    """Check the size of a batch against the capacity `most`.
+
+    Raises:
+        TypeError: `value` is not an integer.
+        ValueError: it is below 1 or above the capacity.
+    """
+    if value is None:
+        return most
+    checked = count("max_batch", value)
+    if checked > most:
+        raise ValueError(
+            f"max_batch={checked}: must be <= capacity={most}, "
+            "or the ring is full before a batch is"
+        )
+    return checked
+
+
+def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+    """Check one of a few words.
+
+    Raises:
+        ValueError: `value` is none of them.
+    """
+    if not isinstance(value, str) or value not in known:
+        words = ", ".join(map(repr, known))
+        raise ValueError(f"{name}={value!r}: must be one of {words}")
+    return value
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling `function` makes a coroutine."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def function(name: str, value: Any) -> Any:
+    """Check a callable.
+
+    Raises:
+        TypeError: `value` cannot be called.
+    """
+    if not callable(value):
+        raise TypeError(f"{name}={value!r}: must be callable")
+    return value
+
+
+def hook(name: str, value: Any) -> Any:
+    """Check an ordinary callable, or None.
+
+    Raises:
+        TypeError: `value` cannot be called, or is async.
+    """
+    if value is None:
+        return None
+    if is_async(function(name, value)):
+        raise TypeError(
+            f"{name}={value!r}: must be an ordinary function, nobody would await it; "
+            "start a task in it if you must"
+        )
+    return value
+
+
+def name(value: Any, function: Any) -> str:
+    """Check the name; None takes the function's.
+
+    Raises:
+        TypeError: `value` is not a string.
+    """
+    if value is None:
+        return getattr(function, "__qualname__", type(function).__qualname__)
+    if not isinstance(value, str):
+        raise TypeError(f"name={value!r}: must be a string")
+    return value

@@ -1,0 +1,82 @@
+"""What happens to every dispatcher of a process when it forks and when it ends."""
+
+import asyncio
+import atexit
+import os
+import sys
+import weakref
+from typing import Any, Protocol
+
+from ._home import END_SECONDS, forget_background, run_inline, stop_background
+from ._ring import Ring, keep_for_ever
+
+
+class Member(Protocol):
+    """What the process knows of a dispatcher."""
+
+    @property
+    def ring(self) -> Ring: ...
+
+    def _start_anew(self) -> object: ...
+    def _needs_end(self) -> bool: ...
+    async def _end_here(self, timeout: float) -> None: ...
+    def _end(self) -> None: ...
+
+
+_members: weakref.WeakSet[Any] = weakref.WeakSet()
+_exit_registered_by = os.getpid()
+
+
+def register(member: Member) -> None:
+    """Look after a dispatcher when the process forks and when it ends."""
+    _members.add(member)
+
+
+def register_exit() -> None:
+    """Register the exit anew in a forked child; does nothing in other processes.
+
+    A child that `multiprocessing` forks forgets what its parent registered with atexit,
+    and on 3.11 and 3.12 runs no exit function but the finalizers of multiprocessing.
+    """
+    global _exit_registered_by
+    if _exit_registered_by == os.getpid():
+        return
+    _exit_registered_by = os.getpid()
+    atexit.unregister(at_exit)
+    atexit.register(at_exit)
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.Finalize(None, at_exit, exitpriority=0)
+
+
+def after_fork_in_child() -> None:
+    """Let every dispatcher start empty.
+
+    What belonged to the parent (its entries, tasks, timers, loops) must never be freed
+    here: finalizers would run for things that live on in the parent.
+    """
+    members = list(_members)
+    for member in members:
+        member.ring.reset()  # first of all: its lock may be held by a thread left behind
+    for member in members:
+        keep_for_ever(member._start_anew())
+    keep_for_ever(forget_background())
+
+
+def at_exit() -> None:
+    """Dispatch what is pending, within five seconds; report what cannot be."""
+    stop_background()
+    members = list(_members)
+    waiting = [member for member in members if member._needs_end()]
+    if waiting:
+        run_inline(_end_all(waiting))
+    for member in members:
+        member._end()
+
+
+async def _end_all(members: list[Member]) -> None:
+    await asyncio.gather(*(member._end_here(END_SECONDS) for member in members))
+
+
+atexit.register(at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=after_fork_in_child)

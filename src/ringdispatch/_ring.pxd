@@ -1,0 +1,105 @@
+# cython: language_level=3, freethreading_compatible=True
+"""The ring's plain C core, shared by those who put in and those who take out."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "Python.h":
+    # on borrowed pointers: cpython.ref's would add a pair of their own
+    void Py_INCREF(PyObject *) noexcept nogil
+    void Py_DECREF(PyObject *) noexcept
+    void Py_XDECREF(PyObject *) noexcept
+
+
+cdef extern from *:
+    """
+    /* One mutex a ring on free-threaded builds. With the GIL, C code that never
+       gives it up between reading and writing a position needs no lock. */
+    #ifdef Py_GIL_DISABLED
+      typedef PyMutex ring_mutex;
+      #define ring_lock(mutex) PyMutex_Lock(mutex)
+      #define ring_unlock(mutex) PyMutex_Unlock(mutex)
+      #define ring_renew(mutex) memset(mutex, 0, sizeof(PyMutex))
+    #else
+      typedef char ring_mutex;
+      #define ring_lock(mutex)
+      #define ring_unlock(mutex)
+      #define ring_renew(mutex)
+    #endif
+    """
+    ctypedef struct ring_mutex:
+        pass
+    void ring_lock(ring_mutex *) noexcept nogil
+    void ring_unlock(ring_mutex *) noexcept nogil
+    void ring_renew(ring_mutex *) noexcept nogil
+
+
+# Everything in here is read and written under `mutex` only, and while it is held no
+# Python code runs: no allocation of a traced object, no DECREF, no call.
+ctypedef struct Core:
+    # what the fast path of enqueue touches
+    ring_mutex mutex
+    uint64_t tail  # position of the next entry; also: entries accepted
+    uint64_t stop  # first position that enqueue may not fill on its fast path
+    uint64_t mask
+    PyObject **slots
+    # what `stop` is made from
+    uint64_t head  # position of the oldest pending entry
+    uint64_t limit  # most pending entries: the capacity, or 0 once closed
+    uint64_t max_batch
+    uint64_t check  # position whose filling is announced: a full batch, or a look round
+    bint window  # open: somebody has been told of the pending entries
+    bint telling  # somebody has been told of the drops
+    # the books; what is in flight is head less all that has left it
+    uint64_t dispatched
+    uint64_t failed
+    uint64_t evicted
+    uint64_t abandoned
+    uint64_t rejected_full
+    uint64_t rejected_closed
+    uint64_t rejected_oversized
+    uint64_t batches
+    uint64_t failed_batches
+    uint64_t peak_pending
+    uint64_t places  # calls of the dispatch function that have a place
+    uint64_t generation  # of the process: raised in each forked child
+    double dispatch_seconds
+    double opened  # when the window opened, by the dispatcher's clock
+
+
+# How often enqueue looks whether its home still runs, in entries.
+cdef enum:
+    LOOK_ROUND = 4096
+
+
+cdef inline void set_stop(Core *core) noexcept nogil:
+    cdef uint64_t full = core.head + core.limit
+    core.stop = 0 if not core.window else full if full < core.check else core.check
+
+
+cdef inline void set_check(Core *core) noexcept nogil:
+    """Announce next what comes first: a full batch, or the look round."""
+    cdef uint64_t full = core.head + core.max_batch - 1
+    cdef uint64_t look = core.tail + LOOK_ROUND - 1
+    core.check = full if core.tail <= full and full < look else look
+
+
+cdef class Ring:
+    cdef Core core
+    cdef readonly uint64_t capacity
+    cdef uint64_t fill(self, uint64_t start, uint64_t count, list entries) noexcept
+    cdef tuple move_out(self, uint64_t most, bint abandoned)
+
+
+cdef class ObjectRing(Ring):
+    pass
+
+
+cdef class Take:
+    cdef Ring ring
+    cdef uint64_t generation
+    cdef readonly list entries
+    cdef readonly uint64_t start
+    cdef readonly uint64_t end
+    cdef readonly bint settled

@@ -1,0 +1,51 @@
+"""What a dispatcher has done so far, as one frozen snapshot."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """One consistent snapshot of a dispatcher's books.
+
+    `accepted == dispatched + failed + evicted + abandoned + pending + in_flight` holds in
+    every snapshot, taken from any thread.
+
+    Attributes:
+        accepted: Entries that `enqueue` said True to.
+        dispatched: Entries whose dispatch returned.
+        failed: Entries whose dispatch raised, timed out or was cancelled.
+        evicted: Entries displaced by newer ones (`on_full="drop_oldest"`).
+        abandoned: Entries not yet taken when close or exit ran out of time.
+        pending: Entries in the ring.
+        in_flight: Entries handed to the dispatch function and not yet settled.
+        rejected_full: Entries refused because the ring was full.
+        rejected_closed: Entries refused because the dispatcher was closed.
+        rejected_oversized: Entries refused because no ring of this size could hold them.
+        batches: Batches handed to the dispatch function.
+        failed_batches: Those of them that failed.
+        peak_pending: Most entries that were ever pending at once.
+        capacity: Most entries that can be pending at once.
+        dispatch_seconds_total: Seconds from the start of a dispatch until its batch was
+            settled, summed over all settled batches.
+        oldest_age_seconds: Upper bound of the oldest pending entry's age: seconds since
+            its window opened; 0.0 when nothing is pending.
+        pending_bytes: Bytes of the pending entries; None where the layout does not know.
+    """
+
+    accepted: int
+    dispatched: int
+    failed: int
+    evicted: int
+    abandoned: int
+    pending: int
+    in_flight: int
+    rejected_full: int
+    rejected_closed: int
+    rejected_oversized: int
+    batches: int
+    failed_batches: int
+    peak_pending: int
+    capacity: int
+    dispatch_seconds_total: float
+    oldest_age_seconds: float
+    pending_bytes: int | None

@@ -1,0 +1,115 @@
+"""Those who wait: for entries to be settled, and for room in the ring."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any
+
+from ._call import Call
+
+
+class Settlement:
+    """Waits until every entry with a position in [start, end) is settled.
+
+    `exclude` is the call that it is waited from: it can't be waited for.
+    """
+
+    __slots__ = ("end", "exclude", "future", "start", "urgent")
+
+    def __init__(
+        self, start: int, end: int, *, exclude: Call | None = None, urgent: bool = True
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.exclude = exclude
+        self.urgent = urgent  # the entries are to go out now, not when they are due
+        self.future: Future[bool] = Future()
+
+    def finish(self, settled: bool) -> None:
+        """Let the waiter go on, unless it has gone already; called once."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(settled)
+
+
+class Opener(Settlement):
+    """Waits for the one entry that opened a window, for its context's sake."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, position: int, context: Any) -> None:
+        super().__init__(position, position + 1, urgent=False)
+        self.context = context
+
+
+class Receipt:
+    """What `wait_until` is given: awaitable on any loop, by several tasks, or never."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[bool]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self._future.done():
+            # Shielded: a task that is cancelled here must not end it for the others.
+            yield from asyncio.shield(asyncio.wrap_future(self._future)).__await__()
+
+
+class _Turn:
+    __slots__ = ("loop", "wake")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.wake = asyncio.Event()
+
+
+class RoomQueue:
+    """Serves those who wait for room first come, first served, on any loop.
+
+    Only the first in the queue tries; whoever leaves, served or cancelled, calls the
+    next. The deque's single operations are atomic, and nothing here is entered from
+    `enqueue`, so no lock is needed.
+    """
+
+    def __init__(self) -> None:
+        self._turns: deque[_Turn] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
+
+    async def wait(
+        self, attempt: Callable[[], bool | None], timeout: float | None
+    ) -> bool | None:
+        """Repeat `attempt` until it says True or False; None when time runs out."""
+        turn = _Turn()
+        self._turns.append(turn)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    turn.wake.clear()
+                    if self._turns[0] is turn:
+                        accepted = attempt()
+                        if accepted is not None:
+                            return accepted
+                    await turn.wake.wait()
+        except TimeoutError:
+            return None
+        finally:
+            self._leave(turn)
+            self.call_next()
+
+    def call_next(self) -> None:
+        """Tell the first in the queue that there may be room."""
+        for turn in tuple(self._turns):
+            try:
+                turn.loop.call_soon_threadsafe(turn.wake.set)
+            except RuntimeError:  # its loop is closed, nobody waits there any more
+                self._leave(turn)
+            else:
+                return
+
+    def _leave(self, turn: _Turn) -> None:
+        with contextlib.suppress(ValueError):  # left already, its loop closed
+            self._turns.remove(turn)

@@ -1,0 +1,413 @@
+"""Behind the public face: windows, batches and calls, on whatever home there is."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+from . import _process
+from ._call import Call
+from ._home import Errand, Home, background_home, is_background, running_loop
+from ._reports import REASONS, REPORT_SECONDS, Reports
+from ._producer import Producer, give_enqueue
+from ._ring import Ring, Take
+from ._statistics import Statistics
+from ._waiting import Opener, Receipt, RoomQueue, Settlement
+
+Entry = TypeVar("Entry")
+
+# A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
+# counts in whole milliseconds and may fire almost one early: then wait for one more.
+_ON_TIME_SECONDS = 1e-4
+_TICK_SECONDS = 1e-3
+
+_GONE = object()
+
+
+class Windows(Producer[Entry]):
+    """Serves the windows that `enqueue` opens.
+
+    Every event (a window opens, its timer fires, a batch is full, a place is given back,
+    a flush) leads to one method, `look`, on the home's thread. It may be called once too
+    often, never too seldom: whoever leaves entries in the ring leaves a timer, a running
+    call or a posted `look` behind, and each of these tells when its loop is closed.
+    """
+
+    # Not a module attribute, which libraries that freeze time would replace.
+    _now = staticmethod(time.monotonic)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        give_enqueue(cls)
+
+    def _set_up(
+        self,
+        ring: Ring,
+        on_full: str,
+        reports: Reports,
+        *,
+        dispatch_function: Callable[[Any], Any],
+        is_async: bool,
+        dispatch_timeout: float | None,
+        delay: float,
+        max_batch: int,
+        max_in_flight: int,
+        prefers_thread: bool,
+    ) -> None:
+        self.reports = reports
+        self.dispatch_function = dispatch_function
+        self.dispatch_timeout = dispatch_timeout
+        self._is_async = is_async
+        self._delay = delay
+        self._max_batch = max_batch
+        self._max_in_flight = max_in_flight
+        self._prefers_thread = prefers_thread
+        # Timers and dispatches run in copies of this, never in a request's context.
+        self._context = copy_context()
+        self._begin()
+        self._attach(ring, on_full)
+
+    def _begin(self) -> None:
+        self._home: Home | None = None
+        self._bound = self._prefers_thread
+        self._calls: dict[Call, None] = {}  # strong: the loop holds tasks weakly
+        self._settlements: dict[Settlement, None] = {}
+        self._room = RoomQueue()
+        self._due = 0  # positions below it are to go out now
+        self._timer: tuple[Home, Errand, asyncio.TimerHandle] | None = None
+        self._report_timer: Errand | None = None
+
+    def statistics(self) -> Statistics:
+        """One consistent snapshot of the books; from any thread."""
+        *counters, opened = self.ring.snapshot()
+        age = 0.0 if opened is None else max(0.0, self._now() - opened)
+        return Statistics(*counters, age, None)
+
+    # ---- hooks of enqueue, on any thread
+
+    def _opened(self, position: int, context: Any) -> None:
+        """Have the home look after a window that has just opened."""
+        opener = None
+        if context is not None:
+            opener = Opener(position, context)
+            self._settlements[opener] = None
+        self._call_home(self._home_for_window())
+        if opener is not None:
+            # The caller's own context, in the caller's own call: a serverless runtime
+            # takes no promise after the request has ended.
+            try:
+                wait_until = getattr(context, "wait_until", None)
+                if wait_until is not None:
+                    wait_until(Receipt(opener.future))
+            except Exception as error:
+                # enqueue never logs: the home does.
+                raised = partial(self.reports.hook_raised, "wait_until", error)
+                self._post(raised)
+
+    def _reached(self) -> None:
+        """A batch is full, or it is time to see whether the home still runs."""
+        if self._home is None or self._home.stalled:
+            self._revive()
+        elif self.ring.places < self._max_in_flight and self._wants_call():
+            self._call_home(self._home)
+
+    def _dropped(self) -> None:
+        """Have the first drop told, if anybody is there to tell it."""
+        home = self._home
+        if home is not None and not home.stalled:
+            self._post(partial(self._report, home))
+
+    # ---- the home
+
+    def _home_for_window(self, *, blocking: bool = False) -> Home | None:
+        """The home of a window that opens now; None where no thread can be started.
+
+        Args:
+            blocking: The caller will block its thread: its own loop can't be the home.
+        """
+        home = self._home
+        if home is None or home.closed or home.ended:
+            return self._settle(blocking)
+        if home.background and not self._bound and not blocking:
+            # A thread taken only for want of a loop gives way to a loop.
+            loop = running_loop()
+            if loop is not None and loop is not home.loop:
+                return self._settle(blocking)
+        return home
+
+    def _settle(self, blocking: bool) -> Home | None:
+        """Choose a home anew."""
+        loop = None if blocking or self._prefers_thread else running_loop()
+        self._bound = self._prefers_thread
+        _process.register_exit()
+        if loop is not None and not is_background(loop):
+            home = Home(loop, background=False)
+        else:
+            try:
+                home = background_home()
+            except RuntimeError:
+                return None
+        self._move_to(home)
+        return home
+
+    def _move_to(self, home: Home) -> None:
+        if self._home is not None:
+            self._home.disown()
+        self._home = home
+
+    def _leave_home(self) -> None:
+        if self._home is not None and not self.ring.pending and not self._calls:
+            self._home.leave()
+
+    def _call_home(self, home: Home | None) -> None:
+        """Have the home look what there is to do."""
+        while home is not None:
+            errand = Errand(partial(self._arrive, home), self.loop_closed)
+            if home.post(errand, self.fresh_context()):
+                return
+            errand.cancel()
+            home = self._settle(blocking=False)
+        # No thread can be started. The next entry tries again; at exit they go out.
+        self.ring.forsake()
+
+    def _post(self, callback: Callable[[], object]) -> None:
+        if self._home is not None:
+            self._home.post(callback, self.fresh_context())
+
+    def _revive(self, *, blocking: bool = False) -> None:
+        """Replace a home that can't run, and have it look."""
+        home = self._home
+        if home is None or home.stalled or home.ended:
+            home = self._settle(blocking)
+        self._call_home(home)
+
+    def loop_closed(self) -> None:
+        """A loop let go of a timer or a call: whatever waited for it moves on."""
+        if self.ring.pending or self._calls:
+            self._revive()
+
+    def fresh_context(self) -> Context:
+        """A copy of the context the dispatcher was made in."""
+        return self._context.copy()
+
+    # ---- on the home: what is due
+
+    def _arrive(self, home: Home) -> None:
+        if home is self._home and not home.ended:
+            home.settle_in(self)
+        self.look(home)
+
+    def look(self, home: Home) -> None:
+        """Start what is due and a place is free for; set the timer for the rest."""
+        for call in list(self._calls):
+            if call.home.closed:
+                call.orphan()
+        if home is not self._home:
+            if home.closed or not home.here:
+                return
+            if self._home is not None and self.ring.pending:
+                self._call_home(self._home)
+            self._finish_settlements()
+            return
+        ring = self.ring
+        if ring.pending:
+            now = self._now()
+            if now >= ring.opened + self._delay - _ON_TIME_SECONDS:
+                self._due = ring.tail
+                ring.reopen(now)
+            for waiter in list(self._settlements):
+                if waiter.urgent:
+                    self._due = max(self._due, waiter.end)
+            loop = home.loop
+            while loop is not None and self._wants_call() and self._reserve():
+                call = Call(self, home)
+                self._calls[call] = None
+                call.start(loop)
+        self._set_timer(home)
+        self._finish_settlements()
+
+    def _reserve(self) -> bool:
+        return self.ring.reserve(self._max_in_flight)
+
+    def _wants_call(self) -> bool:
+        """Whether entries are to go out now that no call is about to take."""
+        spoken_for = sum(call.take is None for call in list(self._calls))
+        first = self.ring.head + spoken_for * self._max_batch
+        tail = self.ring.tail
+        return first < min(self._due, tail) or tail - first >= self._max_batch
+
+    def _set_timer(self, home: Home) -> None:
+        """Keep one timer while a window is open that a free place could serve."""
+        timer, ring = self._timer, self.ring
+        if timer is not None and timer[0] is not home:
+            timer[1].cancel()  # on a loop that is not ours to touch
+            timer = self._timer = None
+        if not ring.pending:
+            if timer is not None:
+                timer[1].cancel()
+                timer[2].cancel()
+                self._timer = None
+        elif timer is None and ring.places < self._max_in_flight:
+            self._arm(home, max(0.0, ring.opened + self._delay - self._now()))
+
+    def _arm(self, home: Home, delay: float) -> None:
+        loop = home.loop
+        if loop is not None and not loop.is_closed():
+            errand = Errand(partial(self._ring_timer, home), self.loop_closed)
+            handle = loop.call_later(delay, errand, context=self.fresh_context())
+            self._timer = (home, errand, handle)
+
+    def _ring_timer(self, home: Home) -> None:
+        self._timer = None
+        early = self.ring.opened + self._delay - self._now()
+        if _ON_TIME_SECONDS < early < _TICK_SECONDS and self.ring.pending:
+            self._arm(home, _TICK_SECONDS)
+        else:
+            self.look(home)
+
+    # ---- what a call tells of itself
+
+    def take(self) -> Take | None:
+        """Take the next batch."""
+        return self.ring.take(self._max_batch)
+
+    def taken(self, home: Home) -> None:
+        """A batch has left the ring: there is room, and perhaps no window any more."""
+        self._set_timer(home)
+        self._room.call_next()
+        if self.ring.telling:
+            self._report(home)
+
+    def invoke(self, call: Call, entries: Any) -> Awaitable[Any]:
+        """Call the dispatch function, here or in a worker thread."""
+        if self._is_async:
+            awaitable: Awaitable[Any] = self.dispatch_function(entries)
+            return awaitable
+        return call.in_thread(asyncio.get_running_loop(), entries)
+
+    def succeeded(self) -> None:
+        """A batch was dispatched."""
+        self.reports.succeeded()
+
+    def failed(self, error: BaseException, take: Take, *, report: bool) -> None:
+        """A batch has failed."""
+        logs = [
+            waiter.context.log
+            for waiter in list(self._settlements)
+            if isinstance(waiter, Opener)
+            and take.start <= waiter.start < take.end
+            and getattr(waiter.context, "log", None) is not None
+        ]
+        self.reports.failed(
+            error, take.entries, take.end - take.start, logs, quiet=not report
+        )
+
+    def released(self, call: Call) -> None:
+        """A call has ended: give its place to the next batch."""
+        if self._calls.pop(call, _GONE) is _GONE:
+            return
+        self.ring.release()
+        home = self._home
+        if home is not None and home is call.home and home.here:
+            self.look(home)
+        else:
+            self._finish_settlements()
+            if self.ring.pending:
+                self._call_home(self._home_for_window())
+
+    # ---- who waits for what
+
+    def _is_settled(self, waiter: Settlement) -> bool:
+        # In this order: an entry that has left the ring is known by its call.
+        if self.ring.head < waiter.end and waiter.start < self.ring.tail:
+            return False
+        return not any(
+            call is not waiter.exclude and call.covers(waiter.start, waiter.end)
+            for call in list(self._calls)
+        )
+
+    def _is_stuck(self, waiter: Settlement) -> bool:
+        """Whether only the call that waits could make room for what it waits for."""
+        calls = list(self._calls)
+        return (
+            waiter.exclude in calls
+            and self.ring.places >= self._max_in_flight
+            and all(call is waiter.exclude for call in calls)
+        )
+
+    def _finish_settlements(self) -> None:
+        for waiter in list(self._settlements):
+            settled = self._is_settled(waiter)
+            if settled or self._is_stuck(waiter):
+                self._finish(waiter, settled)
+
+    def _finish(self, waiter: Settlement, settled: bool) -> None:
+        if self._settlements.pop(waiter, _GONE) is not _GONE:
+            waiter.finish(settled)
+
+    async def _await(self, waiter: Settlement, timeout: float | None) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.wrap_future(waiter.future)
+        except TimeoutError:
+            return self._is_settled(waiter)
+        finally:
+            self._settlements.pop(waiter, None)
+
+    async def _drain(self, home: Home, timeout: float) -> None:
+        """Dispatch what is pending on the running loop, which is about to end."""
+        deadline = self._now() + timeout
+        while True:
+            here = home is self._home
+            calls = [
+                call
+                for call in list(self._calls)
+                if call.home is home and call.covers(0, self.ring.tail)
+            ]
+            if not calls and not (here and self.ring.pending):
+                return
+            left = deadline - self._now()
+            if left <= 0:
+                break
+            waiter = Settlement(0, self.ring.tail if here else self.ring.head)
+            self._settlements[waiter] = None
+            self.look(home)
+            await self._await(waiter, left)
+        for call in calls:
+            call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
+            call.stop()
+        await asyncio.sleep(0)
+
+    # ---- drops
+
+    def _tell_drops(self, *, last: bool = False) -> bool:
+        """Tell what was dropped since the last time; returns whether there was any."""
+        if last:
+            self.ring.told()
+        books = self.statistics()
+        totals = {reason: getattr(books, reason) for reason in REASONS}
+        return self.reports.dropped(totals, self._now(), last=last)
+
+    def _report(self, home: Home) -> None:
+        """Tell of drops, and again after a period while there are any; on the home."""
+        news = self._tell_drops()
+        if self._report_timer is not None:
+            return
+        loop = home.loop
+        if news and loop is not None and not loop.is_closed():
+            again = partial(self._report_again, home)
+            self._report_timer = errand = Errand(again, self._report_lost)
+            loop.call_later(REPORT_SECONDS, errand, context=self.fresh_context())
+        else:
+            self.ring.told()
+            self._tell_drops()  # what came before the announcement was renewed
+
+    def _report_again(self, home: Home) -> None:
+        self._report_timer = None
+        self._report(home)
+
+    def _report_lost(self) -> None:
+        self._report_timer = None
+        self.ring.told()
