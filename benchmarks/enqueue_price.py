@@ -2,10 +2,10 @@
 
     python benchmarks/enqueue_price.py [--check] [--json FILE]
 
-Counts instructions with callgrind, collected around the loop alone, the empty loop's own
-taken off; every case in a process of its own. Instruction counts hold still on a noisy
-machine, where times do not. Without valgrind or a C compiler it says so and gives ratios
-of nanoseconds. `--check` exits with 1 where a ratio is above its limit.
+Counts instructions with callgrind, collected around the loop alone, the empty loop's
+own taken off; every case in a process of its own. Instruction counts hold still on a
+noisy machine, where times do not. Without valgrind or a C compiler it says so and gives
+ratios of nanoseconds. `--check` exits with 1 where a ratio is above its limit.
 
 The entry stays referenced elsewhere, so that freeing it is not charged to anyone.
 """
@@ -42,7 +42,7 @@ void toggle(void) { CALLGRIND_TOGGLE_COLLECT; }
 Loop = Callable[[], None]
 
 
-def dispatcher(**options: object):  # noqa: ANN201
+def dispatcher(**options: object):
     """A dispatcher with its window open and an hour until it is due."""
     from ringdispatch import BackgroundDispatcher
 
@@ -56,7 +56,7 @@ def dispatcher(**options: object):  # noqa: ANN201
     return made
 
 
-def full(**options: object):  # noqa: ANN201
+def full(**options: object):
     """A dispatcher whose ring is full; a batch of its size is never reached again."""
     made = dispatcher(capacity=1024, **options)
     made.ring.reserve(1)  # the only place is taken, so nothing leaves the ring

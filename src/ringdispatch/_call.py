@@ -28,8 +28,8 @@ current_call: ContextVar["Call | None"] = ContextVar("ringdispatch_call", defaul
 class Call:
     """Holds a place from start() until the dispatch function has really ended.
 
-    Its batch may be settled earlier: at `dispatch_timeout`, when close runs out of time,
-    or when the loop is closed under it.
+    Its batch may be settled earlier: at `dispatch_timeout`, when close runs out of
+    time, or when the loop is closed under it.
     """
 
     __slots__ = (
@@ -180,7 +180,7 @@ class Call:
             logging.ERROR,
             "a dispatch timed out and ignores its cancellation: it keeps its place, "
             "and entries wait for it (%d pending)",
-            self._dispatcher.pending,
+            self._dispatcher.ring.pending,
         )
 
 

@@ -10,8 +10,8 @@ from . import _options, _process
 from ._call import Call, current_call
 from ._home import Home
 from ._layouts import Objects
-from ._reports import OnDrop, OnError, Reports
 from ._producer import POLICIES
+from ._reports import OnDrop, OnError, Reports
 from ._waiting import Settlement
 from ._windows import Windows
 
@@ -22,12 +22,12 @@ class BackgroundDispatcher(Windows[Entry]):
     """Hands entries to an async function in batches, in the background.
 
     Dispatches: an entry that finds the ring empty opens a window; `ms_delay` later all
-    that is pending goes to `dispatch_function`, never an empty batch. `max_batch` entries
-    pending, a flush, a close and the end of the loop dispatch sooner.
+    that is pending goes to `dispatch_function`, never an empty batch. `max_batch`
+    entries pending, a flush, a close and the end of the loop dispatch sooner.
 
-    Loses entries: when the ring is full (per `on_full`), when the dispatch function fails
-    (it is not called again: retry inside it), when close or exit runs out of time, when
-    the process is killed. All but the last are counted and reported.
+    Loses entries: when the ring is full (per `on_full`), when the dispatch function
+    fails (it is not called again: retry inside it), when close or exit runs out of
+    time, when the process is killed. All but the last are counted and reported.
 
     Order: entries of one thread keep their order; batches start in order.
 
@@ -54,8 +54,8 @@ class BackgroundDispatcher(Windows[Entry]):
         layout: How entries lie in the ring, and what a batch is.
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch.
-        on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`; the
-            reason is the name of the counter in Statistics.
+        on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
+            the reason is the name of the counter in Statistics.
         name: For logs and metrics. None: the dispatch function's.
 
     Raises:
@@ -63,6 +63,8 @@ class BackgroundDispatcher(Windows[Entry]):
         ValueError: an option out of its range.
         MemoryError: no memory for `capacity` entries.
     """
+
+    __slots__ = ("_cut_short", "_name")
 
     def __init__(
         self,
@@ -138,8 +140,8 @@ class BackgroundDispatcher(Windows[Entry]):
             timeout: Seconds to wait for room, >= 0. None: for ever.
 
         Returns:
-            True if the entry was accepted; False if the dispatcher was closed or the time
-            ran out.
+            True if the entry was accepted; False if the dispatcher was closed or the
+            time ran out.
         """
         timeout = _options.timeout(timeout)
         accepted = None if self._room else self._offer(entry, context)
@@ -155,8 +157,8 @@ class BackgroundDispatcher(Windows[Entry]):
     async def aflush(self, timeout: float | None = 5.0) -> bool:
         """Dispatch now what is pending, and wait until it is settled.
 
-        Called from the dispatch function, it waits for everything but the calling batch,
-        and returns False at once where that batch holds the only place.
+        Called from the dispatch function, it waits for everything but the calling
+        batch, and returns False at once where that batch holds the only place.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
@@ -180,8 +182,9 @@ class BackgroundDispatcher(Windows[Entry]):
     async def aclose(self, timeout: float | None = 5.0) -> bool:
         """Refuse new entries, dispatch what is pending, wait for what is in flight.
 
-        When time runs out, what is in flight is cancelled and counts as failed, what was
-        not yet taken as abandoned. May be called again, and from several tasks at once.
+        When time runs out, what is in flight is cancelled and counts as failed, what
+        was not yet taken as abandoned. May be called again, and from several tasks at
+        once.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
@@ -268,7 +271,8 @@ class BackgroundDispatcher(Windows[Entry]):
     def _refuse_at_home(self, what: str) -> None:
         if self._home is not None and self._home.here:
             raise RuntimeError(
-                f"{what}() would block the loop that dispatches: await a{what}() instead"
+                f"{what}() would block the loop that dispatches: "
+                f"await a{what}() instead"
             )
 
     def _begin_flush(self, *, blocking: bool = False) -> Settlement:
@@ -360,11 +364,3 @@ class BackgroundDispatcher(Windows[Entry]):
         self.ring.close()
         self._give_up(None, "the process ended")
         self._tell_drops(last=True)
-
-    def _start_anew(self) -> object:
-        """Start empty in a forked child; returns the parent's state."""
-        inherited = dict(self.__dict__)
-        self.reports = self.reports.renewed()
-        self._cut_short = False
-        self._begin()
-        return inherited

@@ -49,7 +49,8 @@ class Errand:
     """A callback given to a loop that tells if the loop drops it uncalled.
 
     A loop that is closed lets go of its callbacks and timers without a word. This one's
-    finalizer then calls `lost`, so that no entry waits for a timer that will never fire.
+    finalizer then calls `lost`, so that no entry waits for a timer that will never
+    fire.
     """
 
     __slots__ = ("_lost", "_run")
@@ -108,8 +109,8 @@ class Home:
     def here(self) -> bool:
         """Whether the calling thread is the one that runs this home.
 
-        Decided by the thread's identity: under gevent the running loop of a greenlet may
-        be another greenlet's.
+        Decided by the thread's identity: under gevent the running loop of a greenlet
+        may be another greenlet's.
         """
         loop = self._loop()
         return (
@@ -187,11 +188,11 @@ def _step(awaitable: Any) -> None:
         awaitable.send(None)
 
 
-# ------------------------------------------------------------------ the background thread
+# ---- the background thread
 
 
 class _Background:
-    """A daemon thread with an event loop, shared by all who have no loop of their own."""
+    """A daemon thread with an event loop, for all who have no loop of their own."""
 
     def __init__(self) -> None:
         self.loop = _EventLoop()
@@ -209,7 +210,7 @@ class _Background:
     def _run(self) -> None:
         try:
             self.loop.run_forever()
-        finally:  # stopped at exit, or by a KeyboardInterrupt or SystemExit in a dispatch
+        finally:  # stopped at exit, or by a KeyboardInterrupt in a dispatch
             try:
                 self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             finally:
@@ -262,7 +263,7 @@ def stop_background() -> None:
 
 
 def forget_background() -> object:
-    """Start without a background thread in a forked child; returns what was forgotten."""
+    """Start without a background thread in a forked child; returns the parent's."""
     return _background.pop("thread", None)
 
 

@@ -47,7 +47,7 @@ def timeout(value: Any) -> float | None:
         ValueError: it is negative or NaN.
     """
     wanted = "a number of seconds >= 0, or None (wait for ever)"
-    if value is None or value == 0 and not isinstance(value, bool):
+    if value is None or (value == 0 and not isinstance(value, bool)):
         return value
     if isinstance(value, bool) or not isinstance(value, Number):
         raise TypeError(f"timeout={value!r}: must be {wanted}")

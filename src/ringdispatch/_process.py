@@ -24,7 +24,7 @@ class Member(Protocol):
 
 
 _members: weakref.WeakSet[Any] = weakref.WeakSet()
-_exit_registered_by = os.getpid()
+_exit_registered = {os.getpid()}
 
 
 def register(member: Member) -> None:
@@ -38,10 +38,9 @@ def register_exit() -> None:
     A child that `multiprocessing` forks forgets what its parent registered with atexit,
     and on 3.11 and 3.12 runs no exit function but the finalizers of multiprocessing.
     """
-    global _exit_registered_by
-    if _exit_registered_by == os.getpid():
+    if os.getpid() in _exit_registered:
         return
-    _exit_registered_by = os.getpid()
+    _exit_registered.add(os.getpid())
     atexit.unregister(at_exit)
     atexit.register(at_exit)
     if (util := sys.modules.get("multiprocessing.util")) is not None:
@@ -56,7 +55,7 @@ def after_fork_in_child() -> None:
     """
     members = list(_members)
     for member in members:
-        member.ring.reset()  # first of all: its lock may be held by a thread left behind
+        member.ring.reset()  # first: its lock may be held by a thread left behind
     for member in members:
         keep_for_ever(member._start_anew())
     keep_for_ever(forget_background())

@@ -1,9 +1,11 @@
 # cython: language_level=3, freethreading_compatible=True
+# cython: autotestdict=False, auto_pickle=False
+# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
 """How entries come into a ring: `enqueue`, in C from the caller down to the slot.
 
-One number, `stop`, stands for everything that can keep an enqueue from simply storing: a
-full or closed ring, a window not yet open, a batch that is full. Below it an enqueue is a
-store and an increment; at it, `admit` sorts out why.
+One number, `stop`, stands for everything that can keep an enqueue from simply storing:
+a full or closed ring, a window not yet open, a batch that is full. Below it an enqueue
+is a store and an increment; at it, `admit` sorts out why.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -67,8 +69,8 @@ cdef Core unattached  # closed and empty, so that enqueue needs no test for NULL
 cdef class Producer:
     """What every dispatcher is to those who enqueue; policy is the subclass's.
 
-    The subclass gives `_now()`, and three hooks that `enqueue` calls after the entry is in
-    the ring and the lock is free: `_opened(position, context)` when a window opens,
+    The subclass gives `_now()`, and three hooks that `enqueue` calls after the entry is
+    in the ring and the lock is free: `_opened(position, context)` when a window opens,
     `_reached()` when a batch is full and every 4 096 entries, `_dropped()` at the first
     drop since `ring.told()`. They may be entered again from a signal handler or a
     finalizer.
@@ -135,7 +137,9 @@ cdef object enqueue_slowly(
     """Sort out the arguments as `def enqueue(self, entry, context=None)` would."""
     if kwnames is NULL and nargs == 1:
         return admit(self, args[0], None, self.on_full)
-    if nargs == 2 and kwnames is NULL or nargs == 1 and <object> kwnames == ("context",):
+    if nargs == 2 and kwnames is NULL or (
+        nargs == 1 and <object> kwnames == ("context",)
+    ):
         return admit(self, args[0], <object> args[1], self.on_full)
     given = [<object> args[i] for i in range(nargs)]
     named = {}
@@ -176,7 +180,7 @@ cdef object admit(Producer self, PyObject *entry, object context, int on_full):
 cdef int place(
     Core *core, PyObject *entry, int on_full, Opening *opening, PyObject **displaced
 ) noexcept nogil:
-    """Store the entry or refuse it, in one critical section; returns what came of it."""
+    """Store the entry or refuse it, in one critical section; returns the outcome."""
     cdef int outcome = STORED
     ring_lock(&core.mutex)
     if not core.window and opening is NULL and core.limit:
@@ -263,7 +267,8 @@ def give_enqueue(type cls):
     instructions (benchmarks/enqueue_price.py).
     """
     inherited = getattr(cls, "enqueue", None)
-    if inherited is None or issubclass(getattr(inherited, "__objclass__", object), Producer):
+    owner = getattr(inherited, "__objclass__", object)
+    if inherited is None or issubclass(owner, Producer):
         cls.enqueue = PyDescr_NewMethod(<PyTypeObject *> cls, &enqueue_method)
     return cls
 

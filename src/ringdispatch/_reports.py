@@ -124,7 +124,7 @@ class Reports:
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Log one line under the dispatcher's name."""
-        logger.log(level, "%s: " + message, self._name, *values)
+        logger.log(level, "%s: %s", self._name, message % values)
 
     def hook_raised(self, what: str, error: BaseException) -> None:
         """Log what a hook raised elsewhere."""

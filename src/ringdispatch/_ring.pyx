@@ -1,8 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
+# cython: autotestdict=False, auto_pickle=False
+# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
 """Rings keep pending entries, and the books of all that came in and went out.
 
-Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `tail` counts
-what was accepted, `head` what has left. Entries come in by `_producer.pyx`.
+Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `tail`
+counts what was accepted, `head` what has left. Entries come in by `_producer.pyx`.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -28,7 +30,7 @@ cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
 
 
 cdef class Ring:
-    """Positions and books of the pending entries; where they lie is the subclass's matter."""
+    """Positions and books of the pending entries; a subclass knows where they lie."""
 
     def __cinit__(self, uint64_t capacity, uint64_t max_batch):
         self.capacity = capacity
@@ -136,7 +138,7 @@ cdef class Ring:
         return take, count
 
     def take(self, uint64_t most):
-        """Take up to `most` of the oldest entries for one batch; None if there is none."""
+        """Take up to `most` of the oldest entries; None if there is none."""
         take, count = self.move_out(most, False)
         return take if count else None
 
@@ -161,8 +163,8 @@ cdef class Ring:
         """Start empty in a forked child.
 
         The lock may have been held by a thread that does not exist here, so it is made
-        anew first. The entries belong to the parent; they are forgotten by position, not
-        freed, because freeing them could run user code.
+        anew first. The entries belong to the parent; they are forgotten by position,
+        not freed, because freeing them could run user code.
         """
         ring_renew(&self.core.mutex)
         cdef Core fresh
@@ -175,8 +177,8 @@ cdef class Ring:
         set_check(&fresh)
         self.core = fresh
 
-    def snapshot(self):
-        """Every counter at one moment, in the order of `Statistics`, and `opened`."""
+    def snapshot(self, double now):
+        """All that `Statistics` holds, in its order, at one moment."""
         ring_lock(&self.core.mutex)
         cdef Core seen = self.core
         ring_unlock(&self.core.mutex)
@@ -197,7 +199,8 @@ cdef class Ring:
             max(seen.peak_pending, pending),
             self.capacity,
             seen.dispatch_seconds,
-            seen.opened if pending else None,
+            max(0.0, now - seen.opened) if pending else 0.0,
+            None,
         )
 
 
@@ -209,7 +212,8 @@ cdef class ObjectRing(Ring):
         self.core.slots = <PyObject **> PyMem_RawMalloc(size)
         if self.core.slots is NULL:
             raise MemoryError(
-                f"capacity={capacity}: no {size:,} bytes for the ring; take a smaller one"
+                f"capacity={capacity}: no {size:,} bytes for the ring; "
+                "take a smaller one"
             )
         memset(self.core.slots, 0, size)  # touch the pages now, not in a request
 
@@ -225,12 +229,13 @@ cdef class ObjectRing(Ring):
         cdef uint64_t first = start & self.core.mask
         cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
         memcpy(items, self.core.slots + first, until_end * sizeof(PyObject *))
-        memcpy(items + until_end, self.core.slots, (count - until_end) * sizeof(PyObject *))
+        cdef uint64_t rest = count - until_end
+        memcpy(items + until_end, self.core.slots, rest * sizeof(PyObject *))
         return count
 
 
 cdef class Take:
-    """Entries on their way out: `entries`, their positions, and whether they are settled."""
+    """Entries on their way out, their positions, and whether they are settled."""
 
     def settle(self, bint failed, double seconds):
         """Enter the outcome in the books; False if that was done before."""
@@ -251,5 +256,5 @@ cdef class Take:
 
 
 def keep_for_ever(object thing):
-    """Never free `thing`: in a forked child its finalizers would act on the parent's."""
+    """Never free `thing`: in a forked child finalizers would act on the parent's."""
     Py_INCREF(<PyObject *> thing)

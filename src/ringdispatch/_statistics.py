@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Statistics:
     """One consistent snapshot of a dispatcher's books.
 
-    `accepted == dispatched + failed + evicted + abandoned + pending + in_flight` holds in
-    every snapshot, taken from any thread.
+    `accepted == dispatched + failed + evicted + abandoned + pending + in_flight` holds
+    in every snapshot, taken from any thread.
 
     Attributes:
         accepted: Entries that `enqueue` said True to.
@@ -20,7 +20,8 @@ class Statistics:
         in_flight: Entries handed to the dispatch function and not yet settled.
         rejected_full: Entries refused because the ring was full.
         rejected_closed: Entries refused because the dispatcher was closed.
-        rejected_oversized: Entries refused because no ring of this size could hold them.
+        rejected_oversized: Entries refused because no ring of this size could hold
+            them.
         batches: Batches handed to the dispatch function.
         failed_batches: Those of them that failed.
         peak_pending: Most entries that were ever pending at once.
@@ -29,7 +30,8 @@ class Statistics:
             settled, summed over all settled batches.
         oldest_age_seconds: Upper bound of the oldest pending entry's age: seconds since
             its window opened; 0.0 when nothing is pending.
-        pending_bytes: Bytes of the pending entries; None where the layout does not know.
+        pending_bytes: Bytes of the pending entries; None where the layout does not
+            know.
     """
 
     accepted: int

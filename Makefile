@@ -1,0 +1,60 @@
+# make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
+#             --clients 8 --entries 20" changes what it does
+# make test   the test suite; ARGS="-k close" goes to pytest
+# make lint   formatting, style, types, stubs
+# make sdist  the source distribution, in dist/
+# make clean  back to what is in version control
+#
+# All of it happens in .venv, made on first use with $(PYTHON).
+
+PYTHON ?= python3
+ARGS ?=
+
+python := .venv/bin/python
+pip := $(python) -m pip --disable-pip-version-check install --quiet
+sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
+# A build with other switches (setup.py) is another build.
+switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITIZE)
+built := .venv/.built-$(switches)
+
+.NOTPARALLEL:
+.PHONY: demo test lint sdist clean
+
+demo: $(built) .venv/.group-demo
+	$(python) examples/demo.py $(ARGS)
+
+test: $(built) .venv/.group-test
+	$(python) -m pytest $(ARGS)
+
+lint: $(built) .venv/.group-lint
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+	$(python) -m mypy.stubtest ringdispatch --mypy-config-file pyproject.toml \
+		--allowlist tests/typing/stubtest-allowlist.txt
+	$(python) -m mypy tests/typing/api.py
+	$(python) -m pyright tests/typing/api.py
+
+sdist: .venv/.group-build
+	$(python) -m build --sdist
+
+clean:
+	rm -rf .venv build dist *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f src/ringdispatch/*.so src/ringdispatch/*.pyd src/ringdispatch/*.c
+	find benchmarks examples src tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Older pips know no dependency groups.
+.venv/.pip:
+	$(PYTHON) -m venv .venv
+	$(pip) --upgrade 'pip>=25.1'
+	@touch $@
+
+.venv/.group-%: pyproject.toml .venv/.pip
+	$(pip) --group $*
+	@touch $@
+
+$(built): $(sources) setup.py pyproject.toml .venv/.pip
+	$(pip) --editable .
+	@rm -f .venv/.built-*
+	@touch $@

@@ -1,0 +1,88 @@
+"""The public face as type checkers see it; checked by mypy and pyright, never run."""
+
+from collections.abc import Sequence
+from typing import Any, assert_type
+
+from ringdispatch import BackgroundDispatcher, Full, Objects, Statistics
+
+
+class Access:
+    """An entry of the user's own."""
+
+
+class Context:
+    """What a framework hands to its handlers."""
+
+    def wait_until(self, awaitable: object) -> None: ...
+
+
+async def send(entries: list[dict[str, int]]) -> None: ...
+
+
+async def send_access(entries: list[Access]) -> None: ...
+
+
+async def send_any(entries: Sequence[Any]) -> int:
+    return len(entries)
+
+
+def write(entries: list[str]) -> None: ...
+
+
+def told(reason: str, count: int) -> None: ...
+
+
+def failed(error: BaseException, batch: object) -> None: ...
+
+
+dispatcher = BackgroundDispatcher(send, ms_delay=100)
+assert_type(dispatcher, BackgroundDispatcher[dict[str, int]])
+assert_type(dispatcher.enqueue({"status": 200}), bool)
+assert_type(dispatcher.enqueue({"status": 200}, Context()), bool)
+assert_type(dispatcher.enqueue({"status": 200}, context=None), bool)
+assert_type(dispatcher.statistics(), Statistics)
+assert_type(dispatcher.statistics().accepted, int)
+assert_type(dispatcher.statistics().pending_bytes, int | None)
+assert_type(dispatcher.pending, int)
+assert_type(dispatcher.closed, bool)
+assert_type(dispatcher.name, str)
+assert_type(dispatcher.flush(), bool)
+assert_type(dispatcher.close(timeout=None), bool)
+
+dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+BackgroundDispatcher(send)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send, 100)  # type: ignore[misc, call-arg]  # pyright: ignore[reportCallIssue]
+
+records: BackgroundDispatcher[Access] = BackgroundDispatcher(
+    send_access,
+    ms_delay=10.5,
+    capacity=1024,
+    max_batch=100,
+    max_in_flight=2,
+    dispatch_timeout=None,
+    on_full="drop_oldest",
+    layout=Objects(),
+    home="thread",
+    on_error=failed,
+    on_drop=told,
+    name="access",
+)
+records.enqueue(Access())
+ordinary = BackgroundDispatcher(write, ms_delay=1)
+assert_type(ordinary, BackgroundDispatcher[str])
+anything: BackgroundDispatcher[Any] = BackgroundDispatcher(send_any, ms_delay=1)
+
+
+async def life() -> None:
+    async with BackgroundDispatcher(send, ms_delay=10) as inner:
+        assert_type(inner, BackgroundDispatcher[dict[str, int]])
+        inner.bind()
+        assert_type(await inner.aenqueue({}, timeout=1.0), bool)
+        assert_type(await inner.aflush(), bool)
+        assert_type(await inner.aclose(), bool)
+    with BackgroundDispatcher(send, ms_delay=10) as inner:
+        inner.enqueue({})
+    try:
+        inner.enqueue({})
+    except Full as full:
+        print(full)
