@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from inspect import isawaitable
+from functools import partial
+from inspect import isawaitable, iscoroutine
 from typing import TYPE_CHECKING, Any
 
-from ._home import Errand, Home
+from ._home import Errand, Home, Timer
 from ._ring import Take
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Call:
         self.take: Take | None = None
         self._began = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._timer: tuple[Errand, asyncio.TimerHandle] | None = None
+        self._timer: Timer | None = None
         self._worker: asyncio.Future[Any] | None = None
 
     def covers(self, start: int, end: int) -> bool:
@@ -92,7 +93,6 @@ class Call:
             if take.settle(False, dispatcher._now() - self._began):
                 dispatcher.succeeded()
         finally:
-            self._unwatch()
             if self._worker is None or self._worker.done():
                 self.release()
             else:  # cancelled, but a thread can't be: the place is held until it ends
@@ -105,8 +105,8 @@ class Call:
         dispatcher = self._dispatcher
         context = dispatcher.fresh_context()
         context.run(current_call.set, self)
-        function = dispatcher.dispatch_function
-        self._worker = loop.run_in_executor(None, context.run, function, entries)
+        function = partial(_in_worker, dispatcher.dispatch_function, entries)
+        self._worker = loop.run_in_executor(None, context.run, function)
         return self._outcome_of(self._worker)
 
     async def _outcome_of(self, worker: asyncio.Future[Any]) -> None:
@@ -115,8 +115,11 @@ class Call:
             await outcome
 
     def _worker_ended(self, worker: asyncio.Future[Any]) -> None:
-        if not worker.cancelled():
-            worker.exception()  # retrieved: its batch was settled long ago
+        # Its batch was settled long ago: what it came to is retrieved, and let go.
+        if not worker.cancelled() and worker.exception() is None:
+            outcome = worker.result()
+            if iscoroutine(outcome):
+                outcome.close()
         self.release()
 
     def fail(self, error: BaseException, *, report: bool = True) -> int:
@@ -129,6 +132,7 @@ class Call:
 
     def release(self) -> None:
         """Give the place back, once."""
+        self._unwatch()
         self._dispatcher.released(self)
 
     def stop(self) -> None:
@@ -141,7 +145,9 @@ class Call:
         """Settle and release a call whose loop was closed under it."""
         if self._task is not None:
             self._task._log_destroy_pending = False  # type: ignore[attr-defined]
-        self._unwatch()
+            coroutine = self._task.get_coro()
+            if self.take is None and iscoroutine(coroutine):
+                coroutine.close()  # never started; Python would warn of it
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
         self.release()
 
@@ -149,16 +155,21 @@ class Call:
 
     def _watch(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
         late = self._expire if seconds is not None else _nothing
-        errand = Errand(late, self._dispatcher.loop_closed)
-        delay = _DAY if seconds is None else seconds
+        self._set_timer(loop, _DAY if seconds is None else seconds, late)
+
+    def _set_timer(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        run: Callable[[], object],
+    ) -> None:
+        errand = Errand(run, self._dispatcher.loop_closed)
         context = self._dispatcher.fresh_context()
-        self._timer = (errand, loop.call_later(delay, errand, context=context))
+        self._timer = Timer(loop, seconds, errand, context)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
-            errand, handle = self._timer
-            errand.cancel()
-            handle.cancel()
+            self._timer.cancel()
 
     def _expire(self) -> None:
         timeout = self._dispatcher.dispatch_timeout
@@ -168,12 +179,7 @@ class Call:
         self._dispatcher.look(self.home)
         loop = self.home.loop
         if loop is not None:
-            errand = Errand(self._overstay, self._dispatcher.loop_closed)
-            context = self._dispatcher.fresh_context()
-            self._timer = (
-                errand,
-                loop.call_later(GRACE_SECONDS, errand, context=context),
-            )
+            self._set_timer(loop, GRACE_SECONDS, self._overstay)
 
     def _overstay(self) -> None:
         self._dispatcher.reports.say(
@@ -182,6 +188,13 @@ class Call:
             "and entries wait for it (%d pending)",
             self._dispatcher.ring.pending,
         )
+
+
+def _in_worker(function: Callable[[Any], Any], entries: Any) -> Any:
+    try:
+        return function(entries)
+    except StopIteration as error:  # no future can carry it, the call would never end
+        raise RuntimeError("the dispatch function raised StopIteration") from error
 
 
 def _nothing() -> None:

@@ -248,7 +248,7 @@ class BackgroundDispatcher(Windows[Entry]):
         state = "closed" if self.closed else "open"
         return f"<{type(self).__name__} {self._name!r} {state}, {self.pending} pending>"
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
+    def __reduce_ex__(self, protocol: object = None) -> NoReturn:
         raise TypeError(
             f"{self!r} cannot be pickled or copied: entries in flight exist once; "
             "make a dispatcher in each process"

@@ -53,7 +53,7 @@ class Errand:
     fire.
     """
 
-    __slots__ = ("_lost", "_run")
+    __slots__ = ("__weakref__", "_lost", "_run")
 
     def __init__(self, run: Callable[[], object], lost: Callable[[], object]) -> None:
         self._run: Callable[[], object] | None = run
@@ -72,6 +72,38 @@ class Errand:
     def __del__(self) -> None:
         if self._lost is not None and not sys.is_finalizing():
             self._lost()
+
+
+class Timer:
+    """An errand for later.
+
+    The loop alone keeps it: held from here too, it would not tell when the loop is
+    closed.
+    """
+
+    __slots__ = ("_errand", "_handle")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        delay: float,
+        errand: Errand,
+        context: Context,
+    ) -> None:
+        handle = loop.call_later(delay, errand, context=context)
+        self._errand = weakref.ref(errand)
+        self._handle = weakref.ref(handle)
+
+    def disarm(self) -> None:
+        """Make it do nothing; from any thread."""
+        if (errand := self._errand()) is not None:
+            errand.cancel()
+
+    def cancel(self) -> None:
+        """Take it off its loop; on the loop's thread."""
+        self.disarm()
+        if (handle := self._handle()) is not None:
+            handle.cancel()
 
 
 class Home:

@@ -3,17 +3,24 @@
 import inspect
 import math
 import sys
+from numbers import Integral, Real
 from typing import Any
 
-Number = int | float
+
+def _number(name: str, value: Any, wanted: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: must be {wanted}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _positive(name: str, value: Any, wanted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Number):
-        raise TypeError(f"{name}={value!r}: must be {wanted}")
-    if not (value > 0 and math.isfinite(value)):
+    number = _number(name, value, wanted)
+    if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name}={value!r}: must be {wanted}")
-    return float(value)
+    return number
 
 
 def ms_delay(value: Any) -> float:
@@ -46,14 +53,13 @@ def timeout(value: Any) -> float | None:
         TypeError: `value` is not a number.
         ValueError: it is negative or NaN.
     """
+    if value is None:
+        return None
     wanted = "a number of seconds >= 0, or None (wait for ever)"
-    if value is None or (value == 0 and not isinstance(value, bool)):
-        return value
-    if isinstance(value, bool) or not isinstance(value, Number):
-        raise TypeError(f"timeout={value!r}: must be {wanted}")
-    if not value > 0:
+    number = _number("timeout", value, wanted)
+    if not number >= 0:
         raise ValueError(f"timeout={value!r}: must be {wanted}")
-    return None if value == math.inf else float(value)
+    return None if number == math.inf else number
 
 
 def count(name: str, value: Any) -> int:
@@ -63,11 +69,11 @@ def count(name: str, value: Any) -> int:
         TypeError: `value` is not an integer.
         ValueError: it is below 1.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r}: must be an integer >= 1")
     if value < 1:
-        raise ValueError(f"{name}={value!r}: must be >= 1")
-    return value
+        raise ValueError(f"{name}={value!r}: must be an integer >= 1")
+    return int(value)
 
 
 def capacity(value: Any) -> int:

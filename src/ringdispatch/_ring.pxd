@@ -50,7 +50,7 @@ ctypedef struct Core:
     uint64_t max_batch
     uint64_t check  # position whose filling is announced: a full batch, or a look round
     bint window  # open: somebody has been told of the pending entries
-    bint telling  # somebody has been told of the drops
+    uint64_t telling  # somebody has been told of the drops
     # the books; what is in flight is head less all that has left it
     uint64_t dispatched
     uint64_t failed

@@ -18,6 +18,20 @@ cdef extern from "Python.h":
         PyObject **ob_item
     void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
 
+cdef inline uint64_t look_at(Core *core, uint64_t *field) noexcept nogil:
+    ring_lock(&core.mutex)
+    cdef uint64_t value = field[0]
+    ring_unlock(&core.mutex)
+    return value
+
+
+cdef inline uint64_t count_pending(Core *core) noexcept nogil:
+    ring_lock(&core.mutex)
+    cdef uint64_t pending = core.tail - core.head
+    ring_unlock(&core.mutex)
+    return pending
+
+
 cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
     """Move `head` on, after the entries were taken or abandoned."""
     if core.tail - core.head > core.peak_pending:
@@ -48,22 +62,19 @@ cdef class Ring:
 
     @property
     def head(self):
-        return self.core.head
+        return look_at(&self.core, &self.core.head)
 
     @property
     def tail(self):
-        return self.core.tail
+        return look_at(&self.core, &self.core.tail)
 
     @property
     def pending(self):
-        ring_lock(&self.core.mutex)
-        cdef uint64_t pending = self.core.tail - self.core.head
-        ring_unlock(&self.core.mutex)
-        return pending
+        return count_pending(&self.core)
 
     @property
     def closed(self):
-        return self.core.limit == 0
+        return look_at(&self.core, &self.core.limit) == 0
 
     @property
     def has_room(self):
@@ -73,18 +84,21 @@ cdef class Ring:
         return room
 
     @property
+    def places(self):
+        return look_at(&self.core, &self.core.places)
+
+    @property
     def telling(self):
         """Whether a drop was announced and `told()` not called since."""
-        return self.core.telling
+        return look_at(&self.core, &self.core.telling) != 0
 
     @property
     def opened(self):
         """When the current window opened, in seconds of the dispatcher's clock."""
-        return self.core.opened
-
-    @property
-    def places(self):
-        return self.core.places
+        ring_lock(&self.core.mutex)
+        cdef double opened = self.core.opened
+        ring_unlock(&self.core.mutex)
+        return opened
 
     def reopen(self, double now):
         """Let the window of the entries that come from now on begin now."""
@@ -117,7 +131,7 @@ cdef class Ring:
         # Everything that allocates comes first: on 3.11 an allocation can run the
         # collector, and the collector can enqueue. What is pending may change until
         # the lock is held, so the list is cut to size afterwards.
-        cdef uint64_t count = min(self.core.tail - self.core.head, most)
+        cdef uint64_t count = min(count_pending(&self.core), most)
         cdef list entries = PyList_New(count)
         cdef Take take = Take.__new__(Take)
         take.ring = self
@@ -144,7 +158,7 @@ cdef class Ring:
 
     def abandon(self):
         """Let go of everything pending; return how many entries that were."""
-        return self.move_out(self.core.limit or self.capacity, True)[1]
+        return self.move_out(self.capacity, True)[1]
 
     def close(self):
         """Refuse entries from now on: a closed ring is a ring with room for none."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _process
 from ._call import Call
-from ._home import Errand, Home, background_home, is_background, running_loop
+from ._home import Errand, Home, Timer, background_home, is_background, running_loop
 from ._producer import Producer, give_enqueue
 from ._reports import REASONS, REPORT_SECONDS, Reports
 from ._ring import Ring, Take
@@ -105,8 +105,8 @@ class Windows(Producer[Entry]):
         self._settlements: dict[Settlement, None] = {}
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
-        self._timer: tuple[Home, Errand, asyncio.TimerHandle] | None = None
-        self._report_timer: Errand | None = None
+        self._timer: tuple[Home, Timer] | None = None
+        self._report_timer: Timer | None = None
 
     def _start_anew(self) -> object:
         """Start empty in a forked child; returns the parent's state."""
@@ -284,12 +284,11 @@ class Windows(Producer[Entry]):
         """Keep one timer while a window is open that a free place could serve."""
         timer, ring = self._timer, self.ring
         if timer is not None and timer[0] is not home:
-            timer[1].cancel()  # on a loop that is not ours to touch
+            timer[1].disarm()  # its loop is not ours to touch
             timer = self._timer = None
         if not ring.pending:
             if timer is not None:
                 timer[1].cancel()
-                timer[2].cancel()
                 self._timer = None
         elif timer is None and ring.places < self._max_in_flight:
             self._arm(home, max(0.0, ring.opened + self._delay - self._now()))
@@ -298,8 +297,7 @@ class Windows(Producer[Entry]):
         loop = home.loop
         if loop is not None and not loop.is_closed():
             errand = Errand(partial(self._ring_timer, home), self.loop_closed)
-            handle = loop.call_later(delay, errand, context=self.fresh_context())
-            self._timer = (home, errand, handle)
+            self._timer = (home, Timer(loop, delay, errand, self.fresh_context()))
 
     def _ring_timer(self, home: Home) -> None:
         self._timer = None
@@ -439,9 +437,10 @@ class Windows(Producer[Entry]):
             return
         loop = home.loop
         if news and loop is not None and not loop.is_closed():
-            again = partial(self._report_again, home)
-            self._report_timer = errand = Errand(again, self._report_lost)
-            loop.call_later(REPORT_SECONDS, errand, context=self.fresh_context())
+            errand = Errand(partial(self._report_again, home), self._report_lost)
+            self._report_timer = Timer(
+                loop, REPORT_SECONDS, errand, self.fresh_context()
+            )
         else:
             self.ring.told()
             self._tell_drops()  # what came before the announcement was renewed

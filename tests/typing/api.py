@@ -51,7 +51,7 @@ assert_type(dispatcher.close(timeout=None), bool)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 BackgroundDispatcher(send)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-BackgroundDispatcher(send, 100)  # type: ignore[misc, call-arg]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send, 100)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 records: BackgroundDispatcher[Access] = BackgroundDispatcher(
     send_access,

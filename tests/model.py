@@ -1,0 +1,267 @@
+"""The ring in plain Python: everything the compiled one does, and nothing it needs.
+
+Entries stand in one line. Each accepted entry gets a position, and positions only grow:
+`tail` is the position of the next entry, `head` that of the oldest one still in line.
+
+    taken, evicted, abandoned | pending ................ |
+                            head                       tail
+
+An entry comes in by `enqueue`, and leaves in one of three ways: in a batch (`take`),
+displaced by a newer one (`on_full="drop_oldest"`), or given up (`abandon`). A batch is
+in flight until it is settled, once, as dispatched or as failed.
+
+`enqueue` announces three things, so that nobody ever has to poll: that a window opened
+(an entry found nobody told of the pending ones), that it reached a full batch (or that
+it is time for a look round), and the first drop since the last was told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ringdispatch import Full
+
+# Announce at least every so many entries, in case whoever was told is gone.
+LOOK_ROUND = 4096
+
+
+@dataclass
+class ModelTake:
+    """A batch on its way out: its entries, and their positions [start, end)."""
+
+    ring: ModelRing
+    life: int  # the ring's, when it was taken: a fork begins a new one
+    start: int
+    end: int
+    entries: list[Any]
+    settled: bool = False
+
+    def settle(self, failed: bool, seconds: float) -> bool:
+        """Enter the outcome in the books; False if that was done before."""
+        first = not self.settled and self.life == self.ring.life
+        self.settled = True
+        if first:
+            count = self.end - self.start
+            self.ring.books["failed" if failed else "dispatched"] += count
+            self.ring.books["failed_batches"] += failed
+            self.ring.in_flight -= count
+            self.ring.seconds += seconds
+        return first
+
+
+class Producer(Protocol):
+    """Who is told. The ring is consistent by then: any of its methods may be called."""
+
+    def _now(self) -> float:
+        """Tell the time, in seconds."""
+
+    def _opened(self, position: int, context: Any) -> None:
+        """Hear that the entry at `position` opened a window."""
+
+    def _reached(self) -> None:
+        """Hear that a batch is full, or that it is time for a look round."""
+
+    def _dropped(self) -> None:
+        """Hear of the first drop since `told()`."""
+
+    def freed(self, entry: Any) -> None:
+        """See the ring let go of an entry."""
+
+
+class ModelRing:
+    """A ring, and how entries come into it."""
+
+    def __init__(
+        self, producer: Producer, capacity: int, max_batch: int, on_full: str
+    ) -> None:
+        self.producer = producer
+        self.capacity = capacity
+        self.max_batch = max_batch
+        self.on_full = on_full
+        self.limit = capacity  # most pending entries; 0 once closed
+        self.life = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pending: deque[Any] = deque()
+        self.tail = 0
+        self.window = False  # somebody has been told of the pending entries
+        self.opened = 0.0
+        self.telling = False  # somebody has been told of the drops
+        self.places = 0
+        self.peak_pending = 0
+        self.in_flight = 0
+        self.seconds = 0.0
+        self.books: Counter[str] = Counter()
+        self._announce_next()
+
+    @property
+    def head(self) -> int:
+        return self.tail - len(self.pending)
+
+    @property
+    def closed(self) -> bool:
+        return self.limit == 0
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.pending) < self.limit
+
+    def _announce_next(self) -> None:
+        """Choose the position whose filling is announced: a full batch's last."""
+        full = self.head + self.max_batch - 1
+        look = self.tail + LOOK_ROUND - 1
+        self.announced = full if self.tail <= full < look else look
+
+    # ---- entries come in
+
+    def enqueue(
+        self, entry: Any, context: Any = None, *, waits: bool = False
+    ) -> bool | None:
+        """Accept or refuse an entry; None if it `waits` and there is no room."""
+        # Only who may open a window asks for the time, and before anything is decided:
+        # while the clock is read, others may come in.
+        now = 0.0 if self.window or self.closed else self.producer._now()
+
+        # ---- one step, in which nobody else can do anything
+        reason = None
+        if self.closed:
+            reason = "rejected_closed"
+        elif not self.has_room and waits:
+            return None
+        elif not self.has_room:
+            reason = "evicted" if self.on_full == "drop_oldest" else "rejected_full"
+        tells = reason is not None and self._count_drop(reason)
+        displaced = [self.pending.popleft()] if reason == "evicted" else []
+        accepted = reason is None or reason == "evicted"
+        opens = accepted and not self.window
+        reaches = accepted and self.window and self.tail >= self.announced
+        if accepted:
+            self.pending.append(entry)
+            self.tail += 1
+            self.window = True
+            self.peak_pending = max(self.peak_pending, len(self.pending))
+        if opens and len(self.pending) == 1:
+            self.opened = now
+        if opens or reaches:
+            self._announce_next()
+        position = self.tail - 1
+        # ---- from here on they can, also from within what follows
+
+        for old in displaced:
+            self.producer.freed(old)
+        if opens:
+            try:
+                self.producer._opened(position, context)
+            except BaseException:
+                self.forsake()
+                raise
+        if reaches:
+            self.producer._reached()
+        if tells:
+            self.producer._dropped()
+        if reason == "rejected_full" and self.on_full == "raise" and not self.closed:
+            raise Full
+        return accepted
+
+    def reject_full(self) -> None:
+        """Count an entry that waited for room in vain."""
+        if self._count_drop("rejected_full"):
+            self.producer._dropped()
+
+    def _count_drop(self, reason: str) -> bool:
+        """Count a drop; returns whether it is to be announced."""
+        self.books[reason] += 1
+        first = not self.telling
+        self.telling = True
+        return first
+
+    def told(self) -> None:
+        """Announce the next drop again."""
+        self.telling = False
+
+    # ---- the window
+
+    def forsake(self) -> None:
+        """Nobody could be told of the pending entries: let the next one open again."""
+        self.window = False
+
+    def reopen(self, now: float) -> None:
+        """Let the window of the entries that come from now on begin now."""
+        self.opened = now
+
+    # ---- entries go out
+
+    def take(self, most: int) -> ModelTake | None:
+        """Take up to `most` of the oldest entries for one batch; None if none is."""
+        take = self._move_out(most)
+        if take.entries:
+            self.books["batches"] += 1
+            self.in_flight += len(take.entries)
+        return take if take.entries else None
+
+    def abandon(self) -> int:
+        """Let go of everything pending; returns how many entries that were."""
+        gone = self._move_out(len(self.pending)).entries
+        self.books["abandoned"] += len(gone)
+        for entry in reversed(gone):  # a list lets go of its items last first
+            self.producer.freed(entry)
+        return len(gone)
+
+    def _move_out(self, most: int) -> ModelTake:
+        start = self.head
+        count = min(most, len(self.pending))
+        entries = [self.pending.popleft() for _ in range(count)]
+        if not self.pending:
+            self.window = False
+        self._announce_next()
+        return ModelTake(self, self.life, start, start + count, entries)
+
+    # ---- places, for calls of the dispatch function
+
+    def reserve(self, max_in_flight: int) -> bool:
+        """Take a place, if one is free."""
+        free = self.places < max_in_flight
+        self.places += free
+        return free
+
+    def release(self) -> None:
+        """Give a place back."""
+        self.places -= 1
+
+    # ---- the end, and a new beginning
+
+    def close(self) -> None:
+        """Refuse entries from now on: a closed ring is a ring with room for none."""
+        self.limit = 0
+
+    def reset(self) -> None:
+        """Start empty in a forked child. The entries are the parent's: not freed."""
+        self.life += 1
+        self._begin()
+
+    # ---- what it all came to
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All that Statistics holds."""
+        return {
+            "accepted": self.tail,
+            "dispatched": self.books["dispatched"],
+            "failed": self.books["failed"],
+            "evicted": self.books["evicted"],
+            "abandoned": self.books["abandoned"],
+            "pending": len(self.pending),
+            "in_flight": self.in_flight,
+            "rejected_full": self.books["rejected_full"],
+            "rejected_closed": self.books["rejected_closed"],
+            "rejected_oversized": 0,
+            "batches": self.books["batches"],
+            "failed_batches": self.books["failed_batches"],
+            "peak_pending": self.peak_pending,
+            "capacity": self.capacity,
+            "dispatch_seconds_total": self.seconds,
+            "oldest_age_seconds": max(0.0, now - self.opened) if self.pending else 0.0,
+            "pending_bytes": None,
+        }

@@ -1,0 +1,407 @@
+"""C15: flush and close, from wherever they are called."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, Place, comes_true, eventually, run_on
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import Sink, SteppedLoop, books_agree
+
+
+async def swallow(seconds: float = 3600.0) -> None:
+    """Sleep on, whoever cancels."""
+    end = asyncio.get_running_loop().time() + seconds
+    while (left := end - asyncio.get_running_loop().time()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            continue
+
+
+# ---- close
+
+
+def test_close_dispatches_what_is_pending_and_waits(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C15
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=2)
+        sink.hold()
+        for number in range(5):
+            dispatcher.enqueue(number)
+        closing = asyncio.ensure_future(dispatcher.aclose())
+        await stepped.advance(4)
+        assert dispatcher.closed
+        assert not closing.done()
+        sink.release()
+        await stepped.settle()
+        assert closing.result() is True
+        assert sink.batches == [[0, 1], [2, 3], [4]]
+        assert dispatcher.statistics().dispatched == 5
+        assert stepped.timers() == []
+
+    stepped.run_until_complete(main())
+
+
+def test_enqueue_after_close_is_refused_and_counted(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C15, C10
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, on_full="raise")
+        assert await dispatcher.aclose()
+        assert dispatcher.enqueue("a") is False
+        assert dispatcher.enqueue("b", object()) is False
+        assert await dispatcher.aenqueue("c") is False
+        assert dispatcher.statistics().rejected_closed == 3
+        assert dispatcher.statistics().accepted == 0
+        assert await dispatcher.aclose()  # tells at the latest
+        await stepped.advance(100)
+
+    stepped.run_until_complete(main())
+    lines = [r.getMessage() for r in caplog.records if "rejected_closed" in r.message]
+    assert sum(int(line.split()[1]) for line in lines) == 3, lines
+
+
+def test_close_times_out_fails_abandons_and_says_so_once(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C15
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=2, name="n1")
+        sink.hold()
+        for number in range(5):
+            dispatcher.enqueue(number)
+        await stepped.settle()
+        closing = asyncio.ensure_future(dispatcher.aclose(timeout=2))
+        await stepped.advance(1.9)
+        assert not closing.done()
+        await stepped.advance(0.2)
+        assert closing.result() is False
+        assert sink.running == 0  # cancelled
+        books = dispatcher.statistics()
+        assert (books.failed, books.abandoned, books.in_flight) == (2, 3, 0)
+        assert await dispatcher.aclose() is False  # not all was settled in time
+        books_agree(dispatcher)
+
+    stepped.run_until_complete(main())
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert line.startswith("n1: close timed out after 2")
+    assert "2 entries in flight" in line
+    assert "3 pending" in line
+
+
+def test_f17_close_returns_on_time_from_a_sink_that_swallows_cancellation(
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+) -> None:  # C15
+    async def main() -> None:
+        async def sink(batch: list[Any]) -> None:
+            await swallow(60)
+
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        closing = asyncio.ensure_future(dispatcher.aclose(timeout=2))
+        await stepped.advance(2.1)
+        assert closing.result() is False
+        assert dispatcher.statistics().failed == 1
+        await stepped.advance(60)  # its late result changes no count
+        assert dispatcher.statistics().failed == 1
+        assert dispatcher.statistics().dispatched == 0
+        books_agree(dispatcher)
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_f19_close_from_several_tasks_and_threads(loop_name: str) -> None:  # C15
+    sink = Place()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=10_000, max_batch=50)
+        sink.hold()
+        for number in range(400):
+            dispatcher.enqueue(number)
+        closers: list[asyncio.Future[bool]] = [
+            asyncio.ensure_future(dispatcher.aclose()) for _ in range(5)
+        ]
+        closers += [
+            asyncio.ensure_future(asyncio.to_thread(dispatcher.close)) for _ in range(5)
+        ]
+        await comes_true(lambda: sink.running)
+        sink.release()
+        assert await asyncio.gather(*closers) == [True] * 10
+        assert sink.entries == list(range(400))
+        assert await dispatcher.aclose()
+        books_agree(dispatcher)
+
+    run_on(loop_name, main())
+
+
+def test_unused_dispatcher_closes_at_once() -> None:  # C15
+    assert BackgroundDispatcher(Place(), ms_delay=1).close(timeout=0)
+    with BackgroundDispatcher(Place(), ms_delay=1) as dispatcher:
+        assert dispatcher.flush(timeout=0)
+    assert dispatcher.closed
+
+
+# ---- flush
+
+
+def test_f18_flush_waits_only_for_what_came_before_it(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C15
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=1000, max_batch=2, max_in_flight=2
+        )
+        dispatcher.enqueue("before")
+        flushing = asyncio.ensure_future(dispatcher.aflush())
+        await stepped.settle()
+        sink.hold()
+        dispatcher.enqueue("after")
+        await stepped.advance(1.1)
+        assert flushing.result() is True
+        assert sink.running == 1
+        assert await dispatcher.aflush(timeout=0) is False
+        sink.release()
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_flush_times_out_and_loses_nothing(stepped: SteppedLoop, sink: Sink) -> None:
+    async def main() -> None:  # C15
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        sink.hold()
+        dispatcher.enqueue("a")
+        flushing = asyncio.ensure_future(dispatcher.aflush(timeout=3))
+        await stepped.advance(3.1)
+        assert flushing.result() is False
+        assert sink.running == 1
+        sink.release()
+        assert await dispatcher.aflush()
+        assert dispatcher.statistics().dispatched == 1
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_f18_entries_during_flush_and_close_go_out_once_or_are_refused() -> None:
+    sink = Place()  # C15
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1, max_batch=64, home="thread")
+    accepted: list[list[int]] = [[], []]
+    started = threading.Barrier(3)
+
+    def produce(mine: list[int], first: int) -> None:
+        started.wait()
+        number = first
+        while dispatcher.enqueue(number):
+            mine.append(number)
+            number += 2
+            if number % 128 < 2:
+                time.sleep(0.0005)
+
+    threads = [
+        threading.Thread(target=produce, args=(accepted[first], first))
+        for first in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    for _ in range(20):
+        assert dispatcher.flush()
+    assert dispatcher.close()
+    for thread in threads:
+        thread.join()
+    for first in range(2):
+        assert [n for n in sink.entries if n % 2 == first] == accepted[first]
+    books_agree(dispatcher)
+
+
+# ---- from inside
+
+
+@pytest.mark.parametrize("through", ["itself", "a task", "a hook"])
+@pytest.mark.parametrize("method", ["aflush", "aclose"])
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_f19_called_from_the_dispatch_function(
+    stepped: SteppedLoop, max_in_flight: int, method: str, through: str
+) -> None:  # C15
+    batches: list[list[Any]] = []
+    answers: list[Any] = []
+
+    async def main() -> None:
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def call() -> None:
+            answers.append(await getattr(dispatcher, method)())
+
+        def on_error(error: BaseException, batch: Any) -> None:
+            if batch == ["first"]:
+                tasks.add(asyncio.ensure_future(call()))
+
+        async def sink(batch: list[Any]) -> None:
+            batches.append(batch)
+            if batch == ["first"]:
+                dispatcher.enqueue("during")
+                if through == "itself":
+                    await call()
+                elif through == "a task":
+                    await asyncio.create_task(call())
+                else:
+                    raise ValueError
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, max_in_flight=max_in_flight, on_error=on_error
+        )
+        dispatcher.enqueue("first")
+        await stepped.advance(0.15)
+        await stepped.advance(1)
+        # With one place "during" can't go out before "first" has ended.
+        alone = through != "a hook" and max_in_flight == 1
+        assert answers == [not alone]
+        assert batches == [["first"], ["during"]]
+        assert await dispatcher.aclose()
+        books_agree(dispatcher)
+        assert dispatcher.statistics().abandoned == 0
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_f19_close_in_the_dispatch_function_with_nothing_else_is_true(
+    stepped: SteppedLoop, max_in_flight: int
+) -> None:  # C15
+    answers: list[bool] = []
+
+    async def main() -> None:
+        async def sink(batch: list[Any]) -> None:
+            answers.append(await dispatcher.aclose())
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, max_in_flight=max_in_flight
+        )
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        assert answers == [True]
+        assert dispatcher.statistics().dispatched == 1
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_f19_called_from_an_ordinary_dispatch_function(
+    max_in_flight: int, method: str
+) -> None:  # C15: known by the context variable that the worker thread inherits
+    batches: list[list[Any]] = []
+    answers: list[bool] = []
+
+    def sink(batch: list[Any]) -> None:
+        batches.append(batch)
+        if batch == ["first"]:
+            dispatcher.enqueue("during")
+            answers.append(getattr(dispatcher, method)(timeout=10))
+
+    dispatcher = BackgroundDispatcher(
+        sink, ms_delay=1, max_in_flight=max_in_flight, home="thread"
+    )
+    dispatcher.enqueue("first")
+    eventually(lambda: dispatcher.statistics().dispatched == 2, seconds=5)
+    assert answers == [max_in_flight == 2]
+    assert batches == [["first"], ["during"]]
+    assert dispatcher.close()
+
+
+def test_close_in_the_dispatch_function_still_gives_up_in_the_end(
+    stepped: SteppedLoop,
+) -> None:  # C15
+    async def main() -> None:
+        async def sink(batch: list[Any]) -> None:
+            dispatcher.enqueue("during")
+            await dispatcher.aclose(timeout=2)
+            await swallow(60)
+
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher.enqueue("first")
+        await stepped.advance(1)
+        assert dispatcher.pending == 1
+        await stepped.advance(2)
+        assert dispatcher.statistics().abandoned == 1
+        await stepped.advance(100)
+        assert dispatcher.statistics().in_flight == 0
+        books_agree(dispatcher)
+
+    stepped.run_until_complete(main())
+
+
+# ---- interrupted
+
+
+def test_cancelled_close_can_be_repeated(stepped: SteppedLoop, sink: Sink) -> None:
+    async def main() -> None:  # C15, F21
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        sink.hold()
+        dispatcher.enqueue("a")
+        closing = asyncio.ensure_future(dispatcher.aclose())
+        await stepped.settle()
+        closing.cancel()
+        await stepped.settle()
+        assert closing.cancelled()
+        assert sink.running == 1
+        sink.release()
+        assert await dispatcher.aclose()
+        assert dispatcher.statistics().dispatched == 1
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("where", ["asyncio.run", "thread"])
+def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None:  # C15
+    outcome = run_snippet(
+        f"""
+        where = {where!r}
+        in_flight = threading.Event()
+        gate = threading.Event()
+        async def send(batch):
+            in_flight.set()
+            while not gate.is_set():
+                await asyncio.sleep(0.001)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+
+        def interrupt():
+            in_flight.wait(10)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        async def main():
+            dispatcher.enqueue("a")
+            threading.Thread(target=interrupt).start()
+            await dispatcher.aclose(timeout=20)
+        try:
+            if where == "asyncio.run":
+                run(main())
+            else:
+                dispatcher.enqueue("a")
+                threading.Thread(target=interrupt).start()
+                dispatcher.close(timeout=20)
+        except KeyboardInterrupt:
+            say("interrupted")
+        gate.set()
+        dispatcher.close()
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        stderr=".*dispatch of 1 entries failed: CancelledError.*|",
+    )
+    assert outcome.lines[0] == "interrupted"
+    end = "failed" if where == "asyncio.run" else "dispatched"
+    assert outcome.lines[1] == f"accepted=1 {end}=1"

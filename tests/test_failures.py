@@ -1,0 +1,383 @@
+"""C11: failed dispatches, timeouts, and hooks that raise."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from loops import LOOPS
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import Sink, SteppedLoop, books_agree
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """The project's log lines of one level."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "ringdispatch" and record.levelno == level
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), asyncio.CancelledError(), GeneratorExit(), BaseExceptionGroup],
+    ids=repr,
+)
+def test_f16_dispatch_that_raises_fails_its_batch_only(
+    stepped: SteppedLoop, sink: Sink, error: Any
+) -> None:  # C11
+    if error is BaseExceptionGroup:
+        error = BaseExceptionGroup("two", [asyncio.CancelledError(), ValueError()])
+    stepped.set_exception_handler(lambda loop, context: None)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        for window in range(3):
+            sink.error = error if window < 2 else None
+            dispatcher.enqueue(window)
+            await stepped.advance(0.2)
+        assert sink.batches == [[0], [1], [2]]
+        books = dispatcher.statistics()
+        assert (books.failed, books.dispatched) == (2, 1)
+        assert (books.failed_batches, books.batches) == (2, 3)
+        books_agree(dispatcher)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_failed_batch_is_not_retried_and_others_in_flight_go_on(
+    stepped: SteppedLoop,
+) -> None:  # C11, C9
+    seen: list[Any] = []
+
+    async def main() -> None:
+        async def sink(batch: list[int]) -> None:
+            seen.append(batch)
+            await asyncio.sleep(batch[0])
+            if batch == [1]:
+                raise ValueError
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, max_batch=1, max_in_flight=2
+        )
+        for number in (1, 3, 2):
+            dispatcher.enqueue(number)
+        await stepped.advance(5)
+        assert seen == [[1], [3], [2]]
+        books = dispatcher.statistics()
+        assert (books.dispatched, books.failed) == (2, 1)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
+@pytest.mark.parametrize("kind", ["async", "ordinary"])
+def test_f16_ends_of_the_program_propagate_and_the_next_window_works(
+    loop_name: str, error: str, kind: str
+) -> None:  # C11
+    outcome = run_snippet(
+        f"""
+        first = True
+        def fail_once(batch):
+            global first
+            if first:
+                first = False
+                raise {error}(5)
+            say(batch)
+        async def send(batch):
+            fail_once(batch)
+        dispatcher = BackgroundDispatcher(
+            send if {kind == "async"} else fail_once, ms_delay=1)
+
+        async def main():
+            dispatcher.enqueue("a")
+            await asyncio.sleep(10)
+
+        try:
+            run(main())
+        except {error}:
+            say("propagated")
+        async def again():
+            dispatcher.enqueue("b")
+            await dispatcher.aflush()
+        run(again())
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        stderr=f".*dispatch of 1 entries failed: {error}.*",
+    )
+    assert outcome.lines == [
+        "propagated",
+        "['b']",
+        "accepted=2 dispatched=1 failed=1",
+    ]
+    assert "never retrieved" not in outcome.stderr
+    assert "was destroyed" not in outcome.stderr
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
+def test_f16_end_raised_on_the_background_thread(error: str) -> None:  # C11
+    outcome = run_snippet(
+        f"""
+        first = True
+        async def send(batch):
+            global first
+            if first:
+                first = False
+                raise {error}(5)
+            say(batch)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        dispatcher.enqueue("a")
+        eventually(lambda: dispatcher.statistics().failed)
+        eventually(lambda: threading.active_count() == 1)
+        dispatcher.enqueue("b")
+        assert dispatcher.flush()
+        dispatcher.enqueue("c")
+        """,
+        stderr=f".*dispatch of 1 entries failed: {error}.*",
+    )
+    assert outcome.lines == ["['b']", "['c']"]
+    assert "never retrieved" not in outcome.stderr
+
+
+# ---- timeouts
+
+
+async def swallow(seconds: float) -> None:
+    """Sleep on, whoever cancels."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while (left := end - loop.time()) > 0:
+        try:
+            await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            continue
+
+
+def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C11
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=2)
+        sink.hold()
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        dispatcher.enqueue("b")
+        await stepped.advance(1.8)
+        assert dispatcher.statistics().in_flight == 1
+        sink._gate = None
+        await stepped.advance(0.2)
+        assert sink.batches == [["a"], ["b"]]
+        assert dispatcher.statistics().failed == 1
+        assert dispatcher.statistics().dispatched == 1
+        assert stepped.timers() == []
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    (line,) = told(caplog, logging.WARNING)
+    assert "dispatch_timeout=2.0" in line
+    assert told(caplog, logging.ERROR) == []
+
+
+def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+) -> None:  # C11, C6
+    batches: list[Any] = []
+
+    async def main() -> None:
+        async def sink(batch: list[Any]) -> None:
+            batches.append(batch)
+            if batch == ["a"]:
+                await swallow(60)
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, dispatch_timeout=2, capacity=3, name="n1"
+        )
+        dispatcher.enqueue("a")
+        await stepped.advance(2.2)
+        assert dispatcher.statistics().failed == 1  # settled at the timeout
+        assert dispatcher.statistics().in_flight == 0
+        assert [dispatcher.enqueue(entry) for entry in "bcde"] == [True] * 3 + [False]
+        await stepped.advance(50)
+        assert batches == [["a"]]  # per on_full until it ends
+        (line,) = told(caplog, logging.ERROR)
+        assert line.startswith("n1: ")
+        assert "ignores its cancellation" in line
+        await stepped.advance(10)
+        assert batches == [["a"], ["b", "c", "d"]]
+        books = dispatcher.statistics()
+        # Its late result changes no count.
+        assert (books.failed, books.dispatched, books.batches) == (1, 3, 2)
+        books_agree(dispatcher)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_no_timeout_means_never(stepped: SteppedLoop, sink: Sink) -> None:  # C11
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=None)
+        sink.hold()
+        dispatcher.enqueue("a")
+        for _ in range(3):
+            await stepped.advance(86_400)
+        assert dispatcher.statistics().in_flight == 1
+        sink.release()
+        await stepped.settle()
+        assert dispatcher.statistics().dispatched == 1
+        assert stepped.timers() == []
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+# ---- what the log and the hooks are told
+
+
+def test_first_failure_warns_with_traceback_repeats_debug_until_success(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C11
+    caplog.set_level(logging.DEBUG, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, name="n1")
+        for fails in (True, True, True, False, True, True):
+            sink.error = ValueError("no") if fails else None
+            dispatcher.enqueue("a")
+            await stepped.advance(0.2)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    records = [r for r in caplog.records if "dispatch of 1 entries" in r.getMessage()]
+    first, again = logging.WARNING, logging.DEBUG
+    assert [record.levelno for record in records] == [first, again, again, first, again]
+    assert all("n1" in record.getMessage() for record in records)
+    assert all("ValueError" in record.getMessage() for record in records)
+    traced = [bool(record.exc_info) for record in records]
+    assert traced == [True, False, False, True, False]
+
+
+def test_on_error_gets_the_exception_and_the_batch(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C11
+    seen: list[tuple[BaseException, Any]] = []
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink,
+            ms_delay=100,
+            dispatch_timeout=1,
+            on_error=lambda error, batch: seen.append((error, batch)),
+        )
+        sink.error = error = ValueError()
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        assert seen == [(error, ["a"])]
+        sink.hold()
+        dispatcher.enqueue("b")
+        await stepped.advance(2)
+        assert isinstance(seen[1][0], TimeoutError)
+        assert seen[1][1] == ["b"]
+        assert len(seen) == 2
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C11
+    class Broken(Exception):
+        pass
+
+    def broken(*values: object) -> None:
+        raise Broken
+
+    class Log:
+        error = staticmethod(broken)
+
+    class Context:
+        log = Log()
+        wait_until = staticmethod(broken)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=2, on_error=broken, on_drop=broken, name="n1"
+        )
+        for fails in (True, False):
+            sink.error = ValueError() if fails else None
+            results = [dispatcher.enqueue(n, Context()) for n in range(3)]
+            assert results == [True, True, False]
+            await stepped.advance(0.2)
+        books = dispatcher.statistics()
+        assert (books.failed, books.dispatched, books.rejected_full) == (2, 2, 2)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    lines = told(caplog, logging.ERROR)
+    for what in ("on_error", "on_drop", "context.log", "wait_until"):
+        assert f"n1: {what} raised" in lines, lines
+    records = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert all(r.exc_info and r.exc_info[0] is Broken for r in records)
+
+
+def test_f20_context_with_properties_that_raise(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C11
+    class Context:
+        @property
+        def log(self) -> object:
+            raise ValueError("log")
+
+        @property
+        def wait_until(self) -> object:
+            raise ValueError("wait_until")
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        for _ in range(2):
+            sink.error = ValueError()
+            assert dispatcher.enqueue("a", Context())
+            await stepped.advance(0.2)
+        assert dispatcher.statistics().failed == 2
+        sink.error = None
+        assert dispatcher.enqueue("b", Context())
+        assert await dispatcher.aclose()
+        assert dispatcher.statistics().dispatched == 1
+
+    stepped.run_until_complete(main())
+
+
+def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+) -> None:  # issue 2, point 11
+    async def main() -> None:
+        async def nothing() -> None:
+            pass
+
+        def ordinary(one: Any, two: Any) -> None:
+            pass
+
+        for function in (nothing, ordinary):
+            dispatcher = BackgroundDispatcher(function, ms_delay=100)  # type: ignore[arg-type]
+            for _ in range(3):
+                dispatcher.enqueue("a")
+                assert not await stepped.run_in_executor(None, lambda: None)
+                await stepped.advance(0.2)
+                await dispatcher.aflush(None)
+            assert dispatcher.statistics().failed == 3
+            assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    stepped.run_until_complete(stepped.shutdown_default_executor())
+    lines = told(caplog, logging.WARNING)
+    assert len(lines) == 2
+    assert all("TypeError" in line for line in lines)

@@ -1,0 +1,382 @@
+"""C13 and C14: where a dispatcher lives, and what becomes of it with its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, Place, comes_true, eventually, new_loop, run_on
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import books_agree
+
+pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
+
+BACKGROUND = "ringdispatch"
+
+
+async def put(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> None:
+    for entry in entries:
+        assert dispatcher.enqueue(entry)
+
+
+# ---- C13: the home
+
+
+def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13
+    run_snippet(
+        """
+        import asyncio, gc, os, sys, threading
+
+        def seen():
+            gc.collect()
+            loops = [o for o in gc.get_objects()
+                     if isinstance(o, asyncio.AbstractEventLoop)]
+            fds = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+            return threading.active_count(), len(loops), fds
+
+        before = seen()
+        from ringdispatch import BackgroundDispatcher
+        async def send(batch): pass
+        dispatcher = BackgroundDispatcher(send, ms_delay=10)
+        assert seen() == before, (before, seen())
+
+        async def main():
+            before = seen()
+            dispatcher = BackgroundDispatcher(send, ms_delay=10)
+            assert seen() == before, (before, seen())
+            assert len(asyncio.all_tasks()) == 1
+            assert await dispatcher.aclose()
+        asyncio.run(main())
+        assert dispatcher.close()
+        """,
+        loop=loop_name,
+        prelude=False,
+    )
+
+
+def test_first_entry_makes_the_running_loop_the_home(loop_name: str) -> None:  # C13
+    sink = Place()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue("a")
+        thread = threading.Thread(target=dispatcher.enqueue, args=("b",))
+        await comes_true(lambda: sink.entries == ["a"])
+        thread.start()  # a thread without a loop changes nothing
+        await comes_true(lambda: sink.entries == ["a", "b"])
+        thread.join()
+        assert set(sink.loops) == {asyncio.get_running_loop()}
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+def test_entry_without_a_loop_finds_the_background_thread(
+    loop_name: str,
+) -> None:  # C13
+    sink = Place()
+    with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+        dispatcher.enqueue("a")
+        eventually(lambda: sink.entries)
+        assert sink.threads == [BACKGROUND]
+        assert all(
+            thread.daemon
+            for thread in threading.enumerate()
+            if thread.name == BACKGROUND
+        )
+
+
+def test_background_thread_is_one_for_all(loop_name: str) -> None:  # C13
+    sinks = [Place() for _ in range(10)]
+    dispatchers = [BackgroundDispatcher(sink, ms_delay=1) for sink in sinks]
+    for dispatcher in dispatchers:
+        dispatcher.enqueue("a")
+    for dispatcher in dispatchers:
+        assert dispatcher.close()
+    assert len({sink.loops[0] for sink in sinks}) == 1
+    assert sum(thread.name == BACKGROUND for thread in threading.enumerate()) == 1
+
+
+def test_f39_stray_entry_at_import_does_not_decide_the_home(
+    loop_name: str,
+) -> None:  # C13
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher.enqueue("stray")
+    eventually(lambda: dispatcher.statistics().dispatched == 1)
+
+    async def main() -> None:
+        dispatcher.enqueue("request")
+        await comes_true(lambda: len(sink.batches) == 2)
+        assert sink.threads[0] == BACKGROUND
+        assert sink.loops[1] is asyncio.get_running_loop()
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+@pytest.mark.parametrize("fix", ["bind", "async with"])
+def test_bound_loop_gets_what_was_pending_and_stays(
+    loop_name: str, fix: str
+) -> None:  # C13
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    dispatcher.enqueue("stray")  # waits on the background thread
+
+    async def use() -> None:
+        await comes_true(lambda: sink.entries == ["stray"])
+        # Neither a thread nor another loop takes it away.
+        await asyncio.to_thread(dispatcher.enqueue, "thread")
+        await comes_true(lambda: len(sink.entries) == 2)
+        await asyncio.to_thread(asyncio.run, put(dispatcher, "other loop"))
+        await comes_true(lambda: len(sink.entries) == 3)
+        assert set(sink.loops) == {asyncio.get_running_loop()}
+
+    async def main() -> None:
+        if fix == "bind":
+            dispatcher.bind()
+            await use()
+            assert await dispatcher.aclose()
+        else:
+            async with dispatcher as entered:
+                assert entered is dispatcher
+                await use()
+        assert dispatcher.closed
+
+    run_on(loop_name, main())
+    books_agree(dispatcher)
+
+
+def test_bind_needs_a_running_loop(loop_name: str) -> None:  # C13
+    dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        dispatcher.bind()
+
+
+def test_home_thread_stays_there_even_from_a_loop(loop_name: str) -> None:  # C13
+    sink = Place()
+
+    async def main() -> None:
+        async with BackgroundDispatcher(sink, ms_delay=1, home="thread") as dispatcher:
+            for number in range(3):
+                dispatcher.enqueue(number)
+                await comes_true(lambda: len(sink.entries) > number)  # noqa: B023
+        assert sink.threads == [BACKGROUND] * 3
+
+    run_on(loop_name, main())
+
+
+# ---- C14: loops that end, stop and are replaced
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_f10_works_across_any_number_of_runs(loop_name: str, debug: bool) -> None:
+    sink = Place()  # C14
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+
+    async def main(number: int) -> asyncio.AbstractEventLoop:
+        dispatcher.enqueue(("waited", number))
+        await comes_true(lambda: ("waited", number) in sink.entries)
+        dispatcher.enqueue(("left behind", number))
+        return asyncio.get_running_loop()
+
+    loops = [run_on(loop_name, main(number), debug=debug) for number in range(6)]
+    assert sink.loops == [loop for loop in loops for _ in range(2)]
+    assert len(sink.entries) == dispatcher.statistics().dispatched == 12
+    assert dispatcher.close()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_f10_closed_loop_hands_its_entries_on(loop_name: str, debug: bool) -> None:
+    sink = Place()  # C14: nothing else is enqueued, the lost timer tells
+    dispatcher = BackgroundDispatcher(sink, ms_delay=20)
+    loop = new_loop(loop_name)
+    loop.set_debug(debug)
+    loop.run_until_complete(put(dispatcher, "a", "b"))
+    loop.close()
+    eventually(lambda: sink.entries == ["a", "b"])
+    assert sink.threads == [BACKGROUND]
+    assert dispatcher.close()
+
+
+def test_f10_closed_loop_hands_its_entries_to_the_next_loop(loop_name: str) -> None:
+    sink = Place()  # C14: the next window's loop rather than the thread
+    dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+    loop.close()
+
+    async def main() -> None:
+        dispatcher.bind()
+        dispatcher.enqueue("b")
+        assert await dispatcher.aflush()
+        assert set(sink.loops) == {asyncio.get_running_loop()}
+
+    run_on(loop_name, main())
+    assert sink.entries == ["a", "b"]
+    assert dispatcher.close()
+
+
+@pytest.mark.parametrize("dispatch_timeout", [None, 30.0])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_f37_loop_closed_with_a_dispatch_in_flight(
+    loop_name: str, dispatch_timeout: float | None, waiting: bool
+) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(
+        sink, ms_delay=1, dispatch_timeout=dispatch_timeout
+    )
+    loop = new_loop(loop_name)
+
+    async def main() -> None:
+        sink.hold()
+        dispatcher.enqueue("in flight")
+        await comes_true(lambda: sink.running)
+        if waiting:
+            dispatcher.enqueue("waiting")
+
+    loop.run_until_complete(main())
+    loop.close()
+    sink.release()
+    if not waiting:
+        dispatcher.enqueue("waiting")
+    eventually(lambda: dispatcher.statistics().dispatched == 1)
+    assert sink.entries == ["in flight", "waiting"]
+    assert dispatcher.statistics().failed == 1
+    assert dispatcher.statistics().in_flight == 0
+    assert dispatcher.close()
+    books_agree(dispatcher)
+
+
+@pytest.mark.parametrize("dispatch_timeout", [None, 30.0])
+def test_f37_loop_closed_with_a_task_made_but_not_started(
+    loop_name: str, dispatch_timeout: float | None
+) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(
+        sink, ms_delay=10_000, max_batch=1, dispatch_timeout=dispatch_timeout
+    )
+    loop = new_loop(loop_name)
+
+    async def main() -> None:
+        dispatcher.enqueue("a")  # asks for its batch at once
+        asyncio.get_running_loop().call_soon(loop.stop)
+        await asyncio.Event().wait()
+
+    task = loop.create_task(main())
+    loop.run_forever()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    eventually(lambda: not dispatcher.statistics().pending)
+    assert dispatcher.close()
+    books_agree(dispatcher)
+    books = dispatcher.statistics()
+    assert books.dispatched + books.failed == 1
+    assert sink.entries == ["a"]
+    del task, main
+
+
+def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> None:
+    sink = Place()  # C14
+    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+    other = BackgroundDispatcher(Place(), ms_delay=20)
+    other.enqueue("the time that this takes is enough")
+    eventually(lambda: other.statistics().dispatched)
+    assert sink.batches == []
+    assert dispatcher.pending == 1
+
+    async def again() -> None:
+        await comes_true(lambda: sink.entries == ["a"])
+        assert sink.loops == [loop]
+        assert await dispatcher.aclose()
+
+    loop.run_until_complete(again())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert other.close()
+
+
+@pytest.mark.parametrize("how", ["flush", "close", "aenqueue", "aflush", "4096"])
+def test_f22_stopped_loop_gives_way_to_one_that_runs(
+    loop_name: str, how: str
+) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+
+    async def elsewhere() -> None:
+        if how == "aflush":
+            assert await dispatcher.aflush()
+        else:
+            await dispatcher.aenqueue("b")
+            await comes_true(lambda: "a" in sink.entries)
+
+    if how == "flush":
+        assert dispatcher.flush()
+    elif how == "close":
+        assert dispatcher.close()
+    elif how == "4096":
+        for number in range(4096):
+            dispatcher.enqueue(number)
+        eventually(lambda: "a" in sink.entries)
+    else:
+        run_on(loop_name, elsewhere())
+    assert sink.entries[0] == "a"
+    assert loop not in sink.loops
+    assert dispatcher.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    books_agree(dispatcher)
+
+
+def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(loop_name: str) -> None:
+    sink = Place()  # C14: 4 096 entries, accepted or not
+    dispatcher = BackgroundDispatcher(sink, ms_delay=5, capacity=10)
+    loop = new_loop(loop_name)
+    # Full while the loop runs, and only then stopped.
+    loop.run_until_complete(put(dispatcher, *range(10)))
+    for number in range(3 * 4096):
+        dispatcher.enqueue(number)
+    eventually(lambda: sink.entries[:10] == list(range(10)), seconds=3)
+    assert dispatcher.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def test_f10_two_loops_in_two_threads(loop_name: str) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    barrier = threading.Barrier(2)
+
+    async def produce(name: str) -> None:
+        barrier.wait()
+        for number in range(300):
+            dispatcher.enqueue((name, number))
+            if number % 30 == 0:
+                await asyncio.sleep(0.001)
+
+    def run(name: str, loops: int) -> None:
+        for _ in range(loops):
+            run_on(loop_name, produce(name))
+
+    threads = [threading.Thread(target=run, args=(name, 3)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.close()
+    books = dispatcher.statistics()
+    assert books.accepted == 1800
+    assert books.dispatched + books.failed == 1800  # a loop that ends cancels
+    assert len(sink.entries) == 1800
+    for name in "ab":  # C5
+        numbers = [number for origin, number in sink.entries if origin == name]
+        assert numbers == [*range(300)] * 3
+    books_agree(dispatcher)

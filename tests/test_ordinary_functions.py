@@ -1,0 +1,215 @@
+"""C11 for dispatch functions that are not async: they run in a worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, comes_true, eventually, run_on
+from ringdispatch import BackgroundDispatcher
+from support import books_agree
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_runs_in_a_worker_thread(loop_name: str) -> None:
+    threads: list[Any] = []
+
+    def sink(batch: list[Any]) -> None:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        threads.append(threading.current_thread())
+
+    async def main() -> None:
+        async with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+            dispatcher.enqueue("a")
+        assert dispatcher.statistics().dispatched == 1
+        assert threads[0] not in {threading.main_thread(), threading.current_thread()}
+
+    run_on(loop_name, main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
+    seen: list[Any] = []
+
+    async def send(batch: list[Any]) -> None:
+        seen.append((batch, asyncio.get_running_loop()))
+        if batch == ["bad"]:
+            raise ValueError
+
+    class Custom:
+        def __init__(self, batch: list[Any]) -> None:
+            self.batch = batch
+
+        def __await__(self) -> Any:
+            return send(self.batch).__await__()
+
+    async def main() -> None:
+        functions: list[Any] = [lambda batch: send(batch), Custom]
+        for function in functions:
+            dispatcher = BackgroundDispatcher(function, ms_delay=1)
+            for entry in ("good", "bad"):
+                dispatcher.enqueue(entry)
+                assert await dispatcher.aflush()
+                assert seen.pop() == ([entry], asyncio.get_running_loop())
+            books = dispatcher.statistics()
+            assert (books.dispatched, books.failed) == (1, 1)
+            assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+def test_kinds_of_async_callables_are_called_on_the_home() -> None:
+    threads: list[Any] = []
+
+    class Sender:
+        async def __call__(self, batch: list[Any]) -> None:
+            threads.append(threading.current_thread())
+
+        async def method(self, batch: list[Any]) -> None:
+            threads.append(threading.current_thread())
+
+    async def main() -> None:
+        for function in (Sender(), Sender().method):
+            async with BackgroundDispatcher(function, ms_delay=1) as dispatcher:
+                dispatcher.enqueue("a")
+        assert threads == [threading.main_thread()] * 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), StopIteration(), asyncio.CancelledError()], ids=repr
+)
+@pytest.mark.parametrize("home", ["auto", "thread"])
+def test_f16_what_it_raises_fails_its_batch_only(
+    error: BaseException, home: str
+) -> None:
+    errors: list[BaseException] = [error]
+    batches: list[Any] = []
+
+    def sink(batch: list[Any]) -> None:
+        batches.append(batch)
+        if errors:
+            raise errors.pop()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1, home=home)
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher.statistics().failed == 1, seconds=2)
+        dispatcher.enqueue("b")
+        await comes_true(lambda: dispatcher.statistics().dispatched == 1, seconds=5)
+        assert batches == [["a"], ["b"]]
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
+    loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+    batches: list[Any] = []
+
+    def sink(batch: list[Any]) -> None:
+        batches.append(batch)
+        if batch == ["a"]:
+            gate.wait(20)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=1, dispatch_timeout=0.05, name="n1"
+        )
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher.statistics().failed == 1)
+        dispatcher.enqueue("b")
+        assert await dispatcher.aflush(timeout=0.1) is False
+        assert batches == [["a"]]
+        said = "ignores its cancellation"
+        try:
+            await comes_true(
+                lambda: any(said in record.message for record in caplog.records),
+                seconds=3,
+            )
+        finally:
+            gate.set()
+        await comes_true(lambda: dispatcher.statistics().dispatched == 1)
+        books = dispatcher.statistics()
+        assert (books.failed, books.batches) == (1, 2)
+        books_agree(dispatcher)
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    assert batches == [["a"], ["b"]]
+
+
+def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
+    """A coroutine that nobody will await any more would warn."""
+    gate = threading.Event()
+
+    async def send() -> None:
+        raise AssertionError("its batch has failed long ago")
+
+    def sink(batch: list[Any]) -> Awaitable[None] | None:
+        if batch == ["a"]:
+            gate.wait(20)
+            return send()
+        return None
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=0.02)
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher.statistics().failed == 1)
+        gate.set()
+        dispatcher.enqueue("b")
+        await comes_true(lambda: dispatcher.statistics().dispatched == 1)
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())
+
+
+def test_f17_close_does_not_wait_for_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = threading.Event()
+    dispatcher = BackgroundDispatcher(
+        lambda batch: gate.wait(20), ms_delay=1, home="thread"
+    )
+    dispatcher.enqueue("a")
+    eventually(lambda: dispatcher.statistics().in_flight)
+    dispatcher.enqueue("b")
+    began = time.monotonic()
+    assert dispatcher.close(timeout=0.05) is False
+    assert time.monotonic() - began < 5
+    books = dispatcher.statistics()
+    assert (books.failed, books.abandoned) == (1, 1)
+    assert sum(r.levelno == logging.WARNING for r in caplog.records) == 1
+    gate.set()
+    eventually(lambda: not dispatcher._calls)
+    books_agree(dispatcher)
+
+
+def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
+    from contextvars import ContextVar
+
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    async def main() -> None:
+        tenant.set("maker")
+        dispatcher = BackgroundDispatcher(
+            lambda batch: seen.append(tenant.get()), ms_delay=1
+        )
+        tenant.set("request")
+        dispatcher.enqueue("a")
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())
+    assert seen == ["maker"]

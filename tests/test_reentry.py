@@ -1,0 +1,307 @@
+"""C18: enqueue may be entered again from anywhere, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, comes_true, run_on
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import Sink, SteppedLoop, books_agree
+
+on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
+
+# Hammers for `seconds` from the given source while the main program enqueues too.
+HAMMER = """
+    import itertools
+    received = []
+    async def send(batch):
+        received.extend(batch)
+    dispatcher = BackgroundDispatcher(
+        send, ms_delay=1, capacity=1000, max_batch=300, home={home!r})
+    numbers = dict(main=itertools.count(), inner=itertools.count())
+    accepted = dict(main=[], inner=[])
+    def put(source):
+        number = next(numbers[source])
+        if dispatcher.enqueue((source, number)):
+            accepted[source].append(number)
+    {source}
+    async def main():
+        end = time.monotonic() + {seconds}
+        while time.monotonic() < end:
+            for _ in range(200):
+                work()
+            await asyncio.sleep(0)
+        stop()
+        assert await dispatcher.aclose()
+    run(main())
+    counts = {{source: len(numbers) for source, numbers in accepted.items()}}
+    assert counts["main"] > 1000, counts
+    assert counts["inner"] > {least}, counts
+    for source, numbers in accepted.items():
+        got = [n for who, n in received if who == source]
+        assert sorted(got) == sorted(numbers), (source, len(got), len(numbers))
+    assert [n for who, n in received if who == "main"] == accepted["main"]
+    seen = dispatcher.statistics()
+    assert seen.accepted == seen.dispatched == len(received), seen
+    say("survived")
+"""
+
+SIGNALS = """
+    signal.signal(signal.SIGALRM, lambda *_: put("inner"))
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    work = lambda: put("main")
+    stop = lambda: signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+FINALIZERS = """
+    class Late:
+        def __del__(self):
+            put("inner")
+    def work():
+        Late()
+        cycle = Late()
+        cycle.me = cycle
+        put("main")
+    gc.set_threshold(20)
+    def stop():
+        gc.collect()
+        gc.disable()
+"""
+
+COLLECTOR = """
+    def callback(phase, info):
+        put("inner")
+    gc.callbacks.append(callback)
+    gc.set_threshold(20)
+    def work():
+        cycle = []
+        cycle.append(cycle)
+        put("main")
+    def stop():
+        gc.callbacks.clear()
+"""
+
+WEAKREFS = """
+    import weakref
+    class Thing: pass
+    references = set()
+    def gone(reference):
+        references.discard(reference)
+        put("inner")
+    def work():
+        references.add(weakref.ref(Thing(), gone))
+        put("main")
+    stop = lambda: None
+"""
+
+# Entries whose own end enqueues: the ring lets go of them inside enqueue and take.
+ENTRIES = """
+    class Entry:
+        def __init__(self): self.on = True
+        def __del__(self):
+            if self.on:
+                put("inner")
+    def work():
+        other.enqueue(Entry())  # displaces one, whose end enqueues
+        put("main")
+    async def ignore(batch): pass
+    other = BackgroundDispatcher(
+        ignore, ms_delay=1, capacity=5, on_full="drop_oldest", home="thread")
+    def stop():
+        other.close()
+        gc.collect()
+"""
+
+
+@on_each_loop
+@pytest.mark.parametrize("home", ["auto", "thread"])
+@pytest.mark.parametrize(
+    ("source", "least"),
+    [
+        pytest.param(SIGNALS, 100, id="f14-signals"),
+        pytest.param(FINALIZERS, 1000, id="f13-finalizers"),
+        pytest.param(COLLECTOR, 100, id="f13-collector"),
+        pytest.param(WEAKREFS, 1000, id="f13-weakrefs"),
+        pytest.param(ENTRIES, 1000, id="f13-entries"),
+    ],
+)
+def test_hammered_from(loop_name: str, home: str, source: str, least: int) -> None:
+    indented = source.strip()
+    snippet = HAMMER.format(home=home, source=indented, seconds=0.5, least=least)
+    outcome = run_snippet(snippet, loop=loop_name, seconds=40, debug=False)  # C18
+    assert outcome.lines == ["survived"]
+
+
+@on_each_loop
+def test_f38_opener_in_a_signal_handler_on_an_idle_loop_is_on_time(
+    loop_name: str,
+) -> None:  # C18
+    outcome = run_snippet(
+        """
+        late = []
+        async def send(batch):
+            late.append(time.monotonic() - batch[0])
+            done.set()
+        dispatcher = BackgroundDispatcher(send, ms_delay=50)
+        signal.signal(signal.SIGUSR1, lambda *_: dispatcher.enqueue(time.monotonic()))
+        def kill(pid=os.getpid()):
+            time.sleep(0.05)  # let the loop go to sleep
+            os.kill(pid, signal.SIGUSR1)
+        async def main():
+            global done
+            dispatcher.bind()
+            for _ in range(5):
+                done = asyncio.Event()
+                thread = threading.Thread(target=kill)
+                thread.start()
+                await asyncio.wait_for(done.wait(), 20)
+                thread.join()
+            await dispatcher.aclose()
+        run(main())
+        say(min(late) > 0.048, sorted(late)[2] < 0.2)
+        """,
+        loop=loop_name,
+    )
+    assert outcome.lines == ["True True"]
+
+
+def test_f15_entries_from_the_dispatch_function_go_into_the_next_window(
+    stepped: SteppedLoop,
+) -> None:  # C18
+    batches: list[Any] = []
+
+    async def main() -> None:
+        async def sink(batch: list[int]) -> None:
+            batches.append(batch)
+            for number in batch:
+                if number < 5:
+                    dispatcher.enqueue(number + 1)
+
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher.enqueue(0)
+        for window in range(1, 7):
+            await stepped.advance(0.101)
+            assert batches == [[number] for number in range(window)]
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_entries_from_the_hooks_are_accepted(stepped: SteppedLoop, sink: Sink) -> None:
+    async def main() -> None:  # C18
+        def on_error(error: BaseException, batch: Any) -> None:
+            sink.error = None
+            dispatcher.enqueue("from on_error")
+
+        def on_drop(reason: str, count: int) -> None:
+            dispatcher.enqueue(f"from on_drop: {reason} {count}")
+
+        class Context:
+            def wait_until(self, receipt: Any) -> None:
+                dispatcher.enqueue("from wait_until", Context())
+
+            def log(self, message: str) -> None:
+                dispatcher.enqueue("from log")
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=3, on_error=on_error, on_drop=on_drop
+        )
+        sink.error = ValueError()
+        for entry in "abc":
+            dispatcher.enqueue(entry, Context())
+        await stepped.advance(1)
+        entries = set(sink.entries)
+        assert {"a", "b", "from wait_until", "from on_error", "from log"} <= entries
+        assert "from on_drop: rejected_full 1" in entries
+        assert await dispatcher.aclose()
+        books_agree(dispatcher)
+
+    stepped.run_until_complete(main())
+
+
+@on_each_loop
+def test_f12_running_dispatch_is_not_collected(loop_name: str) -> None:  # C18
+    """Loops hold tasks weakly, and nobody else holds what this one waits for."""
+    finished: list[Any] = []
+
+    async def sink(batch: list[Any]) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        references.append(weakref.ref(waiter))
+        await waiter
+        finished.append(batch)
+
+    references: list[Any] = []
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue("a")
+        await comes_true(lambda: references)
+        for _ in range(3):
+            gc.collect()
+        references[0]().set_result(None)
+        await comes_true(lambda: finished)
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    assert finished == [["a"]]
+
+
+def test_first_entries_of_many_threads_at_once() -> None:  # C18, C13
+    """Several threads find no home at the same moment."""
+    for _ in range(20):
+        received: list[Any] = []
+
+        async def sink(batch: list[Any], received: list[Any] = received) -> None:
+            received.extend(batch)
+
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        barrier = threading.Barrier(8)
+
+        def put(
+            number: int,
+            barrier: threading.Barrier = barrier,
+            dispatcher: BackgroundDispatcher[Any] = dispatcher,
+        ) -> None:
+            barrier.wait()
+            dispatcher.enqueue(number)
+
+        threads = [threading.Thread(target=put, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert dispatcher.close()
+        assert sorted(received) == list(range(8))
+
+
+def test_statistics_and_flush_from_a_signal_handlers_moment() -> None:  # C18
+    """Snapshots from another thread while the ring is hammered stay consistent."""
+
+    async def sink(batch: list[Any]) -> None:
+        pass
+
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1, capacity=64, home="thread")
+    end = time.monotonic() + 0.3
+    stop = threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            dispatcher.enqueue("a")
+
+    threads = [threading.Thread(target=hammer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        books_agree(dispatcher)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.close()

@@ -1,0 +1,158 @@
+"""The compiled ring: what is said more plainly than by comparison with the model."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+from typing import Any
+
+import pytest
+
+from model import LOOK_ROUND
+from ring_sides import Compiled, Modelled
+from ringdispatch import Full
+from ringdispatch._producer import POLICIES
+from ringdispatch._ring import ObjectRing
+
+
+def test_look_round_is_announced_every_4096_entries() -> None:  # C14
+    for capacity, on_full in [(5, "drop_oldest"), (3 * LOOK_ROUND, "raise")]:
+        sides = (
+            Compiled(capacity, capacity, on_full),
+            Modelled(capacity, capacity, on_full),
+        )
+        for side in sides:
+            for _ in range(2 * LOOK_ROUND + 10):
+                side.put("enqueue", None)
+        compiled, modelled = sides
+        assert compiled.log == modelled.log
+        assert compiled.log.count(("reached",)) >= 2
+
+
+@pytest.mark.parametrize("on_full", sorted(POLICIES))
+@pytest.mark.parametrize("capacity", range(1, 10))
+def test_wrapping_around_loses_nothing_and_keeps_order(
+    capacity: int, on_full: str
+) -> None:  # C5
+    side = Compiled(capacity, capacity, on_full)
+    taken: list[int] = []
+    for most in itertools.islice(itertools.cycle(range(1, capacity + 1)), 100):
+        while side.ring.has_room:
+            side.put("enqueue", None)
+        assert side.take(most)
+        taken += side.numbers(side.takes[-1].entries)
+    assert taken == list(range(len(taken)))
+    assert len(taken) > 2 * capacity
+    assert side.ring.tail == len(taken) + side.ring.pending
+
+
+def test_reference_counts_are_right_on_every_way_in_and_out() -> None:
+    entry = object()
+
+    def count() -> int:
+        return sys.getrefcount(entry) - least
+
+    least = 0
+    least = count()
+    ring_of = {on_full: Compiled(2, 2, on_full) for on_full in POLICIES}
+    for side in ring_of.values():
+        assert side.enqueue(entry, None)
+        assert count() == 1
+        assert side.enqueue(entry)
+        assert count() == 2
+        take = side.ring.take(9)
+        assert count() == 2  # the batch's now
+        del take
+        assert count() == 0
+
+    for side in ring_of.values():  # the slow paths
+        side.enqueue(entry, context=None)
+        assert side._offer(entry, None)
+        assert side._offer(entry, None) is None
+    assert count() == 6
+    assert ring_of["drop_newest"].enqueue(entry) is False
+    assert ring_of["drop_oldest"].enqueue(entry) is True  # in place of itself
+    with pytest.raises(Full):
+        ring_of["raise"].enqueue(entry)
+    with pytest.raises(TypeError):
+        ring_of["raise"].enqueue(entry, unknown=1)
+    assert count() == 6
+
+    ring_of["drop_newest"].ring.abandon()
+    assert count() == 4
+    ring_of["drop_oldest"].ring.close()
+    assert ring_of["drop_oldest"].enqueue(entry) is False
+    assert count() == 4
+    ring_of.clear()
+    del side
+    assert count() == 0
+
+
+def test_result_of_enqueue_is_counted_right() -> None:
+    side = Compiled(1, 1, "drop_newest")
+    for _ in range(100):  # True and False are immortal from 3.12 on
+        before = sys.getrefcount(True), sys.getrefcount(False)
+        side.enqueue(0)
+        side.enqueue(0)
+        side.ring.take(1)
+        assert (sys.getrefcount(True), sys.getrefcount(False)) == before
+
+
+def test_interrupted_opening_keeps_the_entry_and_lets_the_next_one_open() -> None:  # C9
+    side = Compiled(4, 4, "drop_newest")
+    side.ambushes["opened"] = ("raise",)
+    side.put("enqueue", None, "a")
+    side.put("enqueue", None, "b")
+    side.take(9)
+    assert side.log == [
+        ("now",),
+        ("opened", 0, "a"),
+        ("enqueue", 0, "Interrupted"),
+        ("now",),
+        ("opened", 1, "b"),
+        ("enqueue", 1, True),
+        ("took", 0, 2, [0, 1]),
+    ]
+
+
+def test_collector_that_enqueues_inside_take_loses_nothing() -> None:  # C18, F13
+    side = Compiled(7, 7, "drop_newest")
+    accepted: list[int] = []
+    collections = 0
+
+    def enqueue_from_collector(phase: str, info: dict[str, int]) -> None:
+        nonlocal collections
+        collections += 1
+        if side.enqueue(len(accepted)):
+            accepted.append(len(accepted))
+
+    takes: list[Any] = []  # kept: lists that are freed spare the next one an allocation
+    thresholds = gc.get_threshold()
+    gc.freeze()  # or each collection would look at everything there is
+    gc.callbacks.append(enqueue_from_collector)
+    try:
+        for most in itertools.islice(itertools.cycle((1, 2, 9)), 200):
+            enqueue_from_collector("", {})
+            gc.set_threshold(
+                max(1, gc.get_count()[0]), 0
+            )  # the next allocation collects
+            takes.append(side.ring.take(most))
+            gc.set_threshold(*thresholds)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(enqueue_from_collector)
+        gc.unfreeze()
+    takes.append(side.ring.take(9))
+    taken = [number for take in takes if take is not None for number in take.entries]
+    assert taken == accepted
+    if sys.version_info < (3, 12):  # later ones collect after the call, not inside it
+        assert collections > 300
+
+
+def test_producer_without_a_ring_says_so() -> None:
+    with pytest.raises(RuntimeError, match="__init__ was not called"):
+        Compiled.__new__(Compiled).enqueue(1)
+    side = Compiled(1, 1, "raise")
+    with pytest.raises(RuntimeError, match="called twice"):
+        side._attach(ObjectRing(1, 1), "raise")

@@ -1,0 +1,100 @@
+"""C16: dispatchers that nobody closed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+from loops import LOOPS, Place, eventually
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import Sink, SteppedLoop
+
+
+def test_f35_open_window_still_goes_out_then_the_object_is_freed(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C16
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        gone = weakref.ref(dispatcher)
+        dispatcher.enqueue("a")
+        await stepped.settle()
+        del dispatcher
+        await stepped.settle()
+        assert gone() is not None
+        await stepped.advance(0.2)
+        assert sink.batches == [["a"]]
+        gc.collect()
+        assert gone() is None
+
+    stepped.run_until_complete(main())
+
+
+def test_f35_with_a_cached_enqueue_it_goes_with_the_next_collection(
+    stepped: SteppedLoop, sink: Sink
+) -> None:
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        gone = weakref.ref(dispatcher)
+        dispatcher.enqueue_cached = dispatcher.enqueue  # type: ignore[attr-defined]
+        dispatcher.enqueue("a")
+        del dispatcher
+        await stepped.advance(0.2)
+        assert sink.batches == [["a"]]
+        gc.collect()
+        assert gone() is None
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_f35_dispatcher_let_go_with_its_loop_loses_nothing(loop_name: str) -> None:
+    outcome = run_snippet(
+        """
+        async def send(batch): say(batch)
+        async def main():
+            BackgroundDispatcher(send, ms_delay=60_000, name="n1").enqueue("a")
+        loop = new_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        gc.collect()
+        """,
+        loop=loop_name,
+    )
+    assert outcome.lines == ["['a']"]  # at exit, on the background thread
+
+
+def test_f28_finalizer_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A collector that finds an unclosed dispatcher goes on at once."""
+
+    class Unable(BackgroundDispatcher[Any]):
+        def _call_home(self, home: object) -> None:  # as if no loop ever ran
+            self.ring.forsake()
+
+    dispatcher = Unable(Place(), ms_delay=1, name="n1")
+    dispatcher.enqueue("a")
+    gone = weakref.ref(dispatcher)
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        del dispatcher
+        gc.collect()
+    assert time.monotonic() - began < 2
+    assert gone() is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "n1" in line
+    assert "1 pending as abandoned" in line
+
+
+def test_f35_window_on_the_background_thread_still_goes_out() -> None:
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    gone = weakref.ref(dispatcher)
+    dispatcher.enqueue("a")
+    del dispatcher
+    eventually(lambda: sink.batches == [["a"]])
+    eventually(lambda: gc.collect() >= 0 and gone() is None)
