@@ -104,11 +104,16 @@ def with_context(by_keyword: bool) -> Loop:
     return keyword if by_keyword else positional
 
 
-def subclassed() -> Loop:
+def subclassed(*, slots: bool) -> Loop:
     from ringdispatch import BackgroundDispatcher
 
-    class Own(BackgroundDispatcher):
+    class Slim(BackgroundDispatcher):
+        __slots__ = ()
+
+    class Usual(BackgroundDispatcher):
         pass
+
+    Own = Slim if slots else Usual  # noqa: N806
 
     async def send(entries: list[object]) -> None:
         pass
@@ -124,7 +129,8 @@ CASES: dict[str, Callable[[], Loop]] = {
     "SimpleQueue.put": lambda: appending(queue.SimpleQueue(), "put"),
     "asyncio.Queue.put_nowait": lambda: appending(asyncio.Queue(), "put_nowait"),
     "enqueue(entry)": lambda: appending(dispatcher(), "enqueue"),
-    "enqueue(entry), own subclass": subclassed,
+    "enqueue(entry), own subclass": lambda: subclassed(slots=True),
+    "enqueue(entry), subclass with dict": lambda: subclassed(slots=False),
     "enqueue(entry, context)": lambda: with_context(by_keyword=False),
     "enqueue(entry, context=context)": lambda: with_context(by_keyword=True),
     "full, drop_newest": lambda: appending(full(on_full="drop_newest"), "enqueue"),
@@ -177,9 +183,7 @@ def instructions(case: str, toggle: str, folder: Path) -> float:
         ],
         check=True,
         capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "malloc"}
-        if False
-        else {**os.environ, "PYTHONHASHSEED": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0"},
     )
     totals = next(
         line for line in out.read_text().splitlines() if line.startswith("totals:")
@@ -245,7 +249,7 @@ def main() -> int:
     print(f"CPython {version} ({build}), {platform.machine()}: {unit} per call")
     for case, price in prices.items():
         ratio = price / prices["deque.append"]
-        print(f"  {case:<34}{price:8.0f}   {ratio:5.2f} of deque.append")
+        print(f"  {case:<36}{price:8.0f}   {ratio:5.2f} of deque.append")
     failed = 0
     print("limits")
     for case, base, gil, free in LIMITS:
@@ -253,7 +257,7 @@ def main() -> int:
         ratio = prices[case] / prices[base]
         verdict = "met" if ratio <= limit else "NOT MET"
         failed += ratio > limit
-        print(f"  {case:<34}{ratio:8.2f}   of {base}, limit {limit:.2f}: {verdict}")
+        print(f"  {case:<36}{ratio:8.2f}   of {base}, limit {limit:.2f}: {verdict}")
     if options.json:
         figures = {"python": version, "build": build, "unit": unit, "prices": prices}
         options.json.write_text(json.dumps(figures, indent=2))

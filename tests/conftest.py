@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -19,8 +20,15 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedLoop]:
     loop = SteppedLoop()
     monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
     yield loop
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(_end(loop))
     loop.close()
+
+
+async def _end(loop: SteppedLoop) -> None:
+    # What a failed test left behind is given its five seconds, or it would stand still.
+    ending = asyncio.ensure_future(loop.shutdown_asyncgens())
+    await loop.advance(60.0)
+    await ending
 
 
 @pytest.fixture

@@ -64,10 +64,13 @@ class Call:
         """Run the call as a task of the running `loop`."""
         context = self._dispatcher.fresh_context()
         context.run(current_call.set, self)
+        self._watch(loop, self._dispatcher.dispatch_timeout)
         self._task = asyncio.Task(self._run(loop), loop=loop, context=context, **_EAGER)
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         dispatcher = self._dispatcher
+        if not dispatcher.has_place(self):
+            return  # its loop stood still, and its place was given to another
         try:
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
@@ -76,7 +79,6 @@ class Call:
                 return
             dispatcher.taken(self.home)
             self._began = dispatcher._now()
-            self._watch(loop, dispatcher.dispatch_timeout)
             awaitable = dispatcher.invoke(self, take.entries)
             await awaitable
         except (KeyboardInterrupt, SystemExit) as error:
@@ -141,9 +143,13 @@ class Call:
         if task is not None:
             self.home.post(task.cancel, self._dispatcher.fresh_context())
 
+    def is_orphaned(self) -> bool:
+        """Whether its loop is closed, or stands still before it has taken anything."""
+        return self.home.closed or (self.take is None and self.home.stalled)
+
     def orphan(self) -> None:
-        """Settle and release a call whose loop was closed under it."""
-        if self._task is not None:
+        """Settle and release a call whose loop was closed under it, or stands still."""
+        if self._task is not None and self.home.closed:
             self._task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = self._task.get_coro()
             if self.take is None and iscoroutine(coroutine):

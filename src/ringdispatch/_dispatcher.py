@@ -144,9 +144,10 @@ class BackgroundDispatcher(Windows[Entry]):
             time ran out.
         """
         timeout = _options.timeout(timeout)
+        if self._home is not None and self._home.stalled:
+            self._revive()
         accepted = None if self._room else self._offer(entry, context)
         if accepted is None:
-            self._revive()
             accepted = await self._room.wait(
                 lambda: self._offer(entry, context), timeout
             )

@@ -259,6 +259,9 @@ class _Background:
         self._thread.join(END_SECONDS + 1.0)
 
 
+# Set when the process ends: what is left then runs on a loop of its own.
+_exiting = threading.Event()
+
 # Empty, or {"thread": the one}. A dict, because its setdefault decides between two
 # threads without a lock, which a signal handler could find held.
 _background: dict[str, _Background] = {}
@@ -271,6 +274,8 @@ def background_home() -> Home:
         RuntimeError: no thread can be started, for instance at interpreter shutdown.
     """
     background = _background.get("thread")
+    if _exiting.is_set():
+        raise RuntimeError("the process is ending")
     if background is None:
         mine = _Background()
         background = _background.setdefault("thread", mine)
@@ -289,6 +294,7 @@ def is_background(loop: asyncio.AbstractEventLoop) -> bool:
 
 def stop_background() -> None:
     """End the background thread, if there is one, after it has drained."""
+    _exiting.set()
     background = _background.get("thread")
     if background is not None:
         background.stop()

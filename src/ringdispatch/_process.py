@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import os
 import sys
+import time
 import weakref
 from typing import Any, Protocol
 
@@ -63,17 +64,19 @@ def after_fork_in_child() -> None:
 
 def at_exit() -> None:
     """Dispatch what is pending, within five seconds; report what cannot be."""
+    deadline = time.monotonic() + END_SECONDS
     stop_background()
     members = list(_members)
     waiting = [member for member in members if member._needs_end()]
-    if waiting:
-        run_inline(_end_all(waiting))
+    left = deadline - time.monotonic()
+    if waiting and left > 0:
+        run_inline(_end_all(waiting, left))
     for member in members:
         member._end()
 
 
-async def _end_all(members: list[Member]) -> None:
-    await asyncio.gather(*(member._end_here(END_SECONDS) for member in members))
+async def _end_all(members: list[Member], seconds: float) -> None:
+    await asyncio.gather(*(member._end_here(seconds) for member in members))
 
 
 atexit.register(at_exit)

@@ -13,6 +13,7 @@ from libc.stdint cimport uint64_t
 
 from ringdispatch._ring cimport (
     Core,
+    LOOK_ROUND,
     Py_INCREF,
     Py_XDECREF,
     Ring,
@@ -201,6 +202,8 @@ cdef int place(
         else:
             core.rejected_full += 1
             outcome = REFUSED
+            if core.rejected_full % LOOK_ROUND == 0:
+                outcome |= REACHED
         if not core.telling:
             core.telling = True
             outcome |= FIRST_DROP

@@ -68,7 +68,7 @@ ctypedef struct Core:
     double opened  # when the window opened, by the dispatcher's clock
 
 
-# How often enqueue looks whether its home still runs, in entries.
+# How often enqueue looks whether its home still runs, in entries taken or refused.
 cdef enum:
     LOOK_ROUND = 4096
 

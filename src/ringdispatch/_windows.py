@@ -237,15 +237,20 @@ class Windows(Producer[Entry]):
     # ---- on the home: what is due
 
     def _arrive(self, home: Home) -> None:
-        if home is self._home and not home.ended:
+        if home is self._home:
             home.settle_in(self)
         self.look(home)
 
     def look(self, home: Home) -> None:
         """Start what is due and a place is free for; set the timer for the rest."""
         for call in list(self._calls):
-            if call.home.closed:
+            if call.is_orphaned():
                 call.orphan()
+        if home.ended:
+            self._finish_settlements()
+            if self.ring.pending:
+                self._call_home(self._home_for_window())
+            return
         if home is not self._home:
             if home.closed or not home.here:
                 return
@@ -308,6 +313,10 @@ class Windows(Producer[Entry]):
             self.look(home)
 
     # ---- what a call tells of itself
+
+    def has_place(self, call: Call) -> bool:
+        """Whether the call still holds its place."""
+        return call in self._calls
 
     def take(self) -> Take | None:
         """Take the next batch."""
@@ -415,6 +424,7 @@ class Windows(Producer[Entry]):
             self._settlements[waiter] = None
             self.look(home)
             await self._await(waiter, left)
+        home.ended = True
         for call in calls:
             call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
             call.stop()
@@ -432,6 +442,7 @@ class Windows(Producer[Entry]):
 
     def _report(self, home: Home) -> None:
         """Tell of drops, and again after a period while there are any; on the home."""
+        self._finish_settlements()  # those who wait for an evicted entry
         news = self._tell_drops()
         if self._report_timer is not None:
             return

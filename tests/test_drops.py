@@ -1,0 +1,324 @@
+"""C10: nothing is lost in silence, and enqueue itself says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+
+import pytest
+
+from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch._reports import REPORT_SECONDS
+from support import Sink, SteppedLoop
+
+
+class Drops:
+    """An on_drop that adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def __call__(self, reason: str, count: int) -> None:
+        self.calls.append((reason, count))
+
+    def total(self, reason: str) -> int:
+        return sum(count for told, count in self.calls if told == reason)
+
+
+def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[int]:
+    """The number in each log line that gives the reason."""
+    pattern = re.compile(rf"audit: (\d+) entries {reason};? ")
+    found = [pattern.match(record.getMessage()) for record in caplog.records]
+    return [int(match[1]) for match in found if match is not None]
+
+
+@pytest.fixture(autouse=True)
+def logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="ringdispatch")
+
+
+def test_full_says_how_full_and_what_to_do(stepped: SteppedLoop, sink: Sink) -> None:
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=2, on_full="raise"
+        )
+        assert dispatcher.enqueue(1)
+        assert dispatcher.enqueue(2)
+        with pytest.raises(Full, match="2 entries pending: raise capacity"):
+            dispatcher.enqueue(3)
+        assert dispatcher.statistics().rejected_full == 1
+        assert await dispatcher.aclose()
+        assert dispatcher.enqueue(4) is False  # closed is not full
+        assert dispatcher.statistics().rejected_closed == 1
+
+    stepped.run_until_complete(main())
+
+
+def test_enqueue_itself_tells_nobody(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10
+    async def main() -> None:
+        for on_full in ("drop_newest", "drop_oldest", "raise"):
+            drops = Drops()
+            dispatcher = BackgroundDispatcher(
+                sink, ms_delay=100, capacity=2, on_full=on_full, on_drop=drops
+            )
+            for number in range(20):
+                with contextlib.suppress(Full):
+                    dispatcher.enqueue(number)
+            assert drops.calls == []
+            assert caplog.records == []
+            assert await dispatcher.aclose()
+            told = len(drops.calls)
+            caplog.clear()
+            for number in range(20):
+                assert dispatcher.enqueue(number) is False
+            assert len(drops.calls) == told
+            assert caplog.records == []
+            await stepped.settle()
+            assert drops.total("rejected_closed") == 20
+            caplog.clear()
+
+    stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize(
+    ("on_full", "reason"),
+    [
+        ("drop_newest", "rejected_full"),
+        ("raise", "rejected_full"),
+        ("drop_oldest", "evicted"),
+    ],
+)
+def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    on_full: str,
+    reason: str,
+) -> None:  # C10
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=2, on_full=on_full, on_drop=drops, name="audit"
+        )
+        for number in range(7):
+            with contextlib.suppress(Full):
+                dispatcher.enqueue(number)
+        await stepped.advance(0.2)
+        assert getattr(dispatcher.statistics(), reason) == 5
+        assert drops.calls == [(reason, 5)]
+        assert lines(caplog, reason) == [5]
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert record.name == "ringdispatch"
+        assert "raise capacity, shorten ms_delay" in record.getMessage()
+        await stepped.advance(5 * REPORT_SECONDS)
+        assert drops.calls == [(reason, 5)]
+        assert lines(caplog, reason) == [5]
+        assert stepped.timers() == []  # C3
+
+    stepped.run_until_complete(main())
+
+
+def test_lasting_overflow_makes_one_line_per_period(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10, F30
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=2, on_drop=drops, name="audit"
+        )
+        seconds = 60
+        for number in range(seconds * 20):
+            for _ in range(3):
+                dispatcher.enqueue(number)
+            await stepped.advance(0.05)
+        dropped = dispatcher.statistics().rejected_full
+        assert dropped > 500
+        periods = seconds / REPORT_SECONDS
+        assert periods - 1 <= len(lines(caplog, "rejected_full")) <= periods + 1
+        await stepped.advance(2 * REPORT_SECONDS)
+        assert sum(lines(caplog, "rejected_full")) == dropped
+        assert drops.total("rejected_full") == dropped
+        assert len(lines(caplog, "rejected_full")) <= periods + 2
+        assert stepped.timers() == []  # C3
+
+    stepped.run_until_complete(main())
+
+
+def test_drops_are_told_by_a_timer_while_no_batch_goes_out(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink,
+            ms_delay=100,
+            capacity=2,
+            dispatch_timeout=None,
+            on_drop=drops,
+            name="audit",
+        )
+        sink.hold()
+        dispatcher.enqueue(0)
+        await stepped.advance(0.2)  # stuck from here on
+        for number in range(5):
+            dispatcher.enqueue(number)
+        await stepped.settle()
+        assert drops.calls == [("rejected_full", 3)]
+        dispatcher.enqueue(5)
+        await stepped.advance(REPORT_SECONDS - 1)
+        assert lines(caplog, "rejected_full") == [3]
+        await stepped.advance(2)
+        assert drops.calls == [("rejected_full", 3), ("rejected_full", 1)]
+        assert lines(caplog, "rejected_full") == [3, 1]
+        await stepped.advance(3 * REPORT_SECONDS)
+        (watch,) = stepped.timers()  # C3: the call's own, far away; nothing drops
+        assert watch.when() > stepped.time() + 3600
+        dispatcher.enqueue(6)
+        await stepped.settle()
+        assert drops.total("rejected_full") == 5
+        assert lines(caplog, "rejected_full") == [3, 1, 1]
+        sink.release()
+        await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
+def test_drops_are_told_by_the_time_close_returns(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=2, on_drop=drops, name="audit"
+        )
+        for number in range(3):
+            dispatcher.enqueue(number)
+        await stepped.advance(0.2)
+        assert lines(caplog, "rejected_full") == [1]
+        for number in range(6):
+            dispatcher.enqueue(number)
+        assert await dispatcher.aclose()
+        assert drops.total("rejected_full") == 5
+        assert lines(caplog, "rejected_full") == [1, 4]  # the period is not waited for
+
+    stepped.run_until_complete(main())
+
+
+def test_entries_refused_after_close_are_told(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10, C15
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, on_drop=drops, name="audit"
+        )
+        dispatcher.enqueue(0)
+        assert await dispatcher.aclose()
+        for number in range(4):
+            assert dispatcher.enqueue(number) is False
+        await stepped.settle()
+        assert dispatcher.statistics().rejected_closed == 4
+        assert drops.calls == [("rejected_closed", 4)]
+        assert lines(caplog, "rejected_closed") == [4]
+        assert "close it after the last request" in caplog.text
+        await stepped.advance(3 * REPORT_SECONDS)
+        assert stepped.timers() == []  # C3
+
+    stepped.run_until_complete(main())
+
+
+def test_what_close_gives_up_is_told_in_one_line(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10, C15
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, max_batch=2, on_drop=drops, name="audit"
+        )
+        sink.hold()
+        for number in range(5):
+            dispatcher.enqueue(number)
+        closing = asyncio.create_task(dispatcher.aclose(timeout=1))
+        await stepped.advance(1.1)
+        assert await closing is False
+        seen = dispatcher.statistics()
+        assert sink.entries == [0, 1]
+        assert (seen.failed, seen.abandoned) == (2, 3)
+        assert seen.pending == seen.in_flight == 0
+        assert drops.calls == [("abandoned", 3)]
+        warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+        (line,) = (record.getMessage() for record in warnings)
+        assert line == (
+            "audit: close timed out after 1.0 s: "
+            "2 entries in flight count as failed, 3 pending as abandoned"
+        )
+
+    stepped.run_until_complete(main())
+
+
+def test_reasons_are_told_apart(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink,
+            ms_delay=100,
+            capacity=2,
+            on_full="drop_oldest",
+            on_drop=drops,
+            name="audit",
+        )
+        for number in range(5):
+            dispatcher.enqueue(number)
+        waiting = asyncio.create_task(dispatcher.aenqueue(5, timeout=0))
+        await stepped.settle()
+        assert await waiting is False  # it waits for room, and displaces nothing
+        assert await dispatcher.aclose()
+        dispatcher.enqueue(6)
+        await stepped.settle()
+        assert sorted(drops.calls) == [
+            ("evicted", 3),
+            ("rejected_closed", 1),
+            ("rejected_full", 1),
+        ]
+        for reason, count in drops.calls:
+            assert lines(caplog, reason) == [count]
+            assert getattr(dispatcher.statistics(), reason) == count
+
+    stepped.run_until_complete(main())
+
+
+def test_hook_that_enqueues_and_drops_again_is_no_loop(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10, F15
+    async def main() -> None:
+        told: list[int] = []
+
+        def on_drop(reason: str, count: int) -> None:
+            told.append(count)
+            dispatcher.enqueue("from the hook")
+
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=1, on_drop=on_drop, name="audit"
+        )
+        sink.hold()
+        dispatcher.enqueue(0)
+        await stepped.advance(0.2)
+        for number in range(3):
+            dispatcher.enqueue(number)
+        await stepped.advance(5 * REPORT_SECONDS)
+        assert len(told) <= 7
+        assert len(lines(caplog, "rejected_full")) <= 7
+        sink.release()
+        assert await dispatcher.aclose()
+        assert sum(told) == sum(lines(caplog, "rejected_full"))
+        refused = dispatcher.statistics()
+        assert sum(told) == refused.rejected_full
+
+    stepped.run_until_complete(main())
