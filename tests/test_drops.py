@@ -232,6 +232,23 @@ def test_entries_refused_after_close_are_told(
     stepped.run_until_complete(main())
 
 
+def test_entries_refused_by_a_dispatcher_that_never_had_one_are_told(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C10: before the end of the process, which may be weeks away
+    async def main() -> None:
+        drops = Drops()
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, on_drop=drops, name="audit"
+        )
+        assert await dispatcher.aclose()
+        assert dispatcher.enqueue(0) is False
+        await stepped.advance(REPORT_SECONDS + 1)
+        assert drops.calls == [("rejected_closed", 1)]
+        assert lines(caplog, "rejected_closed") == [1]
+
+    stepped.run_until_complete(main())
+
+
 def test_what_close_gives_up_is_told_in_one_line(
     stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:  # C10, C15

@@ -215,7 +215,7 @@ cdef int place(
             core.window = True
             opening.position = core.tail - 1
             if core.tail - core.head == 1:
-                core.opened = opening.now
+                core.opened = core.oldest = opening.now
             outcome |= OPENING
             set_check(core)
         elif core.tail > core.check:

@@ -66,6 +66,8 @@ ctypedef struct Core:
     uint64_t generation  # of the process: raised in each forked child
     double dispatch_seconds
     double opened  # when the window opened, by the dispatcher's clock
+    double oldest  # no pending entry is older than this
+    uint64_t turn  # from this position on, none is older than `opened`
 
 
 # How often enqueue looks whether its home still runs, in entries taken or refused.

@@ -37,6 +37,8 @@ cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
     if core.tail - core.head > core.peak_pending:
         core.peak_pending = core.tail - core.head
     core.head += count
+    if core.head >= core.turn:
+        core.oldest = core.opened
     if core.head == core.tail:
         core.window = False
     set_check(core)
@@ -101,10 +103,13 @@ cdef class Ring:
         return opened
 
     def reopen(self, double now):
-        """Let the window of the entries that come from now on begin now."""
+        """Let a window begin now, for the entries from the returned position on."""
         ring_lock(&self.core.mutex)
+        cdef uint64_t turn = self.core.tail
         self.core.opened = now
+        self.core.turn = turn
         ring_unlock(&self.core.mutex)
+        return turn
 
     def forsake(self):
         """Nobody could be told of the pending entries: let the next one open again."""
@@ -213,7 +218,7 @@ cdef class Ring:
             max(seen.peak_pending, pending),
             self.capacity,
             seen.dispatch_seconds,
-            max(0.0, now - seen.opened) if pending else 0.0,
+            max(0.0, now - seen.oldest) if pending else 0.0,
             None,
         )
 

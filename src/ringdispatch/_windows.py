@@ -54,6 +54,7 @@ class Windows(Producer[Entry]):
         "_report_timer",
         "_room",
         "_settlements",
+        "_starting",
         "_timer",
         "dispatch_function",
         "dispatch_timeout",
@@ -105,6 +106,7 @@ class Windows(Producer[Entry]):
         self._settlements: dict[Settlement, None] = {}
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
+        self._starting: Home | None = None
         self._timer: tuple[Home, Timer] | None = None
         self._report_timer: Timer | None = None
 
@@ -262,21 +264,32 @@ class Windows(Producer[Entry]):
         if ring.pending:
             now = self._now()
             if now >= ring.opened + self._delay - _ON_TIME_SECONDS:
-                self._due = ring.tail
-                ring.reopen(now)
+                self._due = ring.reopen(now)
             for waiter in list(self._settlements):
                 if waiter.urgent:
                     self._due = max(self._due, waiter.end)
-            loop = home.loop
-            while loop is not None and self._wants_call() and self._reserve():
-                call = Call(self, home)
-                self._calls[call] = None
-                call.start(loop)
+            self._start_calls(home)
         self._set_timer(home)
         self._finish_settlements()
 
-    def _reserve(self) -> bool:
-        return self.ring.reserve(self._max_in_flight)
+    def _start_calls(self, home: Home) -> None:
+        loop = home.loop
+        started = 0
+        self._starting = home
+        try:
+            while loop is not None and self._wants_call():
+                if started == self._max_in_flight:
+                    # Calls that end at once could go on for ever: let others run.
+                    self._call_home(home)
+                    break
+                if not self.ring.reserve(self._max_in_flight):
+                    break
+                started += 1
+                call = Call(self, home)
+                self._calls[call] = None
+                call.start(loop)
+        finally:
+            self._starting = None
 
     def _wants_call(self) -> bool:
         """Whether entries are to go out now that no call is about to take."""
@@ -360,7 +373,8 @@ class Windows(Producer[Entry]):
         self.ring.release()
         home = self._home
         if home is not None and home is call.home and home.here:
-            self.look(home)
+            if self._starting is not home:  # else it looks again when it has started
+                self.look(home)
         else:
             self._finish_settlements()
             if self.ring.pending:

@@ -1,0 +1,329 @@
+"""C17: the child of a fork starts empty and works; the parent keeps its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from typing import Any
+
+import pytest
+
+from loops import LOOPS
+from subprocesses import Outcome, run_snippet
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
+
+SETUP = """
+    async def send(batch):
+        say(name, batch)
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+    name = "parent"
+
+    def child(body):
+        '''Run body in a forked child; a child that hangs fails the test.'''
+        global name
+        pid = os.fork()
+        if pid:
+            return pid
+        signal.alarm(15)
+        code = 1
+        try:
+            name = "child"
+            body()
+            code = 0
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def join(pid):
+        status = os.waitpid(pid, 0)[1]
+        assert status == 0, status
+"""
+
+
+def forked(body: str, **options: Any) -> Outcome:
+    # From 3.12 on every fork of a process with threads warns.
+    return run_snippet(
+        SETUP + body, warnings=("ignore:This process:DeprecationWarning",), **options
+    )
+
+
+def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # C17
+    outcome = forked(
+        """
+    for number in range(3):
+        dispatcher.enqueue(number)
+    def body():
+        seen = dispatcher.statistics()
+        assert (seen.accepted, seen.pending, seen.batches) == (0, 0, 0), seen
+        assert seen.peak_pending == seen.rejected_full == 0, seen
+        assert dispatcher.flush()
+        dispatcher.enqueue("mine")
+        assert dispatcher.close()
+        books(dispatcher)
+    join(child(body))
+    assert dispatcher.close()
+    books(dispatcher)
+    """
+    )
+    assert outcome.lines == [
+        "child ['mine']",
+        "accepted=1 dispatched=1",
+        "parent [0, 1, 2]",
+        "accepted=3 dispatched=3",
+    ]
+
+
+@on_each_loop
+def test_fork_inside_a_running_loop(loop_name: str) -> None:  # C17
+    """With an entry pending, one in flight, and a timer set."""
+    outcome = forked(
+        """
+    gate = None
+    async def send(batch):
+        say(name, batch)
+        if batch == ["in flight"]:
+            await gate.wait()
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000, max_in_flight=1)
+    def body():
+        seen = dispatcher.statistics()
+        assert (seen.accepted, seen.pending, seen.in_flight) == (0, 0, 0), seen
+        dispatcher.enqueue("mine")
+        assert dispatcher.flush()
+        books(dispatcher)
+        gc.collect()
+    async def main():
+        global gate
+        gate = asyncio.Event()
+        dispatcher.enqueue("in flight")
+        flush = asyncio.ensure_future(dispatcher.aflush(timeout=20))
+        while not dispatcher.statistics().in_flight:
+            await asyncio.sleep(0)
+        dispatcher.enqueue("pending")
+        join(child(body))
+        gate.set()
+        assert await flush
+        assert await dispatcher.aclose()
+        books(dispatcher)
+    run(main())
+    """,
+        loop=loop_name,
+    )
+    assert outcome.lines == [
+        "parent ['in flight']",
+        "child ['mine']",
+        "accepted=1 dispatched=1",
+        "parent ['pending']",
+        "accepted=2 dispatched=2",
+    ]
+
+
+@on_each_loop
+def test_child_runs_its_own_loop(loop_name: str) -> None:  # C17
+    outcome = forked(
+        """
+    async def use():
+        dispatcher.enqueue(name)
+        await dispatcher.aflush()
+        dispatcher.enqueue("left to the end of run")
+    run(use())
+    join(child(lambda: run(use())))
+    run(use())
+    books(dispatcher)
+    """,
+        loop=loop_name,
+    )
+    last = "['left to the end of run']"
+    assert outcome.lines == [
+        "parent ['parent']",
+        f"parent {last}",
+        "child ['child']",
+        f"child {last}",
+        "parent ['parent']",
+        f"parent {last}",
+        "accepted=4 dispatched=4",
+    ]
+
+
+def test_f01_f04_forks_while_threads_produce_and_a_fork_after_a_fork() -> None:
+    outcome = forked(  # C17
+        """
+    received = []
+    async def send(batch):
+        received.extend(batch)
+    dispatcher = BackgroundDispatcher(send, ms_delay=1, max_batch=100)
+    stop = threading.Event()
+    accepted = [0, 0, 0]
+    def produce(mine):
+        while not stop.is_set():
+            if dispatcher.enqueue((mine, accepted[mine])):
+                accepted[mine] += 1
+            time.sleep(0)
+    threads = [threading.Thread(target=produce, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    def use():
+        del received[:]
+        for number in range(500):
+            assert dispatcher.enqueue(number)
+        assert dispatcher.flush()
+        assert received == list(range(500)), received[:10]
+        seen = dispatcher.statistics()
+        assert seen.accepted == seen.dispatched == 500, seen
+    def body():
+        use()
+        join(child(use))
+        assert dispatcher.enqueue("after")
+        assert dispatcher.close()
+    for _ in range(15):
+        join(child(body))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.close()
+    assert dispatcher.statistics().dispatched == sum(accepted) == len(received)
+    for mine in range(3):
+        numbers = [n for who, n in received if who == mine]
+        assert numbers == list(range(accepted[mine]))
+    say("done")
+    """,
+        debug=False,
+        seconds=50,
+    )
+    assert outcome.lines == ["done"]
+
+
+def test_f03_hook_after_the_object_was_collected_prints_nothing() -> None:  # C17
+    outcome = forked(
+        """
+    other = BackgroundDispatcher(send, ms_delay=1)
+    other.enqueue("a")
+    assert other.flush()
+    del other, dispatcher
+    gc.collect()
+    join(child(gc.collect))
+    say("done")
+    """
+    )
+    assert outcome.lines == ["parent ['a']", "done"]
+
+
+def test_f05_hooks_work_does_not_depend_on_what_is_pending() -> None:  # C17
+    """No entry is freed, and no code of an entry runs, in the child's hook."""
+    outcome = forked(
+        """
+    class Entry:
+        def __del__(self):
+            if name == "child" or os.getpid() != owner:
+                os.write(2, b"an entry of the parent ended in the child")
+    owner = os.getpid()
+    for number in range(1000):
+        dispatcher.enqueue(Entry())
+    def body():
+        gc.collect()
+        for number in range(100):
+            dispatcher.enqueue(number)
+    join(child(body))
+    async def quiet(batch): pass
+    dispatcher.dispatch_function = quiet
+    assert dispatcher.close()
+    say("done")
+    """
+    )
+    assert outcome.lines[-1] == "done"
+
+
+def test_closed_dispatcher_stays_closed_in_the_child() -> None:  # C17
+    outcome = forked(
+        """
+    dispatcher.enqueue("a")
+    assert dispatcher.close()
+    def body():
+        assert dispatcher.closed
+        assert dispatcher.enqueue("b") is False
+        books(dispatcher)
+        assert dispatcher.close()
+    join(child(body))
+    """,
+        stderr="send: 1 entries rejected_closed; .*",
+    )
+    assert outcome.lines == ["parent ['a']", "rejected_closed=1"]
+
+
+def test_fork_from_the_dispatch_function() -> None:  # C17
+    outcome = forked(
+        """
+    async def send(batch):
+        say(name, batch)
+        if batch == ["fork"]:
+            def body():
+                dispatcher.enqueue("mine")
+                assert dispatcher.flush()
+            join(child(body))
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000, home="thread")
+    dispatcher.enqueue("fork")
+    assert dispatcher.flush()
+    assert dispatcher.close()
+    """
+    )
+    assert outcome.lines == ["parent ['fork']", "child ['mine']"]
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_child_that_exits_delivers_what_is_pending(seen: bool) -> None:  # C16, C17
+    outcome = forked(
+        f"""
+    if {seen}:
+        dispatcher.enqueue("before")
+        assert dispatcher.flush()
+    pid = os.fork()
+    if pid == 0:
+        name = "child"
+        dispatcher.enqueue("mine")
+        sys.exit(0)
+    join(pid)
+    """
+    )
+    assert outcome.lines[-1] == "child ['mine']"
+    assert len(outcome.lines) == 1 + seen
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+def test_f36_multiprocessing_child_delivers_at_its_exit(
+    method: str, kind: str
+) -> None:  # C16, C17
+    outcome = run_snippet(
+        f"""
+        import multiprocessing
+        async def send(batch):
+            say(batch)
+        dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+
+        def work():
+            if {kind!r} == "thread":
+                dispatcher.enqueue("child")
+                return
+            async def main():
+                dispatcher.enqueue("child")
+            loop = new_loop()
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(main())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+        if __name__ == "__main__":
+            dispatcher.enqueue("parent")
+            assert dispatcher.flush()
+            process = multiprocessing.get_context({method!r}).Process(target=work)
+            process.start()
+            process.join(20)
+            assert process.exitcode == 0, process.exitcode
+            process.close()
+        """,
+        warnings=("ignore:This process:DeprecationWarning",),
+    )
+    assert outcome.lines == ["['parent']", "['child']"]

@@ -1,0 +1,213 @@
+"""C3 and issue 2, points 4 and 5: what a batch costs, and that idle means idle."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from loops import LOOPS
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import Sink, SteppedLoop
+
+IDLE = """
+    async def send(batch): pass
+    dispatcher = BackgroundDispatcher(send, ms_delay=5, home={home!r})
+
+    def switches():
+        total = 0
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{{thread}}/status") as status:
+                for line in status:
+                    if line.startswith("voluntary_ctxt_switches"):
+                        total += int(line.split()[1])
+        return total
+
+    def idle():
+        # One more for falling asleep here; debug modes are off.
+        before = switches()
+        time.sleep(2.5)
+        return switches() - before
+"""
+
+needs_proc = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads /proc"
+)
+
+
+@needs_proc
+def test_idle_process_makes_no_wake_ups() -> None:  # C3
+    outcome = run_snippet(
+        IDLE.format(home="auto")
+        + """
+    for number in range(2000):
+        dispatcher.enqueue(number)
+    assert dispatcher.flush()
+    for number in range(5):
+        dispatcher.enqueue(number)
+        eventually(lambda: not dispatcher.pending)
+    assert dispatcher.flush()
+    eventually(lambda: not dispatcher._calls)
+    assert threading.active_count() == 2
+    say(idle())
+    """,
+        debug=False,
+    )
+    assert int(outcome.lines[0]) <= 1
+
+
+@needs_proc
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_idle_loop_makes_no_wake_ups(loop_name: str) -> None:  # C3
+    outcome = run_snippet(
+        IDLE.format(home="auto")
+        + """
+    async def main():
+        for number in range(2000):
+            dispatcher.enqueue(number)
+        assert await dispatcher.aflush()
+        dispatcher.enqueue("a")
+        while dispatcher.statistics().dispatched < 2001:
+            await asyncio.sleep(0.001)
+        gate = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        def watch():
+            say(idle())
+            loop.call_soon_threadsafe(gate.set)
+        thread = threading.Thread(target=watch)
+        thread.start()
+        await gate.wait()
+        thread.join()
+    run(main())
+    """,
+        loop=loop_name,
+        debug=False,
+    )
+    # The loop goes to sleep once, the watching thread once.
+    assert int(outcome.lines[0]) <= 2
+
+
+# ---- what a batch costs
+
+
+class CountingLoop(SteppedLoop):
+    """Counts who wakes it, and what timers and tasks are made on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: Counter[str] = Counter()
+        self.set_task_factory(self._count_task)
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+        self.made["wake-ups"] += 1
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+    def call_at(self, when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        self.made["timers"] += 1
+        return super().call_at(when, *args, **kwargs)
+
+    def _count_task(self, loop: Any, coroutine: Any, **kwargs: Any) -> Any:
+        self.made["tasks"] += 1
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
+    loop = CountingLoop()
+    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
+    # A call is a task made without the loop's factory.
+    import ringdispatch._call as module
+
+    class Tasks(asyncio.Task):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            loop.made["tasks"] += 1
+            super().__init__(*args, **kwargs)
+
+    class Module:
+        Task = Tasks
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+    monkeypatch.setattr(module, "asyncio", Module())
+    yield loop
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+@pytest.mark.parametrize("entries", [1, 2, 1000])
+@pytest.mark.parametrize("dispatch_timeout", [30.0, None])
+def test_batch_costs_one_wake_up_two_timers_one_task(
+    counting: CountingLoop, entries: int, dispatch_timeout: float | None
+) -> None:  # issue 2, point 4
+    sink = Sink(counting.time)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, dispatch_timeout=dispatch_timeout
+        )
+        dispatcher.enqueue("first")
+        await counting.advance(0.2)
+        counting.made.clear()
+        for _ in range(10):
+            for number in range(entries):
+                dispatcher.enqueue(number)
+            await counting.advance(0.2)
+        assert len(sink.batches) == 11
+        # A timer for the window, one for the timeout.
+        assert counting.made["wake-ups"] <= 10
+        assert counting.made["timers"] <= 20
+        assert counting.made["tasks"] == 10
+
+    counting.run_until_complete(main())
+
+
+def test_batches_of_a_backlog_cost_no_wake_up_and_no_window_timer(
+    counting: CountingLoop,
+) -> None:  # issue 2, point 4
+    sink = Sink(counting.time)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=10)
+        sink.hold()
+        for number in range(1000):
+            dispatcher.enqueue(number)
+        await counting.advance(0.2)
+        assert len(sink.batches) == 1
+        counting.made.clear()
+        sink.release()
+        await counting.settle()
+        while dispatcher.pending:
+            await counting.settle()
+        assert len(sink.batches) == 100
+        assert counting.made["wake-ups"] == 0
+        assert counting.made["timers"] <= 2 * 99
+        assert counting.made["tasks"] == 99
+
+    counting.run_until_complete(main())
+
+
+def test_full_batches_cost_no_more_than_a_wake_up_each(
+    counting: CountingLoop,
+) -> None:  # issue 2, point 4: from other threads' bursts the loop is woken once
+    sink = Sink(counting.time)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=10)
+        dispatcher.enqueue("first")
+        await counting.advance(0.2)
+        counting.made.clear()
+        for _ in range(20):
+            for number in range(10):
+                dispatcher.enqueue(number)
+            await counting.settle()
+        assert len(sink.batches) == 21
+        assert counting.made["tasks"] == 20
+        assert counting.made["timers"] <= 2 * 20
+        assert counting.made["wake-ups"] <= 20
+
+    counting.run_until_complete(main())
