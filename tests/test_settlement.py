@@ -294,7 +294,7 @@ class History:
         assert await self.dispatcher.aclose() == (not cut_short)
 
 
-@settings(max_examples=400, deadline=None, print_blob=True)
+@settings(max_examples=1500, deadline=None, print_blob=True)
 @given(
     options=options,
     script=st.lists(outcomes, max_size=12),

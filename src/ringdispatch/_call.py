@@ -66,6 +66,12 @@ class Call:
         context.run(current_call.set, self)
         self._watch(loop, self._dispatcher.dispatch_timeout)
         self._task = asyncio.Task(self._run(loop), loop=loop, context=context, **_EAGER)
+        if not _EAGER:  # cancelled before its first step, it runs nothing of its own
+            self._task.add_done_callback(self._never_began, context=context)
+
+    def _never_began(self, _: asyncio.Task[None]) -> None:
+        if self.take is None:
+            self.release()
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         dispatcher = self._dispatcher

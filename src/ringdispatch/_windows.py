@@ -158,8 +158,10 @@ class Windows(Producer[Entry]):
             self._call_home(self._home)
 
     def _dropped(self) -> None:
-        """Have the first drop told, if anybody is there to tell it."""
+        """Have the first drop told, if anybody is there to tell it; at exit otherwise."""
         home = self._home
+        if (home is None or home.closed) and running_loop() is not None:
+            home = self._settle(blocking=False)
         if home is not None and not home.stalled:
             self._post(partial(self._report, home))
 

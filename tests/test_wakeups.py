@@ -1,0 +1,128 @@
+"""F23: no wake-up is lost between taking and waiting, in 20 000 windows each way.
+
+Each dispatcher has a chain: when a batch is about to be taken, another thread is sent for
+the next entry, which comes just before the taking, in the middle of it, or just after.
+Nothing else is ever enqueued, so that one wake-up lost breaks the chain for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ringdispatch import BackgroundDispatcher
+from ringdispatch._ring import Take
+
+ENTRIES = 20_000
+DEADLINE = 40.0  # seconds, for all of them
+
+# What an entry can come across: a timer, a full batch, a place given back.
+KINDS: list[dict[str, Any]] = [
+    {"ms_delay": 0.05},
+    {"ms_delay": 0.5},
+    {"ms_delay": 0.5, "max_in_flight": 3},
+    {"ms_delay": 0.05, "max_batch": 2, "max_in_flight": 2},
+    {"ms_delay": 60_000, "max_batch": 1},
+    {"ms_delay": 60_000, "max_batch": 1, "max_in_flight": 2},
+]
+
+
+class Chain(BackgroundDispatcher[int]):
+    """Sends for an entry each time it is about to take."""
+
+    __slots__ = ("producer", "slow")
+
+    def __init__(self, producer: Producer, *, slow: bool, **options: Any) -> None:
+        super().__init__(self.receive, **options)
+        self.producer = producer
+        self.slow = slow  # its calls last longer than a step of the loop
+        producer.chains.append(self)
+
+    def take(self) -> Take | None:
+        self.producer.orders.put(self)
+        return super().take()
+
+    async def receive(self, batch: list[int]) -> None:
+        if self.slow:
+            await asyncio.sleep(0)
+        for _ in batch[1:]:  # came together with another, and had no taking of its own
+            self.producer.orders.put(self)
+        self.producer.received(len(batch))
+
+
+class Producer(threading.Thread):
+    """Enqueues an entry for each order, after a moment that varies."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.chains: list[Chain] = []
+        self.orders: queue.SimpleQueue[Chain] = queue.SimpleQueue()
+        self.moments = random.Random()
+        self.arrived = 0
+        self.all_arrived = threading.Event()
+
+    def run(self) -> None:
+        for chain in self.chains:
+            self.orders.put(chain)
+        for number in range(ENTRIES):
+            chain = self.orders.get()
+            for _ in range(self.moments.choice((0, 0, 10, 30, 100, 300))):
+                pass
+            chain.enqueue(number)
+
+    def received(self, count: int) -> None:
+        """Count what arrives; all chains call it on one thread."""
+        self.arrived += count
+        if self.arrived == ENTRIES:
+            self.all_arrived.set()
+
+    def broken(self) -> list[str]:
+        return [f"{chain!r} {chain.statistics()}" for chain in self.chains]
+
+
+@pytest.fixture(autouse=True)
+def impatient() -> Iterator[None]:
+    """Let threads that share a GIL take turns a thousand times as often as usual."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 1000)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def chains(**options: Any) -> Producer:
+    producer = Producer()
+    for kind in KINDS:
+        for slow in (False, True):
+            Chain(producer, slow=slow, **kind, **options)
+    return producer
+
+
+def test_no_wake_up_is_lost_on_a_loop() -> None:
+    producer = chains()
+
+    async def main() -> None:
+        for chain in producer.chains:
+            chain.bind()
+        producer.start()
+        assert await asyncio.to_thread(producer.all_arrived.wait, DEADLINE), (
+            producer.broken()
+        )
+        for chain in producer.chains:
+            assert await chain.aclose()
+
+    asyncio.run(main())
+
+
+def test_no_wake_up_is_lost_on_the_background_thread() -> None:
+    producer = chains(home="thread")
+    producer.start()
+    assert producer.all_arrived.wait(DEADLINE), producer.broken()
+    for chain in producer.chains:
+        assert chain.close()
