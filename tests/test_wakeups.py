@@ -1,13 +1,16 @@
 """F23: no wake-up is lost between taking and waiting, in 20 000 windows each way.
 
-Each dispatcher has a chain: when a batch is about to be taken, another thread is sent for
-the next entry, which comes just before the taking, in the middle of it, or just after.
+Each dispatcher has a chain: when a batch is about to be taken, a thread is sent for the
+next entry, which comes just before the taking, in the middle of it, or just after.
 Nothing else is ever enqueued, so that one wake-up lost breaks the chain for good.
+
+RINGDISPATCH_TEST_WINDOWS=1000000 makes it a million; then give pytest a longer timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import random
 import sys
@@ -20,8 +23,8 @@ import pytest
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._ring import Take
 
-ENTRIES = 20_000
-DEADLINE = 40.0  # seconds, for all of them
+ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
+DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
 
 # What an entry can come across: a timer, a full batch, a place given back.
 KINDS: list[dict[str, Any]] = [
@@ -34,19 +37,27 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
+def pass_a_moment(moments: random.Random) -> None:
+    """Be late by up to some ten microseconds."""
+    for _ in range(moments.choice((0, 0, 10, 30, 100, 300, 1000))):
+        pass
+
+
 class Chain(BackgroundDispatcher[int]):
     """Sends for an entry each time it is about to take."""
 
-    __slots__ = ("producer", "slow")
+    __slots__ = ("moments", "producer", "slow")
 
     def __init__(self, producer: Producer, *, slow: bool, **options: Any) -> None:
         super().__init__(self.receive, **options)
         self.producer = producer
+        self.moments = random.Random()
         self.slow = slow  # its calls last longer than a step of the loop
         producer.chains.append(self)
 
     def take(self) -> Take | None:
         self.producer.orders.put(self)
+        pass_a_moment(self.moments)
         return super().take()
 
     async def receive(self, batch: list[int]) -> None:
@@ -64,17 +75,16 @@ class Producer(threading.Thread):
         super().__init__(daemon=True)
         self.chains: list[Chain] = []
         self.orders: queue.SimpleQueue[Chain] = queue.SimpleQueue()
-        self.moments = random.Random()
         self.arrived = 0
         self.all_arrived = threading.Event()
 
     def run(self) -> None:
+        moments = random.Random()
         for chain in self.chains:
             self.orders.put(chain)
         for number in range(ENTRIES):
             chain = self.orders.get()
-            for _ in range(self.moments.choice((0, 0, 10, 30, 100, 300))):
-                pass
+            pass_a_moment(moments)
             chain.enqueue(number)
 
     def received(self, count: int) -> None:

@@ -25,7 +25,8 @@ class Member(Protocol):
 
 
 _members: weakref.WeakSet[Any] = weakref.WeakSet()
-_exit_registered = {os.getpid()}
+_imported_by = os.getpid()
+_seen_to: set[int] = set()  # by register_exit(), process by process
 
 
 def register(member: Member) -> None:
@@ -34,17 +35,21 @@ def register(member: Member) -> None:
 
 
 def register_exit() -> None:
-    """Register the exit anew in a forked child; does nothing in other processes.
+    """See to it that `at_exit` runs in this process too.
 
-    A child that `multiprocessing` forks forgets what its parent registered with atexit,
-    and on 3.11 and 3.12 runs no exit function but the finalizers of multiprocessing.
+    A child of `multiprocessing` forgets what was registered with atexit before it was
+    forked, and on 3.11 and 3.12 runs nothing at its exit but multiprocessing's own
+    finalizers.
     """
-    if os.getpid() in _exit_registered:
+    if os.getpid() in _seen_to:
         return
-    _exit_registered.add(os.getpid())
-    atexit.unregister(at_exit)
-    atexit.register(at_exit)
-    if (util := sys.modules.get("multiprocessing.util")) is not None:
+    _seen_to.add(os.getpid())
+    if os.getpid() != _imported_by:
+        atexit.unregister(at_exit)
+        atexit.register(at_exit)
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process():
         util.Finalize(None, at_exit, exitpriority=0)
 
 

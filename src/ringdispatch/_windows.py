@@ -158,7 +158,7 @@ class Windows(Producer[Entry]):
             self._call_home(self._home)
 
     def _dropped(self) -> None:
-        """Have the first drop told, if anybody is there to tell it; at exit otherwise."""
+        """Have the first drop told, if anybody is there to tell it; else at exit."""
         home = self._home
         if (home is None or home.closed) and running_loop() is not None:
             home = self._settle(blocking=False)
@@ -280,11 +280,13 @@ class Windows(Producer[Entry]):
         self._starting = home
         try:
             while loop is not None and self._wants_call():
+                if not self.ring.reserve(self._max_in_flight):
+                    break
                 if started == self._max_in_flight:
                     # Calls that end at once could go on for ever: let others run.
-                    self._call_home(home)
-                    break
-                if not self.ring.reserve(self._max_in_flight):
+                    self.ring.release()
+                    errand = Errand(partial(self.look, home), self.loop_closed)
+                    loop.call_soon(errand, context=self.fresh_context())
                     break
                 started += 1
                 call = Call(self, home)
