@@ -89,6 +89,8 @@ class ModelRing:
         self.tail = 0
         self.window = False  # somebody has been told of the pending entries
         self.opened = 0.0
+        self.oldest = 0.0  # no pending entry is older than this
+        self.turn = 0  # from this position on, none is older than `opened`
         self.telling = False  # somebody has been told of the drops
         self.places = 0
         self.peak_pending = 0
@@ -134,17 +136,21 @@ class ModelRing:
         elif not self.has_room:
             reason = "evicted" if self.on_full == "drop_oldest" else "rejected_full"
         tells = reason is not None and self._count_drop(reason)
-        displaced = [self.pending.popleft()] if reason == "evicted" else []
+        displaced = self._leave(1) if reason == "evicted" else []
         accepted = reason is None or reason == "evicted"
         opens = accepted and not self.window
         reaches = accepted and self.window and self.tail >= self.announced
+        if reason == "rejected_full":
+            reaches = self.books[reason] % LOOK_ROUND == 0
+        refused = self.books["rejected_full"]
+        looks = reason == "rejected_full" and refused % LOOK_ROUND == 0
         if accepted:
             self.pending.append(entry)
             self.tail += 1
             self.window = True
             self.peak_pending = max(self.peak_pending, len(self.pending))
         if opens and len(self.pending) == 1:
-            self.opened = now
+            self.opened = self.oldest = now
         if opens or reaches:
             self._announce_next()
         position = self.tail - 1
@@ -158,7 +164,7 @@ class ModelRing:
             except BaseException:
                 self.forsake()
                 raise
-        if reaches:
+        if reaches or looks:
             self.producer._reached()
         if tells:
             self.producer._dropped()
@@ -188,9 +194,11 @@ class ModelRing:
         """Nobody could be told of the pending entries: let the next one open again."""
         self.window = False
 
-    def reopen(self, now: float) -> None:
-        """Let the window of the entries that come from now on begin now."""
+    def reopen(self, now: float) -> int:
+        """Let a window begin now, for the entries from the returned position on."""
         self.opened = now
+        self.turn = self.tail
+        return self.turn
 
     # ---- entries go out
 
@@ -213,11 +221,17 @@ class ModelRing:
     def _move_out(self, most: int) -> ModelTake:
         start = self.head
         count = min(most, len(self.pending))
-        entries = [self.pending.popleft() for _ in range(count)]
+        entries = self._leave(count)
         if not self.pending:
             self.window = False
         self._announce_next()
         return ModelTake(self, self.life, start, start + count, entries)
+
+    def _leave(self, count: int) -> list[Any]:
+        left = [self.pending.popleft() for _ in range(count)]
+        if self.head >= self.turn:
+            self.oldest = self.opened
+        return left
 
     # ---- places, for calls of the dispatch function
 
@@ -262,6 +276,6 @@ class ModelRing:
             "peak_pending": self.peak_pending,
             "capacity": self.capacity,
             "dispatch_seconds_total": self.seconds,
-            "oldest_age_seconds": max(0.0, now - self.opened) if self.pending else 0.0,
+            "oldest_age_seconds": max(0.0, now - self.oldest) if self.pending else 0.0,
             "pending_bytes": None,
         }

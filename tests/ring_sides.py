@@ -157,10 +157,12 @@ class Modelled(Side):
         super().__init__()
         self.ring = ModelRing(self, capacity, max_batch, on_full)
         self.held: set[int] = set()  # by who is just handing them in
+        self.came: dict[int, float] = {}
         self.forgotten: set[int] = set()  # in a forked child
 
     def hand_in(self, how: str, number: int, *context: Any) -> bool | None:
         self.held.add(number)
+        self.came[number] = self.clock
         try:
             return self.ring.enqueue(number, *context, waits=how == "offer")
         finally:

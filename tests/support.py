@@ -80,6 +80,10 @@ class Sink:
     def hold(self) -> None:
         self._gate = asyncio.Event()
 
+    def forget(self) -> None:
+        """Let later calls through; those that wait went down with their loop."""
+        self._gate = None
+
     def release(self) -> None:
         assert self._gate is not None
         self._gate.set()

@@ -241,7 +241,7 @@ def test_f37_loop_closed_with_a_dispatch_in_flight(
 
     loop.run_until_complete(main())
     loop.close()
-    sink.release()
+    sink.forget()
     if not waiting:
         dispatcher.enqueue("waiting")
     eventually(lambda: dispatcher.statistics().dispatched == 1)

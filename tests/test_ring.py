@@ -17,7 +17,11 @@ from ringdispatch._ring import ObjectRing
 
 
 def test_look_round_is_announced_every_4096_entries() -> None:  # C14
-    for capacity, on_full in [(5, "drop_oldest"), (3 * LOOK_ROUND, "raise")]:
+    for capacity, on_full in [
+        (5, "drop_oldest"),
+        (5, "drop_newest"),
+        (3 * LOOK_ROUND, "raise"),
+    ]:
         sides = (
             Compiled(capacity, capacity, on_full),
             Modelled(capacity, capacity, on_full),

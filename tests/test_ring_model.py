@@ -129,8 +129,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        for side in self.sides:
-            side.ring.reopen(side.clock)
+        assert len({side.ring.reopen(side.clock) for side in self.sides}) == 1
 
     @rule()
     def forsake(self) -> None:
@@ -162,6 +161,13 @@ class RingMachine(RuleBasedStateMachine):
     @invariant()
     def same_books(self) -> None:  # C8
         assert self.compiled.snapshot() == self.modelled.snapshot()
+
+    @invariant()
+    def oldest_entry_is_no_older_than_told(self) -> None:
+        if self.modelled.ring.pending:
+            came = self.modelled.came[self.modelled.ring.pending[0]]
+            told = self.compiled.snapshot()["oldest_age_seconds"]
+            assert told >= self.modelled.clock - came
 
     @invariant()
     def same_state(self) -> None:

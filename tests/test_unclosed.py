@@ -38,8 +38,11 @@ def test_f35_open_window_still_goes_out_then_the_object_is_freed(
 def test_f35_with_a_cached_enqueue_it_goes_with_the_next_collection(
     stepped: SteppedLoop, sink: Sink
 ) -> None:
+    class Caching(BackgroundDispatcher[Any]):
+        """Has an instance dict, to keep its own bound method in."""
+
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = Caching(sink, ms_delay=100)
         gone = weakref.ref(dispatcher)
         dispatcher.enqueue_cached = dispatcher.enqueue  # type: ignore[attr-defined]
         dispatcher.enqueue("a")

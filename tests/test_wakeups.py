@@ -51,7 +51,7 @@ class Chain(BackgroundDispatcher[int]):
     def __init__(self, producer: Producer, *, slow: bool, **options: Any) -> None:
         super().__init__(self.receive, **options)
         self.producer = producer
-        self.moments = random.Random()
+        self.moments = random.Random(random.getrandbits(32))
         self.slow = slow  # its calls last longer than a step of the loop
         producer.chains.append(self)
 
@@ -79,7 +79,7 @@ class Producer(threading.Thread):
         self.all_arrived = threading.Event()
 
     def run(self) -> None:
-        moments = random.Random()
+        moments = random.Random(random.getrandbits(32))  # the run's seed
         for chain in self.chains:
             self.orders.put(chain)
         for number in range(ENTRIES):

@@ -17,6 +17,7 @@ from ringdispatch._ring cimport (
     Py_INCREF,
     Py_XDECREF,
     Ring,
+    move_head,
     ring_lock,
     ring_unlock,
     set_check,
@@ -193,7 +194,7 @@ cdef int place(
             outcome = REFUSED
         elif on_full == DROP_OLDEST:
             displaced[0] = core.slots[core.head & core.mask]
-            core.head += 1
+            move_head(core, 1)
             core.evicted += 1
             core.peak_pending = core.limit
         elif on_full == WAIT:

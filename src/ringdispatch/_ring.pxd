@@ -80,6 +80,12 @@ cdef inline void set_stop(Core *core) noexcept nogil:
     core.stop = 0 if not core.window else full if full < core.check else core.check
 
 
+cdef inline void move_head(Core *core, uint64_t count) noexcept nogil:
+    core.head += count
+    if core.head >= core.turn:
+        core.oldest = core.opened
+
+
 cdef inline void set_check(Core *core) noexcept nogil:
     """Announce next what comes first: a full batch, or the look round."""
     cdef uint64_t full = core.head + core.max_batch - 1

@@ -36,9 +36,7 @@ cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
     """Move `head` on, after the entries were taken or abandoned."""
     if core.tail - core.head > core.peak_pending:
         core.peak_pending = core.tail - core.head
-    core.head += count
-    if core.head >= core.turn:
-        core.oldest = core.opened
+    move_head(core, count)
     if core.head == core.tail:
         core.window = False
     set_check(core)

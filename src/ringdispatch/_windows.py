@@ -42,6 +42,7 @@ class Windows(Producer[Entry]):
     __slots__ = (
         "__weakref__",
         "_bound",
+        "_called",
         "_calls",
         "_context",
         "_delay",
@@ -106,6 +107,7 @@ class Windows(Producer[Entry]):
         self._settlements: dict[Settlement, None] = {}
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
+        self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
         self._timer: tuple[Home, Timer] | None = None
         self._report_timer: Timer | None = None
@@ -154,6 +156,8 @@ class Windows(Producer[Entry]):
         """A batch is full, or it is time to see whether the home still runs."""
         if self._home is None or self._home.stalled:
             self._revive()
+        elif self._called:
+            pass  # it is about to look, and will see this entry
         elif self.ring.places < self._max_in_flight and self._wants_call():
             self._call_home(self._home)
 
@@ -211,11 +215,13 @@ class Windows(Producer[Entry]):
         """Have the home look what there is to do."""
         while home is not None:
             errand = Errand(partial(self._arrive, home), self.loop_closed)
+            self._called = True
             if home.post(errand, self.fresh_context()):
                 return
             errand.cancel()
             home = self._settle(blocking=False)
         # No thread can be started. The next entry tries again; at exit they go out.
+        self._called = False
         self.ring.forsake()
 
     def _post(self, callback: Callable[[], object]) -> None:
@@ -241,6 +247,7 @@ class Windows(Producer[Entry]):
     # ---- on the home: what is due
 
     def _arrive(self, home: Home) -> None:
+        self._called = False  # before the first look at the ring
         if home is self._home:
             home.settle_in(self)
         self.look(home)
