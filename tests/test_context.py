@@ -74,7 +74,9 @@ def test_f40_no_request_leaks_into_a_batch(loop_name: str, home: str) -> None:  
     )
     tenant.set("main")
     run_on(loop_name, main())
-    assert in_batches == ["maker"] * 3
+    # Three or more: on another thread a batch may leave before the next is refused.
+    assert len(in_batches) >= 3
+    assert set(in_batches) == {"maker"}
     # Drops are told by whoever comes first: a call in its context, or the closer.
     assert len(in_hooks) > 1
     assert not [name for name in in_hooks if name.startswith("request")]

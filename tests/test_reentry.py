@@ -131,7 +131,7 @@ ENTRIES = """
     [
         pytest.param(SIGNALS, 100, id="f14-signals"),
         pytest.param(FINALIZERS, 1000, id="f13-finalizers"),
-        pytest.param(COLLECTOR, 100, id="f13-collector"),
+        pytest.param(COLLECTOR, 10, id="f13-collector"),
         pytest.param(WEAKREFS, 1000, id="f13-weakrefs"),
         pytest.param(ENTRIES, 1000, id="f13-entries"),
     ],

@@ -102,7 +102,11 @@ class RoomQueue:
 
     def call_next(self) -> None:
         """Tell the first in the queue that there may be room."""
-        for turn in tuple(self._turns):
+        while True:
+            try:
+                turn = self._turns[0]
+            except IndexError:
+                return
             try:
                 turn.loop.call_soon_threadsafe(turn.wake.set)
             except RuntimeError:  # its loop is closed, nobody waits there any more
