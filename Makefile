@@ -23,7 +23,7 @@ built := .venv/.built-$(switches)
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
-test: $(built) .venv/.group-test
+test: $(built) .venv/.group-test .venv/.group-demo
 	$(python) -m pytest $(ARGS)
 
 lint: $(built) .venv/.group-lint

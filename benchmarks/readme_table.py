@@ -40,12 +40,14 @@ def table(measured: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {run['python']}{build} | {append:,.0f} | " + " | ".join(cells) + " |"
         )
-    return (
-        "\n".join(lines)
-        + "\n\nInstructions per call, as callgrind counts them around the loop alone, "
-        "the empty loop\ntaken off; in brackets the ratio to `deque.append` in the same "
-        "interpreter.\n"
-    )
+    lines += [
+        "",
+        "Instructions per call, as callgrind counts them around the loop alone, the",
+        "empty loop taken off; in brackets the ratio to `deque.append` in the same",
+        "interpreter.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> int:
