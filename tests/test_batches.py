@@ -225,6 +225,42 @@ def test_entries_after_the_window_was_due_belong_to_a_later_one(
     stepped.run_until_complete(main())
 
 
+def test_entries_that_join_a_backlog_do_not_inherit_its_age(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C1: their window opened when the backlog became due
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=4)
+        for number in range(3):
+            dispatcher.enqueue(number)
+        await stepped.advance(0.05)
+        sink.hold()
+        dispatcher.enqueue(3)  # a full batch, which takes the place
+        await stepped.settle()
+        for number in range(4, 11):
+            dispatcher.enqueue(number)
+        await stepped.advance(0.2)
+        gate = sink._gate
+        assert gate is not None
+        sink.hold()
+        gate.set()  # 4 to 7 go out; 8 to 10 are due and wait
+        await stepped.settle()
+        assert sink.entries == list(range(8))
+        await stepped.advance(0.02)
+        dispatcher.enqueue("joins, and fills the batch")
+        dispatcher.enqueue("later")
+        await stepped.advance(0.02)
+        sink.release()
+        await stepped.settle()
+        assert sink.entries[8:] == [8, 9, 10, "joins, and fills the batch"]
+        await stepped.advance(0.05)
+        assert dispatcher.pending == 1
+        await stepped.advance(0.02)
+        assert sink.entries[12:] == ["later"]
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+
+
 def test_window_left_over_while_the_place_was_taken_goes_out_when_it_is_free(
     stepped: SteppedLoop, sink: Sink
 ) -> None:  # C6: it was due meanwhile
@@ -253,11 +289,11 @@ def test_window_not_yet_due_when_the_place_is_free_waits_for_its_time(
         dispatcher.enqueue("a")
         await stepped.advance(0.15)
         dispatcher.enqueue("b")
-        await stepped.advance(0.05)
+        await stepped.advance(0.099)  # looked at, a moment before its time
         sink.release()
-        await stepped.advance(0.04)
+        await stepped.advance(0.0005)
         assert sink.batches == [["a"]]
-        await stepped.advance(0.02)
+        await stepped.advance(0.001)
         assert sink.batches == [["a"], ["b"]]
         assert await dispatcher.aclose()
 

@@ -99,7 +99,7 @@ def test_f16_ends_of_the_program_propagate_and_the_next_window_works(
 
         async def main():
             dispatcher.enqueue("a")
-            await asyncio.sleep(10)
+            await asyncio.sleep(3)
 
         try:
             run(main())

@@ -151,6 +151,27 @@ def test_bound_loop_gets_what_was_pending_and_stays(
     books_agree(dispatcher)
 
 
+def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
+    """Bound from the dispatch function, where the client was made."""
+    sink = Place()
+
+    async def send(batch: list[Any]) -> None:
+        dispatcher.bind()
+        await sink(batch)
+
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    dispatcher.enqueue("stray")
+    eventually(lambda: dispatcher.statistics().dispatched == 1)
+
+    async def main() -> None:
+        dispatcher.enqueue("request")
+        await comes_true(lambda: len(sink.batches) == 2)
+
+    run_on(loop_name, main())
+    assert sink.threads == [BACKGROUND] * 2
+    assert dispatcher.close()
+
+
 def test_bind_needs_a_running_loop(loop_name: str) -> None:  # C13
     dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
     with pytest.raises(RuntimeError, match="no running event loop"):
@@ -240,8 +261,8 @@ def test_f37_loop_closed_with_a_dispatch_in_flight(
             dispatcher.enqueue("waiting")
 
     loop.run_until_complete(main())
-    loop.close()
     sink.forget()
+    loop.close()
     if not waiting:
         dispatcher.enqueue("waiting")
     eventually(lambda: dispatcher.statistics().dispatched == 1)

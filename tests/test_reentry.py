@@ -138,7 +138,7 @@ ENTRIES = """
 )
 def test_hammered_from(loop_name: str, home: str, source: str, least: int) -> None:
     indented = source.strip()
-    snippet = HAMMER.format(home=home, source=indented, seconds=0.5, least=least)
+    snippet = HAMMER.format(home=home, source=indented, seconds=0.3, least=least)
     outcome = run_snippet(  # C18
         snippet,
         loop=loop_name,
