@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -330,8 +331,10 @@ def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
 
 
 def test_f20_context_with_properties_that_raise(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:  # C11
+    errors: list[BaseException] = []
+
     class Context:
         @property
         def log(self) -> object:
@@ -342,7 +345,9 @@ def test_f20_context_with_properties_that_raise(
             raise ValueError("wait_until")
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, on_error=lambda error, batch: errors.append(error)
+        )
         for _ in range(2):
             sink.error = ValueError()
             assert dispatcher.enqueue("a", Context())
@@ -354,6 +359,10 @@ def test_f20_context_with_properties_that_raise(
         assert dispatcher.statistics().dispatched == 1
 
     stepped.run_until_complete(main())
+    assert len(errors) == 2
+    assert any("failed: ValueError" in line for line in told(caplog, logging.WARNING))
+    gc.collect()  # a task whose exception nobody retrieved is told by its end
+    assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []
 
 
 def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import time
@@ -101,3 +102,29 @@ def test_f35_window_on_the_background_thread_still_goes_out() -> None:
     del dispatcher
     eventually(lambda: sink.batches == [["a"]])
     eventually(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_what_the_dispatch_function_leaves_behind_keeps_no_batch_alive() -> None:
+    """C7: a cancelled timeout stays in the loop's heap, and with it its context."""
+
+    class Entry:
+        pass
+
+    async def send(batch: list[Entry]) -> None:
+        async with asyncio.timeout(3600):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        alive: list[weakref.ref[Entry]] = []
+        for _ in range(20):
+            entry = Entry()
+            alive.append(weakref.ref(entry))
+            dispatcher.enqueue(entry)
+            del entry
+            assert await dispatcher.aflush()
+        await asyncio.sleep(0)
+        assert [ref for ref in alive if ref() is not None] == []
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())

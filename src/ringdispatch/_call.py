@@ -83,8 +83,8 @@ class Call:
             take = self.take = dispatcher.take()
             if take is None:
                 return
-            dispatcher.taken(self.home)
             self._began = dispatcher._now()
+            dispatcher.taken(self.home)
             awaitable = dispatcher.invoke(self, take.entries)
             await awaitable
         except (KeyboardInterrupt, SystemExit) as error:
@@ -92,11 +92,11 @@ class Call:
             # Raised from the loop itself: the loop ends, and no task is left behind
             # with an exception that nobody retrieved.
             loop.call_soon(_raise, error)
-        except Exception as error:
-            self.fail(error)
-        except BaseException as error:  # cancelled, or closed with its loop
+        except (asyncio.CancelledError, GeneratorExit) as error:
             self.fail(error)
             raise
+        except BaseException as error:
+            self.fail(error)
         else:
             if take.settle(False, dispatcher._now() - self._began):
                 dispatcher.succeeded()
@@ -118,7 +118,8 @@ class Call:
         return self._outcome_of(self._worker)
 
     async def _outcome_of(self, worker: asyncio.Future[Any]) -> None:
-        outcome = await asyncio.shield(worker)
+        await asyncio.wait({worker})  # cancelled here, it runs on
+        outcome = worker.result()
         if isawaitable(outcome):
             await outcome
 
@@ -145,9 +146,11 @@ class Call:
 
     def stop(self) -> None:
         """Ask the task to end; from any thread."""
-        task = self._task
-        if task is not None:
-            self.home.post(task.cancel, self._dispatcher.fresh_context())
+        self.home.post(self._cancel_task, self._dispatcher.fresh_context())
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def is_orphaned(self) -> bool:
         """Whether its loop is closed, or stands still before it has taken anything."""
@@ -155,10 +158,10 @@ class Call:
 
     def orphan(self) -> None:
         """Settle and release a call whose loop was closed under it, or stands still."""
-        if self._task is not None and self.home.closed:
+        if self._task is not None:
             self._task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = self._task.get_coro()
-            if self.take is None and iscoroutine(coroutine):
+            if self.home.closed and self.take is None and iscoroutine(coroutine):
                 coroutine.close()  # never started; Python would warn of it
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
         self.release()
@@ -185,9 +188,8 @@ class Call:
 
     def _expire(self) -> None:
         timeout = self._dispatcher.dispatch_timeout
+        self._cancel_task()
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
-        if self._task is not None:
-            self._task.cancel()
         self._dispatcher.look(self.home)
         loop = self.home.loop
         if loop is not None:

@@ -64,7 +64,7 @@ class BackgroundDispatcher(Windows[Entry]):
         MemoryError: no memory for `capacity` entries.
     """
 
-    __slots__ = ("_cut_short", "_name")
+    __slots__ = ("_name",)
 
     def __init__(
         self,
@@ -82,6 +82,8 @@ class BackgroundDispatcher(Windows[Entry]):
         on_drop: OnDrop | None = None,
         name: str | None = None,
     ) -> None:
+        if self.attached:
+            raise RuntimeError(f"{self!r}: __init__ was called twice")
         _options.function("dispatch_function", dispatch_function)
         capacity = _options.capacity(capacity)
         max_batch = _options.max_batch(max_batch, capacity)
@@ -96,7 +98,6 @@ class BackgroundDispatcher(Windows[Entry]):
             _options.hook("on_error", on_error),
             _options.hook("on_drop", on_drop),
         )
-        self._cut_short = False  # whether an end came before all was settled
         self._set_up(
             layout.make_ring(capacity, max_batch),
             on_full,

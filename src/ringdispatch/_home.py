@@ -172,11 +172,11 @@ class Home:
             # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
             # that would start a task for a dispatcher that is simply let go.
             self._guarding = True
-            self._guard = self._drain_at_end(weakref.ref(resident))
+            self._guard = guard = self._drain_at_end(weakref.ref(resident))
             hooks = sys.get_asyncgen_hooks()
             sys.set_asyncgen_hooks(finalizer=None)
             try:
-                _step(self._guard.__anext__())
+                _step(guard.__anext__())
             finally:
                 sys.set_asyncgen_hooks(*hooks)
 
@@ -187,9 +187,9 @@ class Home:
 
     def leave(self) -> None:
         """Stop watching for the loop's end, for good; runs on the loop."""
-        self._guarding = False
-        guard, self._guard = self._guard, None
-        if guard is not None and not self.ended:
+        if self._guarding and self._guard is not None:  # else it drains already
+            self._guarding = False
+            guard, self._guard = self._guard, None
             _step(guard.aclose())
 
     async def _drain_at_end(
@@ -228,6 +228,7 @@ class _Background:
 
     def __init__(self) -> None:
         self.loop = _EventLoop()
+        self.loop.set_default_executor(Executor())
         self._thread = threading.Thread(
             target=self._run, name="ringdispatch", daemon=True
         )
@@ -254,7 +255,6 @@ class _Background:
 
     def stop(self) -> None:
         """Drain every dispatcher that lives here, then end the thread."""
-        self.loop.set_default_executor(InlineExecutor())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(END_SECONDS + 1.0)
 
@@ -308,7 +308,7 @@ def forget_background() -> object:
 def run_inline(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a fresh loop at exit, when no thread can be started."""
     loop = _EventLoop()
-    loop.set_default_executor(InlineExecutor())
+    loop.set_default_executor(Executor())
     try:
         loop.run_until_complete(main)
         loop.run_until_complete(loop.shutdown_asyncgens())
@@ -316,16 +316,27 @@ def run_inline(main: Coroutine[Any, Any, None]) -> None:
         loop.close()
 
 
-class InlineExecutor(ThreadPoolExecutor):
-    """Runs what it is given at once: at exit no thread can be started any more."""
+class Executor(ThreadPoolExecutor):
+    """Runs a call in a thread, or at once where no thread will take it any more.
+
+    The interpreter ends all thread pools as soon as its main thread is through, before
+    other threads and long before what is pending is dispatched.
+    """
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
-        """Run the call and return its finished future."""
-        future: Future[Any] = Future()
+        """Start the call and return its future."""
         try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            return _run_at_once(fn, *args, **kwargs)
+
+
+def _run_at_once(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except BaseException as error:
+        future.set_exception(error)
+    return future

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,7 +54,7 @@ class Reports:
         error: BaseException,
         batch: Any,
         count: int,
-        logs: Iterable[Any],
+        contexts: Iterable[Any],
         *,
         quiet: bool,
     ) -> None:
@@ -63,15 +64,19 @@ class Reports:
             error: What the dispatch function raised, or what ended it.
             batch: The batch, as the dispatch function got it.
             count: How many entries it holds.
-            logs: The `log` of each opener's context.
+            contexts: The openers' contexts; their `log` is told.
             quiet: Whether the log is told otherwise.
         """
         level = logging.DEBUG if self._failing or quiet else logging.WARNING
         self._failing = True
-        message = f"{self._name}: dispatch of {count} entries failed: {error!r}"
-        logger.log(level, message, exc_info=error if level > logging.DEBUG else None)
-        for log in logs:
-            self.safely("context.log", getattr(log, "error", log), message)
+        try:
+            what = repr(error)
+        except Exception as unprintable:
+            what = f"{type(error).__name__} ({type(unprintable).__name__} in its repr)"
+        message = f"{self._name}: dispatch of {count} entries failed: {what}"
+        self._log(level, message, exc_info=error if level > logging.DEBUG else None)
+        for context in contexts:
+            self.safely("context.log", _tell_context, context, message)
         if self._on_error is not None:
             self.safely("on_error", self._on_error, error, batch)
 
@@ -79,7 +84,7 @@ class Reports:
         """Note that dispatching works (again)."""
         if self._failing:
             self._failing = False
-            logger.info("%s: dispatches succeed again", self._name)
+            self._log(logging.INFO, "%s: dispatches succeed again", self._name)
 
     def dropped(self, totals: dict[str, int], now: float, *, last: bool) -> bool:
         """Tell of entries dropped since the last call; returns whether there were any.
@@ -112,7 +117,8 @@ class Reports:
             if unlogged and (last or now >= due):
                 self._logged[reason] = total
                 self._logged_at[reason] = now
-                logger.warning(
+                self._log(
+                    logging.WARNING,
                     "%s: %d entries %s; %s",
                     self._name,
                     unlogged,
@@ -124,11 +130,11 @@ class Reports:
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Log one line under the dispatcher's name."""
-        logger.log(level, "%s: %s", self._name, message % values)
+        self._log(level, "%s: %s", self._name, message % values)
 
     def hook_raised(self, what: str, error: BaseException) -> None:
         """Log what a hook raised elsewhere."""
-        logger.error("%s: %s raised", self._name, what, exc_info=error)
+        self._log(logging.ERROR, "%s: %s raised", self._name, what, exc_info=error)
 
     def safely(self, what: str, hook: Callable[..., object], *values: Any) -> None:
         """Call what the user gave; an error in it is logged, nothing else happens."""
@@ -136,3 +142,16 @@ class Reports:
             hook(*values)
         except Exception as error:
             self.hook_raised(what, error)
+
+    def _log(self, level: int, message: str, *values: object, **rest: Any) -> None:
+        # A handler of the user's that raises must not end what is being reported.
+        try:
+            logger.log(level, message, *values, **rest)
+        except Exception:
+            traceback.print_exc()
+
+
+def _tell_context(context: Any, message: str) -> None:
+    log = getattr(context, "log", None)
+    if log is not None:
+        getattr(log, "error", log)(message)

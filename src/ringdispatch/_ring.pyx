@@ -254,6 +254,10 @@ cdef class ObjectRing(Ring):
 cdef class Take:
     """Entries on their way out, their positions, and whether they are settled."""
 
+    def forget(self):
+        """Let the entries go; what still refers to their call does not keep them."""
+        self.entries = None
+
     def settle(self, bint failed, double seconds):
         """Enter the outcome in the books; False if that was done before."""
         cdef Core *core = &self.ring.core

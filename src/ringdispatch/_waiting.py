@@ -89,7 +89,7 @@ class RoomQueue:
             async with asyncio.timeout(timeout):
                 while True:
                     turn.wake.clear()
-                    if self._turns[0] is turn:
+                    if self._is_first(turn):
                         accepted = attempt()
                         if accepted is not None:
                             return accepted
@@ -101,18 +101,30 @@ class RoomQueue:
             self.call_next()
 
     def call_next(self) -> None:
-        """Tell the first in the queue that there may be room."""
-        while True:
-            try:
-                turn = self._turns[0]
-            except IndexError:
-                return
+        """Tell the first in the queue that there may be room.
+
+        Those whose loop stands still keep their place, and are told when it runs again;
+        they hold up nobody.
+        """
+        for turn in self._in_order():
             try:
                 turn.loop.call_soon_threadsafe(turn.wake.set)
             except RuntimeError:  # its loop is closed, nobody waits there any more
                 self._leave(turn)
             else:
-                return
+                if turn.loop.is_running():
+                    return
+
+    def _is_first(self, turn: _Turn) -> bool:
+        running = (other for other in self._in_order() if other.loop.is_running())
+        return next(running, turn) is turn
+
+    def _in_order(self) -> list[_Turn]:
+        while True:
+            try:
+                return list(self._turns)
+            except RuntimeError:  # another thread changed it meanwhile
+                continue
 
     def _leave(self, turn: _Turn) -> None:
         with contextlib.suppress(ValueError):  # left already, its loop closed

@@ -45,6 +45,7 @@ class Windows(Producer[Entry]):
         "_called",
         "_calls",
         "_context",
+        "_cut_short",
         "_delay",
         "_due",
         "_home",
@@ -107,6 +108,7 @@ class Windows(Producer[Entry]):
         self._settlements: dict[Settlement, None] = {}
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
+        self._cut_short = False  # whether an end came before all was settled
         self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
         self._timer: tuple[Home, Timer] | None = None
@@ -165,7 +167,7 @@ class Windows(Producer[Entry]):
         """Have the first drop told, if anybody is there to tell it; else at exit."""
         home = self._home
         if (home is None or home.closed) and running_loop() is not None:
-            home = self._settle(blocking=False)
+            home = self._choose_home(blocking=False)
         if home is not None and not home.stalled:
             self._post(partial(self._report, home))
 
@@ -179,18 +181,18 @@ class Windows(Producer[Entry]):
         """
         home = self._home
         if home is None or home.closed or home.ended:
-            return self._settle(blocking)
+            return self._choose_home(blocking)
         if home.background and not self._bound and not blocking:
             # A thread taken only for want of a loop gives way to a loop.
             loop = running_loop()
             if loop is not None and loop is not home.loop:
-                return self._settle(blocking)
+                return self._choose_home(blocking)
         return home
 
-    def _settle(self, blocking: bool) -> Home | None:
-        """Choose a home anew."""
+    def _choose_home(self, blocking: bool) -> Home | None:
+        """Choose a home anew, unless another thread is quicker."""
+        before = self._home
         loop = None if blocking or self._prefers_thread else running_loop()
-        self._bound = self._prefers_thread
         _process.register_exit()
         if loop is not None and not is_background(loop):
             home = Home(loop, background=False)
@@ -199,6 +201,9 @@ class Windows(Producer[Entry]):
                 home = background_home()
             except RuntimeError:
                 return None
+        if self._home is not before:
+            return self._home
+        self._bound = self._prefers_thread
         self._move_to(home)
         return home
 
@@ -219,7 +224,7 @@ class Windows(Producer[Entry]):
             if home.post(errand, self.fresh_context()):
                 return
             errand.cancel()
-            home = self._settle(blocking=False)
+            home = self._choose_home(blocking=False)
         # No thread can be started. The next entry tries again; at exit they go out.
         self._called = False
         self.ring.forsake()
@@ -232,7 +237,7 @@ class Windows(Producer[Entry]):
         """Replace a home that can't run, and have it look."""
         home = self._home
         if home is None or home.stalled or home.ended:
-            home = self._settle(blocking)
+            home = self._choose_home(blocking)
         self._call_home(home)
 
     def loop_closed(self) -> None:
@@ -263,8 +268,6 @@ class Windows(Producer[Entry]):
                 self._call_home(self._home_for_window())
             return
         if home is not self._home:
-            if home.closed or not home.here:
-                return
             if self._home is not None and self.ring.pending:
                 self._call_home(self._home)
             self._finish_settlements()
@@ -348,7 +351,10 @@ class Windows(Producer[Entry]):
 
     def taken(self, home: Home) -> None:
         """A batch has left the ring: there is room, and perhaps no window any more."""
-        self._set_timer(home)
+        if home is self._home:
+            self._set_timer(home)
+        elif self.ring.pending:
+            self._call_home(self._home)
         self._room.call_next()
         if self.ring.telling:
             self._report(home)
@@ -366,15 +372,13 @@ class Windows(Producer[Entry]):
 
     def failed(self, error: BaseException, take: Take, *, report: bool) -> None:
         """A batch has failed."""
-        logs = [
-            waiter.context.log
+        contexts = [
+            waiter.context
             for waiter in list(self._settlements)
-            if isinstance(waiter, Opener)
-            and take.start <= waiter.start < take.end
-            and getattr(waiter.context, "log", None) is not None
+            if isinstance(waiter, Opener) and take.start <= waiter.start < take.end
         ]
         self.reports.failed(
-            error, take.entries, take.end - take.start, logs, quiet=not report
+            error, take.entries, take.end - take.start, contexts, quiet=not report
         )
 
     def released(self, call: Call) -> None:
@@ -382,6 +386,8 @@ class Windows(Producer[Entry]):
         if self._calls.pop(call, _GONE) is _GONE:
             return
         self.ring.release()
+        if call.take is not None:
+            call.take.forget()
         home = self._home
         if home is not None and home is call.home and home.here:
             if self._starting is not home:  # else it looks again when it has started
