@@ -380,6 +380,7 @@ def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None: 
 
         def interrupt():
             in_flight.wait(10)
+            eventually(lambda: dispatcher.closed)
             os.kill(os.getpid(), signal.SIGINT)
 
         async def main():

@@ -78,7 +78,7 @@ def test_f40_no_request_leaks_into_a_batch(loop_name: str, home: str) -> None:  
     assert len(in_batches) >= 3
     assert set(in_batches) == {"maker"}
     # Drops are told by whoever comes first: a call in its context, or the closer.
-    assert len(in_hooks) > 1
+    assert in_hooks  # on_error at the least
     assert not [name for name in in_hooks if name.startswith("request")]
 
 
