@@ -199,7 +199,7 @@ class Windows(Producer[Entry]):
         else:
             try:
                 home = background_home()
-            except RuntimeError:
+            except (RuntimeError, OSError):  # no thread, or no descriptor, to be had
                 return None
         if self._home is not before:
             return self._home
