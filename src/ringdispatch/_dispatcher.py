@@ -12,7 +12,7 @@ from ._home import Home
 from ._layouts import Objects
 from ._producer import POLICIES
 from ._reports import OnDrop, OnError, Reports
-from ._waiting import Settlement
+from ._settlements import Settlement
 from ._windows import Windows
 
 Entry = TypeVar("Entry")
@@ -169,7 +169,7 @@ class BackgroundDispatcher(Windows[Entry]):
             Whether all that was accepted before the call is settled.
         """
         timeout = _options.timeout(timeout)
-        return await self._await(self._begin_flush(), timeout)
+        return await self._settlements.wait(self._begin_flush(), timeout)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """As `aflush`, from a thread other than the home's.
@@ -179,7 +179,7 @@ class BackgroundDispatcher(Windows[Entry]):
         """
         timeout = _options.timeout(timeout)
         self._refuse_at_home("flush")
-        return self._wait(self._begin_flush(blocking=True), timeout)
+        return self._settlements.block(self._begin_flush(blocking=True), timeout)
 
     async def aclose(self, timeout: float | None = 5.0) -> bool:
         """Refuse new entries, dispatch what is pending, wait for what is in flight.
@@ -196,7 +196,8 @@ class BackgroundDispatcher(Windows[Entry]):
         """
         timeout = _options.timeout(timeout)
         waiter = self._begin_close()
-        return self._finish_close(await self._await(waiter, timeout), waiter, timeout)
+        settled = await self._settlements.wait(waiter, timeout)
+        return self._finish_close(settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -207,7 +208,8 @@ class BackgroundDispatcher(Windows[Entry]):
         timeout = _options.timeout(timeout)
         self._refuse_at_home("close")
         waiter = self._begin_close(blocking=True)
-        return self._finish_close(self._wait(waiter, timeout), waiter, timeout)
+        settled = self._settlements.block(waiter, timeout)
+        return self._finish_close(settled, waiter, timeout)
 
     def bind(self) -> None:
         """Make the running loop the home, for good.
@@ -281,20 +283,12 @@ class BackgroundDispatcher(Windows[Entry]):
         calling = current_call.get()
         exclude = calling if calling in self._calls else None
         waiter = Settlement(0, self.ring.tail, exclude=exclude)
-        if self._is_settled(waiter):
+        if self._settlements.is_settled(waiter):
             waiter.finish(True)
         else:
-            self._settlements[waiter] = None
+            self._settlements.add(waiter)
             self._revive(blocking=blocking)
         return waiter
-
-    def _wait(self, waiter: Settlement, timeout: float | None) -> bool:
-        try:
-            return waiter.future.result(timeout)
-        except TimeoutError:
-            return self._is_settled(waiter)
-        finally:
-            self._settlements.pop(waiter, None)
 
     def _begin_close(self, *, blocking: bool = False) -> Settlement:
         self.ring.close()
@@ -304,7 +298,7 @@ class BackgroundDispatcher(Windows[Entry]):
     def _finish_close(
         self, settled: bool, waiter: Settlement, timeout: float | None
     ) -> bool:
-        if not settled and self._is_stuck(waiter):
+        if not settled and self._settlements.is_stuck(waiter):
             # The calling batch holds the only place. What is pending goes out when it
             # ends, and has the same time for it.
             if timeout is not None:
@@ -345,7 +339,7 @@ class BackgroundDispatcher(Windows[Entry]):
                 abandoned,
             )
         self._room.call_next()
-        self._finish_settlements()
+        self._settlements.finish()
 
     # ---- the end of the process
 

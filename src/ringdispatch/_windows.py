@@ -13,8 +13,9 @@ from ._home import Errand, Home, Timer, background_home, is_background, running_
 from ._producer import Producer, give_enqueue
 from ._reports import REASONS, REPORT_SECONDS, Reports
 from ._ring import Ring, Take
+from ._room import RoomQueue
+from ._settlements import Opener, Receipt, Settlement, Settlements
 from ._statistics import Statistics
-from ._waiting import Opener, Receipt, RoomQueue, Settlement
 
 Entry = TypeVar("Entry")
 
@@ -98,14 +99,14 @@ class Windows(Producer[Entry]):
         self._prefers_thread = prefers_thread
         # Timers and dispatches run in copies of this, never in a request's context.
         self._context = copy_context()
-        self._begin()
         self._attach(ring, on_full)
+        self._begin()
 
     def _begin(self) -> None:
         self._home: Home | None = None
         self._bound = self._prefers_thread
         self._calls: dict[Call, None] = {}  # strong: the loop holds tasks weakly
-        self._settlements: dict[Settlement, None] = {}
+        self._settlements = Settlements(self.ring, self._calls, self._max_in_flight)
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
         self._cut_short = False  # whether an end came before all was settled
@@ -140,7 +141,7 @@ class Windows(Producer[Entry]):
         opener = None
         if context is not None:
             opener = Opener(position, context)
-            self._settlements[opener] = None
+            self._settlements.add(opener)
         self._call_home(self._home_for_window())
         if opener is not None:
             # The caller's own context, in the caller's own call: a serverless runtime
@@ -263,26 +264,24 @@ class Windows(Producer[Entry]):
             if call.is_orphaned():
                 call.orphan()
         if home.ended:
-            self._finish_settlements()
+            self._settlements.finish()
             if self.ring.pending:
                 self._call_home(self._home_for_window())
             return
         if home is not self._home:
             if self._home is not None and self.ring.pending:
                 self._call_home(self._home)
-            self._finish_settlements()
+            self._settlements.finish()
             return
         ring = self.ring
         if ring.pending:
             now = self._now()
             if now >= ring.opened + self._delay - _ON_TIME_SECONDS:
                 self._due = ring.reopen(now)
-            for waiter in list(self._settlements):
-                if waiter.urgent:
-                    self._due = max(self._due, waiter.end)
+            self._due = max(self._due, self._settlements.urgent_end())
             self._start_calls(home)
         self._set_timer(home)
-        self._finish_settlements()
+        self._settlements.finish()
 
     def _start_calls(self, home: Home) -> None:
         loop = home.loop
@@ -372,13 +371,12 @@ class Windows(Producer[Entry]):
 
     def failed(self, error: BaseException, take: Take, *, report: bool) -> None:
         """A batch has failed."""
-        contexts = [
-            waiter.context
-            for waiter in list(self._settlements)
-            if isinstance(waiter, Opener) and take.start <= waiter.start < take.end
-        ]
         self.reports.failed(
-            error, take.entries, take.end - take.start, contexts, quiet=not report
+            error,
+            take.entries,
+            take.end - take.start,
+            self._settlements.contexts(take),
+            quiet=not report,
         )
 
     def released(self, call: Call) -> None:
@@ -393,48 +391,11 @@ class Windows(Producer[Entry]):
             if self._starting is not home:  # else it looks again when it has started
                 self.look(home)
         else:
-            self._finish_settlements()
+            self._settlements.finish()
             if self.ring.pending:
                 self._call_home(self._home_for_window())
 
-    # ---- who waits for what
-
-    def _is_settled(self, waiter: Settlement) -> bool:
-        # In this order: an entry that has left the ring is known by its call.
-        if self.ring.head < waiter.end and waiter.start < self.ring.tail:
-            return False
-        return not any(
-            call is not waiter.exclude and call.covers(waiter.start, waiter.end)
-            for call in list(self._calls)
-        )
-
-    def _is_stuck(self, waiter: Settlement) -> bool:
-        """Whether only the call that waits could make room for what it waits for."""
-        calls = list(self._calls)
-        return (
-            waiter.exclude in calls
-            and self.ring.places >= self._max_in_flight
-            and all(call is waiter.exclude for call in calls)
-        )
-
-    def _finish_settlements(self) -> None:
-        for waiter in list(self._settlements):
-            settled = self._is_settled(waiter)
-            if settled or self._is_stuck(waiter):
-                self._finish(waiter, settled)
-
-    def _finish(self, waiter: Settlement, settled: bool) -> None:
-        if self._settlements.pop(waiter, _GONE) is not _GONE:
-            waiter.finish(settled)
-
-    async def _await(self, waiter: Settlement, timeout: float | None) -> bool:
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.wrap_future(waiter.future)
-        except TimeoutError:
-            return self._is_settled(waiter)
-        finally:
-            self._settlements.pop(waiter, None)
+    # ---- the end of the loop
 
     async def _drain(self, home: Home, timeout: float) -> None:
         """Dispatch what is pending on the running loop, which is about to end."""
@@ -452,9 +413,9 @@ class Windows(Producer[Entry]):
             if left <= 0:
                 break
             waiter = Settlement(0, self.ring.tail if here else self.ring.head)
-            self._settlements[waiter] = None
+            self._settlements.add(waiter)
             self.look(home)
-            await self._await(waiter, left)
+            await self._settlements.wait(waiter, left)
         home.ended = True
         for call in calls:
             call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
@@ -473,7 +434,7 @@ class Windows(Producer[Entry]):
 
     def _report(self, home: Home) -> None:
         """Tell of drops, and again after a period while there are any; on the home."""
-        self._finish_settlements()  # those who wait for an evicted entry
+        self._settlements.finish()  # those who wait for an evicted entry
         news = self._tell_drops()
         if self._report_timer is not None:
             return

@@ -1,60 +1,9 @@
-"""Those who wait: for entries to be settled, and for room in the ring."""
+"""Those who wait for room in the ring."""
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from typing import Any
-
-from ._call import Call
-
-
-class Settlement:
-    """Waits until every entry with a position in [start, end) is settled.
-
-    `exclude` is the call that it is waited from: it can't be waited for.
-    """
-
-    __slots__ = ("end", "exclude", "future", "start", "urgent")
-
-    def __init__(
-        self, start: int, end: int, *, exclude: Call | None = None, urgent: bool = True
-    ) -> None:
-        self.start = start
-        self.end = end
-        self.exclude = exclude
-        self.urgent = urgent  # the entries are to go out now, not when they are due
-        self.future: Future[bool] = Future()
-
-    def finish(self, settled: bool) -> None:
-        """Let the waiter go on, unless it has gone already; called once."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(settled)
-
-
-class Opener(Settlement):
-    """Waits for the one entry that opened a window, for its context's sake."""
-
-    __slots__ = ("context",)
-
-    def __init__(self, position: int, context: Any) -> None:
-        super().__init__(position, position + 1, urgent=False)
-        self.context = context
-
-
-class Receipt:
-    """What `wait_until` is given: awaitable on any loop, by several tasks, or never."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: Future[bool]) -> None:
-        self._future = future
-
-    def __await__(self) -> Generator[Any, None, None]:
-        if not self._future.done():
-            # Shielded: a task that is cancelled here must not end it for the others.
-            yield from asyncio.shield(asyncio.wrap_future(self._future)).__await__()
+from collections.abc import Callable
 
 
 class _Turn:
