@@ -140,8 +140,6 @@ class ModelRing:
         accepted = reason is None or reason == "evicted"
         opens = accepted and not self.window
         reaches = accepted and self.window and self.tail >= self.announced
-        if reason == "rejected_full":
-            reaches = self.books[reason] % LOOK_ROUND == 0
         refused = self.books["rejected_full"]
         looks = reason == "rejected_full" and refused % LOOK_ROUND == 0
         if accepted:

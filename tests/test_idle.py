@@ -30,7 +30,7 @@ IDLE = """
     def idle():
         # One more for falling asleep here; debug modes are off.
         before = switches()
-        time.sleep(2.0)
+        time.sleep(5.0)
         return switches() - before
 """
 

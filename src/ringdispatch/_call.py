@@ -84,7 +84,7 @@ class Call:
             if take is None:
                 return
             self._began = dispatcher._now()
-            dispatcher.taken(self.home)
+            dispatcher.taken(self.home, self._began)
             awaitable = dispatcher.invoke(self, take.entries)
             await awaitable
         except (KeyboardInterrupt, SystemExit) as error:

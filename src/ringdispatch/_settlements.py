@@ -117,9 +117,9 @@ class Settlements:
         """Let those go on whose wait is over."""
         for waiter in list(self._waiting):
             settled = self.is_settled(waiter)
-            if (
-                settled or self.is_stuck(waiter)
-            ) and self._waiting.pop(waiter, _GONE) is not _GONE:
+            if (settled or self.is_stuck(waiter)) and self._waiting.pop(
+                waiter, _GONE
+            ) is not _GONE:
                 waiter.finish(settled)
 
     def block(self, waiter: Settlement, timeout: float | None) -> bool:

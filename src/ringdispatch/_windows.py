@@ -1,6 +1,7 @@
 """Behind the public face: windows, batches and calls, on whatever home there is."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -22,7 +23,7 @@ Entry = TypeVar("Entry")
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # counts in whole milliseconds and may fire almost one early: then wait for one more.
 _ON_TIME_SECONDS = 1e-4
-_TICK_SECONDS = 1e-3
+_TICK_SECONDS = 1e-3  # no loop waits more finely
 
 _GONE = object()
 
@@ -49,6 +50,7 @@ class Windows(Producer[Entry]):
         "_cut_short",
         "_delay",
         "_due",
+        "_ends_window",
         "_home",
         "_is_async",
         "_max_batch",
@@ -58,6 +60,7 @@ class Windows(Producer[Entry]):
         "_room",
         "_settlements",
         "_starting",
+        "_taken_at",
         "_timer",
         "dispatch_function",
         "dispatch_timeout",
@@ -109,6 +112,8 @@ class Windows(Producer[Entry]):
         self._settlements = Settlements(self.ring, self._calls, self._max_in_flight)
         self._room = RoomQueue()
         self._due = 0  # positions below it are to go out now
+        self._ends_window = False  # whether the next take is the delay's
+        self._taken_at = -math.inf  # when the delay's last take was
         self._cut_short = False  # whether an end came before all was settled
         self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
@@ -276,12 +281,21 @@ class Windows(Producer[Entry]):
         ring = self.ring
         if ring.pending:
             now = self._now()
-            if now >= ring.opened + self._delay - _ON_TIME_SECONDS:
+            if now >= self._due_at() - _ON_TIME_SECONDS:
                 self._due = ring.reopen(now)
+                self._ends_window = True
             self._due = max(self._due, self._settlements.urgent_end())
             self._start_calls(home)
         self._set_timer(home)
         self._settlements.finish()
+
+    def _due_at(self) -> float:
+        """When the delay ends the window; seconds of the dispatcher's clock.
+
+        A busy machine can take long after it has looked: the next window still lasts
+        its full delay from there.
+        """
+        return max(self.ring.opened, self._taken_at) + self._delay
 
     def _start_calls(self, home: Home) -> None:
         loop = home.loop
@@ -322,21 +336,19 @@ class Windows(Producer[Entry]):
                 timer[1].cancel()
                 self._timer = None
         elif timer is None and ring.places < self._max_in_flight:
-            self._arm(home, max(0.0, ring.opened + self._delay - self._now()))
+            self._arm(home, self._due_at() - self._now())
 
-    def _arm(self, home: Home, delay: float) -> None:
+    def _arm(self, home: Home, left: float) -> None:
         loop = home.loop
         if loop is not None and not loop.is_closed():
+            least = min(_TICK_SECONDS, self._delay) if left > 0 else 0.0
+            delay = max(left, least)
             errand = Errand(partial(self._ring_timer, home), self.loop_closed)
             self._timer = (home, Timer(loop, delay, errand, self.fresh_context()))
 
     def _ring_timer(self, home: Home) -> None:
         self._timer = None
-        early = self.ring.opened + self._delay - self._now()
-        if _ON_TIME_SECONDS < early < _TICK_SECONDS and self.ring.pending:
-            self._arm(home, _TICK_SECONDS)
-        else:
-            self.look(home)
+        self.look(home)
 
     # ---- what a call tells of itself
 
@@ -345,11 +357,17 @@ class Windows(Producer[Entry]):
         return call in self._calls
 
     def take(self) -> Take | None:
-        """Take the next batch."""
-        return self.ring.take(self._max_batch)
+        """Take the next batch: a full one, or else what is due."""
+        ring, most = self.ring, self._max_batch
+        if ring.pending < most:
+            most = min(most, max(0, self._due - ring.head))
+        return ring.take(most)
 
-    def taken(self, home: Home) -> None:
+    def taken(self, home: Home, now: float) -> None:
         """A batch has left the ring: there is room, and perhaps no window any more."""
+        if self._ends_window:
+            self._ends_window = False
+            self._taken_at = now
         if home is self._home:
             self._set_timer(home)
         elif self.ring.pending:
