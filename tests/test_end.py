@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from loops import LOOPS
@@ -378,4 +380,32 @@ def test_exit_reports_the_drops_that_were_not_told() -> None:
         loop.close()
         """,
         stderr="n1: 3 entries rejected_full; .*",
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sets a limit of Unix")
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_no_descriptor_left_for_a_loop(left: int) -> None:  # C13, C16
+    """The entry is kept without a word, and goes out when there are some again."""
+    run_snippet(
+        f"""
+        import resource
+        got = []
+        async def send(batch): got.extend(batch)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        try:
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            for _ in range({left}):
+                os.close(held.pop())
+        assert dispatcher.enqueue("a")
+        gc.collect()
+        for descriptor in held:
+            os.close(descriptor)
+        assert dispatcher.enqueue("b")
+        assert dispatcher.flush() and got == ["a", "b"], got
+        """
     )

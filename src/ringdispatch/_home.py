@@ -107,7 +107,15 @@ class Timer:
 
 
 class Home:
-    """One dispatcher's place on one event loop."""
+    """One dispatcher's place on one event loop.
+
+    closed: nothing will ever run here. A new home takes over.
+    stalled: closed, or stopped and perhaps never run again. Whoever waits (a flush, a
+        close, a full ring) takes the entries to a new home.
+    ended: drained at the end of its loop, which is about to be closed. A new home takes
+        over for entries that come later still.
+    here: the calling thread is running it: to block would be to wait for oneself.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, background: bool) -> None:
         self._loop = weakref.ref(loop)
@@ -223,12 +231,24 @@ def _step(awaitable: Any) -> None:
 # ---- the background thread
 
 
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop = _EventLoop.__new__(_EventLoop)
+    try:
+        loop.__init__()  # type: ignore[misc]
+    except OSError:
+        # No descriptor was left to make it with. Half made, it would complain from its
+        # finalizer that it can't be closed.
+        loop._closed = True  # type: ignore[attr-defined]
+        raise
+    loop.set_default_executor(Executor())
+    return loop
+
+
 class _Background:
     """A daemon thread with an event loop, for all who have no loop of their own."""
 
     def __init__(self) -> None:
-        self.loop = _EventLoop()
-        self.loop.set_default_executor(Executor())
+        self.loop = _new_loop()
         self._thread = threading.Thread(
             target=self._run, name="ringdispatch", daemon=True
         )
@@ -272,6 +292,7 @@ def background_home() -> Home:
 
     Raises:
         RuntimeError: no thread can be started, for instance at interpreter shutdown.
+        OSError: no file descriptor is left for its loop.
     """
     background = _background.get("thread")
     if _exiting.is_set():
@@ -307,8 +328,7 @@ def forget_background() -> object:
 
 def run_inline(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a fresh loop at exit, when no thread can be started."""
-    loop = _EventLoop()
-    loop.set_default_executor(Executor())
+    loop = _new_loop()
     try:
         loop.run_until_complete(main)
         loop.run_until_complete(loop.shutdown_asyncgens())

@@ -55,7 +55,7 @@ cdef enum:
     OPENING = 2  # it opened a window
     REACHED = 4  # it filled a batch, or it is time to look round
     FIRST_DROP = 8  # it is the first drop since ring.told()
-    NO_ROOM = 16  # neither stored nor counted
+    NO_ROOM = 16  # refused where the caller wants to know that it is for want of room
     UNTIMED = 32  # nothing done: it would open a window, and the time is not known
 
 POLICIES = {"drop_newest": DROP_NEWEST, "drop_oldest": DROP_OLDEST, "raise": RAISE}
@@ -148,7 +148,7 @@ cdef object enqueue_slowly(
     if kwnames is not NULL:
         for i, name in enumerate(<tuple> kwnames):
             named[name] = <object> args[nargs + i]
-    entry, context = enqueue_arguments(*given, **named)
+    entry, context = Arguments.enqueue(*given, **named)
     return admit(self, <PyObject *> entry, context, self.on_full)
 
 
@@ -160,8 +160,12 @@ ctypedef PyObject *(*FastCall)(
 cdef FastCall slow_path = <FastCall> enqueue_slowly
 
 
-def enqueue_arguments(entry, context=None):
-    return entry, context
+class Arguments:
+    """Python's own complaint about wrong arguments, under the name of the method."""
+
+    @staticmethod
+    def enqueue(entry, context=None):
+        return entry, context
 
 
 cdef object admit(Producer self, PyObject *entry, object context, int on_full):
@@ -174,7 +178,7 @@ cdef object admit(Producer self, PyObject *entry, object context, int on_full):
     if outcome == STORED:
         Py_XDECREF(displaced)
         return True
-    if outcome == REFUSED and on_full != RAISE:
+    if outcome == REFUSED:
         return False
     return announce(self, entry, context, on_full, outcome, displaced)
 
@@ -202,7 +206,7 @@ cdef int place(
             return NO_ROOM
         else:
             core.rejected_full += 1
-            outcome = REFUSED
+            outcome = NO_ROOM if on_full == RAISE else REFUSED
             if core.rejected_full % LOOK_ROUND == 0:
                 outcome |= REACHED
         if not core.telling:
@@ -215,7 +219,7 @@ cdef int place(
         if not core.window:
             core.window = True
             opening.position = core.tail - 1
-            if core.tail - core.head == 1:
+            if core.tail - core.head == 1:  # else it opens again what was forsaken
                 core.opened = core.oldest = opening.now
             outcome |= OPENING
             set_check(core)
@@ -236,11 +240,10 @@ cdef object announce(
     PyObject *displaced,
 ):
     """Call the hooks that the outcome asks for; the lock is free."""
-    cdef Core *core = self.core
     cdef Opening opening
     if outcome == UNTIMED:
         opening.now = self._now()
-        outcome = place(core, entry, on_full, &opening, &displaced)
+        outcome = place(self.core, entry, on_full, &opening, &displaced)
     Py_XDECREF(displaced)
     if outcome & OPENING:
         try:
@@ -254,14 +257,14 @@ cdef object announce(
         self._dropped()
     if outcome & STORED:
         return True
-    if outcome == NO_ROOM:
+    if not outcome & NO_ROOM:
+        return False
+    if on_full == WAIT:
         return None
-    if on_full == RAISE and core.limit:
-        raise Full(
-            f"{self.ring.capacity} entries pending: raise capacity, shorten ms_delay, "
-            "or choose another on_full"
-        )
-    return False
+    raise Full(
+        f"{self.ring.capacity} entries pending: raise capacity, shorten ms_delay, "
+        "or choose another on_full"
+    )
 
 
 def give_enqueue(type cls):

@@ -50,7 +50,7 @@ ctypedef struct Core:
     uint64_t max_batch
     uint64_t check  # position whose filling is announced: a full batch, or a look round
     bint window  # open: somebody has been told of the pending entries
-    uint64_t telling  # somebody has been told of the drops
+    bint telling  # somebody has been told of the drops
     # the books; what is in flight is head less all that has left it
     uint64_t dispatched
     uint64_t failed
@@ -96,7 +96,7 @@ cdef inline void set_check(Core *core) noexcept nogil:
 cdef class Ring:
     cdef Core core
     cdef readonly uint64_t capacity
-    cdef uint64_t fill(self, uint64_t start, uint64_t count, list entries) noexcept
+    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept
     cdef tuple move_out(self, uint64_t most, bint abandoned)
 
 

@@ -56,9 +56,8 @@ cdef class Ring:
         self.core.mask -= 1
         set_check(&self.core)
 
-    cdef uint64_t fill(self, uint64_t start, uint64_t count, list entries) noexcept:
+    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept:
         """Move entries out of the slots into a batch; called under the lock."""
-        return 0
 
     @property
     def head(self):
@@ -90,7 +89,10 @@ cdef class Ring:
     @property
     def telling(self):
         """Whether a drop was announced and `told()` not called since."""
-        return look_at(&self.core, &self.core.telling) != 0
+        ring_lock(&self.core.mutex)
+        cdef bint telling = self.core.telling
+        ring_unlock(&self.core.mutex)
+        return telling
 
     @property
     def opened(self):
@@ -241,14 +243,13 @@ cdef class ObjectRing(Ring):
             Py_DECREF(core.slots[(core.head - 1) & core.mask])
         PyMem_RawFree(core.slots)
 
-    cdef uint64_t fill(self, uint64_t start, uint64_t count, list entries) noexcept:
+    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept:
         cdef PyObject **items = (<PyListObject *> entries).ob_item
         cdef uint64_t first = start & self.core.mask
         cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
         memcpy(items, self.core.slots + first, until_end * sizeof(PyObject *))
         cdef uint64_t rest = count - until_end
         memcpy(items + until_end, self.core.slots, rest * sizeof(PyObject *))
-        return count
 
 
 cdef class Take:
