@@ -18,6 +18,8 @@ import asyncio, gc, logging, os, signal, sys, threading, time
 from ringdispatch import BackgroundDispatcher
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
+# A shell starts its background jobs with this one ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run(main):
     """As asyncio.run, on the kind of loop that the test chose."""
