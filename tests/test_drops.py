@@ -123,9 +123,9 @@ def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
     stepped.run_until_complete(main())
 
 
-def test_lasting_overflow_makes_one_line_per_period(
+def test_f30_lasting_overflow_makes_one_line_per_period(
     stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:  # C10, F30
+) -> None:  # C10
     async def main() -> None:
         drops = Drops()
         dispatcher = BackgroundDispatcher(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import random
 import sys
+from collections import deque
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from model import LOOK_ROUND
 from ring_sides import Compiled, Modelled
 from ringdispatch import Full
-from ringdispatch._producer import POLICIES
+from ringdispatch._producer import POLICIES, Producer, give_enqueue
 from ringdispatch._ring import ObjectRing
 
 
@@ -160,3 +162,80 @@ def test_producer_without_a_ring_says_so() -> None:
     side = Compiled(1, 1, "raise")
     with pytest.raises(RuntimeError, match="called twice"):
         side._attach(ObjectRing(1, 1), "raise")
+
+
+@give_enqueue
+class Deaf(Producer[int]):
+    """Hears of nothing: for those who only count."""
+
+    def __init__(self, ring: ObjectRing, on_full: str) -> None:
+        self._attach(ring, on_full)
+
+    def _now(self) -> float:
+        return 0.0
+
+    def _opened(self, position: int, context: Any) -> None:
+        pass
+
+    def _reached(self) -> None:
+        pass
+
+    def _dropped(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest"])
+def test_f31_books_agree_at_every_one_of_a_million_random_steps(
+    on_full: str,
+) -> None:  # C8
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    ring = ObjectRing(50, 50)
+    producer = Deaf(ring, on_full)
+    evicts = on_full == "drop_oldest"
+    out: deque[Any] = deque()
+    tried = accepted = evicted = pending = flying = dispatched = failed = given_up = 0
+    for step in range(1_000_000):
+        what = chance.random()
+        if what < 0.8:
+            tried += 1
+            full = pending == 50
+            took = producer.enqueue(step)
+            assert took == (evicts or not full), seed
+            accepted += took
+            evicted += took and full
+            pending += took and not full
+        elif what < 0.82:
+            take = ring.take(chance.randrange(1, 60))
+            if take is not None:
+                out.append(take)
+                pending -= len(take.entries)
+                flying += len(take.entries)
+        elif what < 0.99:
+            if out:
+                out.rotate(chance.randrange(3))
+                take = out[0] if what < 0.9 else out.popleft()
+                bad = what < 0.85
+                count = 0 if take.settled else len(take.entries)
+                assert take.settle(bad, 0.0) == (count > 0), seed
+                flying -= count
+                failed += bad * count
+                dispatched += (not bad) * count
+        else:
+            given_up += pending
+            assert ring.abandon() == pending, seed
+            pending = 0
+        assert ring.snapshot(0.0)[:8] == (
+            accepted,
+            dispatched,
+            failed,
+            evicted,
+            given_up,
+            pending,
+            flying,
+            tried - accepted,
+        ), (seed, step)
+        assert accepted == (
+            dispatched + failed + evicted + given_up + pending + flying
+        ), (seed, step)
+    assert min(dispatched, failed, given_up, evicted + tried - accepted) > 1000

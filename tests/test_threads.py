@@ -119,7 +119,7 @@ class Line(Producer[Any]):
 
 @pytest.mark.parametrize("takers", [1, 3])
 @pytest.mark.parametrize("on_full", sorted(POLICIES))
-def test_racing_producers_and_takers_lose_nothing_and_keep_order(
+def test_f32_racing_producers_and_takers_lose_nothing_and_keep_order(
     on_full: str, takers: int
 ) -> None:  # C5, C8, C9
     line = Line(97, on_full)
@@ -338,7 +338,7 @@ def test_racing_producers_on_the_background_thread(
     assert books.peak_pending <= capacity
 
 
-def test_racing_close_delivers_what_was_accepted() -> None:  # C9, C15
+def test_f32_racing_close_delivers_what_was_accepted() -> None:  # C9, C15
     for _ in range(10):
         sink = Sink(time.monotonic)
         dispatcher = BackgroundDispatcher[Mark](sink, ms_delay=0.5, home="thread")
@@ -385,7 +385,7 @@ def test_loops_in_racing_threads_wait_for_room_and_lose_nothing() -> None:  # C5
     assert dispatcher.statistics().peak_pending <= 3
 
 
-def test_threads_find_their_own_loops_in_turn() -> None:  # C13, C14, F10
+def test_f10_threads_find_their_own_loops_in_turn() -> None:  # C13, C14
     sink = Sink(time.monotonic)
     dispatcher = BackgroundDispatcher[Mark](sink, ms_delay=0.5)
 
@@ -414,7 +414,7 @@ def test_threads_find_their_own_loops_in_turn() -> None:  # C13, C14, F10
 @pytest.mark.skipif(
     not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a build with the GIL"
 )
-def test_importing_leaves_the_gil_off() -> None:  # F32
+def test_f32_importing_leaves_the_gil_off() -> None:
     outcome = run_snippet(
         """
         import sys

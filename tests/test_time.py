@@ -41,9 +41,9 @@ def test_window_is_due_one_delay_after_it_opened(
     stepped.run_until_complete(main())
 
 
-def test_steady_trickle_never_postpones_the_window(
+def test_f25_steady_trickle_never_postpones_the_window(
     stepped: SteppedLoop, sink: Sink
-) -> None:  # C1, F25
+) -> None:  # C1
     async def main() -> None:
         dispatcher = BackgroundDispatcher(sink, ms_delay=100)
         for number in range(100):

@@ -114,7 +114,7 @@ def chains(**options: Any) -> Producer:
     return producer
 
 
-def test_no_wake_up_is_lost_on_a_loop() -> None:
+def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
     producer = chains()
 
     async def main() -> None:
@@ -130,7 +130,7 @@ def test_no_wake_up_is_lost_on_a_loop() -> None:
     asyncio.run(main())
 
 
-def test_no_wake_up_is_lost_on_the_background_thread() -> None:
+def test_f23_no_wake_up_is_lost_on_the_background_thread() -> None:
     producer = chains(home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()

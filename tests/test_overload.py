@@ -1,0 +1,123 @@
+"""F26, F30: more comes in than goes out, and what has stood still goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+
+from loops import LOOPS, comes_true, eventually, run_on
+from ringdispatch import BackgroundDispatcher, Full
+from support import Sink, SteppedLoop, books_agree
+
+POLICIES = ["drop_newest", "drop_oldest", "raise"]
+
+on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
+each_policy = pytest.mark.parametrize("on_full", POLICIES)
+
+
+def put(dispatcher: BackgroundDispatcher[int], numbers: range) -> list[int]:
+    """Enqueue from a thread of its own; returns what was accepted."""
+    accepted: list[int] = []
+
+    def produce() -> None:
+        for number in numbers:
+            with contextlib.suppress(Full):
+                if dispatcher.enqueue(number):
+                    accepted.append(number)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    thread.join()
+    return accepted
+
+
+@on_each_loop
+@each_policy
+def test_f26_blocked_home_keeps_what_fits_then_goes_by_on_full(
+    loop_name: str, on_full: str
+) -> None:  # C6, C7, C10
+    got: list[int] = []
+
+    async def sink(batch: list[int]) -> None:
+        got.extend(batch)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=5, capacity=100, on_full=on_full
+        )
+        dispatcher.bind()
+        # The join blocks the home's thread until the producer is through.
+        assert put(dispatcher, range(100)) == list(range(100))
+        assert got == []
+        await comes_true(lambda: len(got) == 100)
+        assert got == list(range(100))
+        got.clear()
+        accepted = put(dispatcher, range(150))
+        kept = range(50, 150) if on_full == "drop_oldest" else range(100)
+        assert len(accepted) == (150 if on_full == "drop_oldest" else 100)
+        await comes_true(lambda: len(got) == 100)
+        assert got == list(kept)
+        seen = dispatcher.statistics()
+        assert (seen.rejected_full, seen.evicted) == (
+            (0, 50) if on_full == "drop_oldest" else (50, 0)
+        )
+        assert await dispatcher.aclose()
+        books_agree(dispatcher)
+
+    run_on(loop_name, main())
+
+
+@on_each_loop
+def test_f26_home_of_its_own_dispatches_while_the_callers_loop_is_blocked(
+    loop_name: str,
+) -> None:  # C13
+    got: list[int] = []
+
+    async def sink(batch: list[int]) -> None:
+        got.extend(batch)
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1, capacity=100, home="thread")
+        for number in range(500):
+            eventually(lambda: dispatcher.pending < 100)  # this loop stands still
+            assert dispatcher.enqueue(number)
+        eventually(lambda: len(got) == 500)
+        assert got == list(range(500))
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+@each_policy
+def test_f30_all_is_well_two_windows_after_the_sink_returns(
+    stepped: SteppedLoop, sink: Sink, on_full: str
+) -> None:  # C6, C7, C11
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink, ms_delay=100, capacity=10, on_full=on_full, dispatch_timeout=None
+        )
+        sink.hold()
+        number = 0
+        for _ in range(600):  # a minute
+            for _ in range(7):
+                number += 1
+                with contextlib.suppress(Full):
+                    dispatcher.enqueue(number)
+            await stepped.advance(0.1)
+        assert len(sink.batches) == 1
+        assert dispatcher.pending == 10
+        sink.release()
+        await stepped.advance(0.0)
+        assert dispatcher.enqueue("after")
+        await stepped.advance(0.2)
+        seen = dispatcher.statistics()
+        assert (seen.pending, seen.in_flight) == (0, 0)
+        assert sink.entries[-1] == "after"
+        assert len(sink.batches) == 3
+        assert seen.accepted == seen.dispatched + seen.evicted
+        assert seen.rejected_full + seen.evicted == number + 1 - seen.dispatched
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
