@@ -166,7 +166,7 @@ class ModelRing:
             self.producer._reached()
         if tells:
             self.producer._dropped()
-        if reason == "rejected_full" and self.on_full == "raise" and not self.closed:
+        if reason == "rejected_full" and self.on_full == "raise":
             raise Full
         return accepted
 
