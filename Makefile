@@ -2,6 +2,8 @@
 #             --clients 8 --entries 20" changes what it does
 # make test   the test suite; ARGS="-k close" goes to pytest
 # make lint   formatting, style, types, stubs
+# make soak   200 million entries through each overflow policy: nothing grows
+# make overload  a sink that hangs for a minute, and comes back
 # make sdist  the source distribution, in dist/
 # make clean  back to what is in version control
 #
@@ -18,13 +20,16 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test lint sdist clean
+.PHONY: demo test lint soak overload sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
 test: $(built) .venv/.group-test .venv/.group-demo
 	$(python) -m pytest $(ARGS)
+
+soak overload: $(built)
+	$(python) tests/$@.py $(ARGS)
 
 lint: $(built) .venv/.group-lint
 	$(python) -m ruff check

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +124,25 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(["overload.py", "--seconds", "2"], id="overload"),
+        pytest.param(["soak.py", "--entries", "1000000"], id="soak"),
+    ],
+)
+def test_f30_in_short(program: list[str], policy: str) -> None:  # C7, C10
+    """The two programs find nothing wrong; they run for minutes when called alone."""
+    name, *options = program
+    outcome = subprocess.run(
+        [sys.executable, Path(__file__).with_name(name), *options, "--policy", policy],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr

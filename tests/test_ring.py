@@ -239,3 +239,33 @@ def test_f31_books_agree_at_every_one_of_a_million_random_steps(
             dispatched + failed + evicted + given_up + pending + flying
         ), (seed, step)
     assert min(dispatched, failed, given_up, evicted + tried - accepted) > 1000
+
+
+def test_collector_may_take_in_the_middle_of_a_take() -> None:  # C9, C18
+    """On 3.11 it runs inside allocations, also those of a take."""
+    ring = ObjectRing(100, 100)
+    producer = Deaf(ring, "drop_newest")
+    taken: list[int] = []
+
+    def callback(phase: str, info: Any) -> None:
+        take = ring.take(3)
+        if take is not None:
+            taken.extend(take.entries)
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(callback)
+    try:
+        for number in range(3000):
+            producer.enqueue(number)
+            if number % 60 == 59:
+                gc.set_threshold(1)
+                take = ring.take(60)
+                gc.set_threshold(*threshold)
+                if take is not None:
+                    taken.extend(take.entries)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+    while (take := ring.take(100)) is not None:
+        taken.extend(take.entries)
+    assert sorted(taken) == list(range(3000))
