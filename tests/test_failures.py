@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -328,6 +329,34 @@ def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
         assert f"n1: {what} raised" in lines, lines
     records = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert all(r.exc_info and r.exc_info[0] is Broken for r in records)
+
+
+@pytest.mark.parametrize("home", ["auto", "thread"])
+def test_f20_hook_that_blocks_holds_up_its_home_and_loses_nothing(home: str) -> None:
+    blocked, go_on = threading.Event(), threading.Event()  # C8, C11
+    got: list[int] = []
+
+    async def sink(batch: list[int]) -> None:
+        got.extend(batch)
+        if batch == [0]:
+            raise ConnectionError
+
+    def on_error(error: BaseException, batch: list[int]) -> None:
+        blocked.set()
+        assert go_on.wait(20)
+
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1, home=home, on_error=on_error)
+    assert dispatcher.enqueue(0)
+    assert blocked.wait(20)
+    for number in range(1, 100):
+        assert dispatcher.enqueue(number)
+    assert dispatcher.pending == 99
+    assert not dispatcher.flush(timeout=0.01)
+    go_on.set()
+    assert dispatcher.close(20)
+    assert got == list(range(100))
+    books = dispatcher.statistics()
+    assert (books.failed, books.dispatched) == (1, 99)
 
 
 def test_f20_context_with_properties_that_raise(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import threading
 import time
@@ -228,6 +229,40 @@ def test_f15_entries_from_the_dispatch_function_go_into_the_next_window(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
+
+
+def test_f15_dispatch_function_that_logs_into_its_own_dispatcher(
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+) -> None:  # C10, C18
+    """Each batch makes an entry for the next window: a trickle, no recursion."""
+    batches: list[list[str]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            dispatcher.enqueue(record.getMessage())
+
+    async def sink(batch: list[str]) -> None:
+        batches.append(batch)
+        logging.getLogger().warning("sending %d", len(batch))
+        if len(batches) == 3:
+            raise ConnectionError  # the dispatcher's own warning comes in too
+
+    dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+
+    async def main() -> None:
+        logging.getLogger().warning("first")
+        await stepped.advance(1.05)
+        assert len(batches) == 10
+        assert [len(batch) for batch in batches[:5]] == [1, 1, 1, 2, 1]
+        logging.getLogger().removeHandler(handler)
+        assert await dispatcher.aclose()
+
+    handler = Handler()
+    logging.getLogger().addHandler(handler)
+    try:
+        stepped.run_until_complete(main())
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def test_entries_from_the_hooks_are_accepted(stepped: SteppedLoop, sink: Sink) -> None:
