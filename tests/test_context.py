@@ -210,6 +210,20 @@ def test_receipt_ends_with_an_entry_that_was_evicted(
         assert dispatcher.statistics().evicted == 2
         assert await ended(context.receipts[0])
         sink.release()
+        await stepped.advance(1)
+        # While drops are told already, 4 096 entries later at the latest.
+        sink.hold()
+        dispatcher.enqueue("in")
+        dispatcher.enqueue("flight")
+        await stepped.settle()
+        dispatcher.enqueue("opener", context)
+        await stepped.settle()
+        assert not await ended(context.receipts[1])
+        for number in range(4096):
+            dispatcher.enqueue(number)
+        await stepped.settle()
+        assert await ended(context.receipts[1])
+        sink.release()
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())

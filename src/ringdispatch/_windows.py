@@ -161,12 +161,17 @@ class Windows(Producer[Entry]):
                 self._post(raised)
 
     def _reached(self) -> None:
-        """A batch is full, or it is time to see whether the home still runs."""
+        """A batch is full, or it is time to see whether the home still runs.
+
+        Or, with `drop_oldest`, whether an entry that somebody waits for is still here.
+        """
         if self._home is None or self._home.stalled:
             self._revive()
         elif self._called:
             pass  # it is about to look, and will see this entry
-        elif self.ring.places < self._max_in_flight and self._wants_call():
+        elif self._settlements or (
+            self.ring.places < self._max_in_flight and self._wants_call()
+        ):
             self._call_home(self._home)
 
     def _dropped(self) -> None:
