@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._reports import REPORT_SECONDS
+from ringdispatch._drops import REPORT_SECONDS
 from soak import MIB, POLICIES, resident
 
 PRODUCERS = 2

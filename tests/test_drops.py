@@ -10,7 +10,7 @@ import re
 import pytest
 
 from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._reports import REPORT_SECONDS
+from ringdispatch._drops import REPORT_SECONDS
 from support import Sink, SteppedLoop
 
 

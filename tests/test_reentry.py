@@ -143,12 +143,14 @@ def hammer(
     snippet = HAMMER.format(
         home=home, source=source.strip(), seconds=seconds, least=least
     )
+    # Garbage may be left that only the interpreter's end collects.
+    drops = "rejected_full|rejected_closed|evicted"
     outcome = run_snippet(
         snippet,
         loop=loop_name,
         seconds=40 + 3 * seconds,
         debug=False,
-        stderr=r"((send|ignore): \d+ entries (rejected_full|evicted); [^\n]*\n?)*",
+        stderr=rf"((send|ignore): \d+ entries ({drops}); [^\n]*\n?)*",
     )
     assert outcome.lines == ["survived"]
 

@@ -266,9 +266,9 @@ class BackgroundDispatcher(Windows[Entry]):
         if self.ring.pending:
             self.ring.close()
             self._give_up(None, "let go of without close")
-            self._tell_drops(last=True)
+            self._drops.tell(last=True)
         elif self.ring.telling:
-            self._tell_drops(last=True)
+            self._drops.tell(last=True)
 
     # ---- flush and close
 
@@ -306,7 +306,7 @@ class BackgroundDispatcher(Windows[Entry]):
             return False
         if not settled:
             self._give_up(waiter.exclude, f"close timed out after {timeout} s")
-        self._tell_drops(last=True)
+        self._drops.tell(last=True)
         self._post(self._leave_home)
         return settled and not self._cut_short
 
@@ -359,4 +359,4 @@ class BackgroundDispatcher(Windows[Entry]):
         """Report what could not be delivered before the process ends."""
         self.ring.close()
         self._give_up(None, "the process ended")
-        self._tell_drops(last=True)
+        self._drops.tell(last=True)

@@ -1,30 +1,14 @@
-"""What a dispatcher tells: failed dispatches, and entries that were dropped."""
+"""The log and the user's hooks: what a dispatcher tells, and how."""
 
 import logging
-import threading
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
 logger = logging.getLogger("ringdispatch")
 
-# At most one log line per reason, and one timer, in this many seconds.
-REPORT_SECONDS = 10.0
-
 OnError = Callable[[BaseException, Any], object]
 OnDrop = Callable[[str, int], object]
-
-# A reason is the counter in Statistics that counts it.
-REMEDIES = {
-    "rejected_full": "the ring is full: raise capacity, shorten ms_delay, "
-    "or speed up the dispatch function",
-    "evicted": "the ring was full and newer entries took their place: raise capacity, "
-    "shorten ms_delay, or speed up the dispatch function",
-    "rejected_closed": "the dispatcher is closed: close it after the last request",
-    "rejected_oversized": "larger than the whole ring: raise max_bytes",
-}
-# What was abandoned is logged where it is given up, with what was in flight.
-REASONS = (*REMEDIES, "abandoned")
 
 
 class Reports:
@@ -40,10 +24,6 @@ class Reports:
         self._on_error = on_error
         self._on_drop = on_drop
         self._failing = False
-        self._told = dict.fromkeys(REASONS, 0)
-        self._logged = dict.fromkeys(REASONS, 0)
-        self._logged_at: dict[str, float] = {}
-        self._telling = threading.Lock()
 
     def renewed(self) -> "Reports":
         """The same, with everything at zero."""
@@ -86,47 +66,10 @@ class Reports:
             self._failing = False
             self._log(logging.INFO, "%s: dispatches succeed again", self._name)
 
-    def dropped(self, totals: dict[str, int], now: float, *, last: bool) -> bool:
-        """Tell of entries dropped since the last call; returns whether there were any.
-
-        Args:
-            totals: The drop counters of Statistics.
-            now: Seconds, of the dispatcher's clock.
-            last: Nothing more will come: log even within the period.
-        """
-        if not self._telling.acquire(blocking=False):
-            return True  # a hook that came back, or another thread: it tells
-        try:
-            return self._tell(totals, now, last)
-        finally:
-            self._telling.release()
-
-    def _tell(self, totals: dict[str, int], now: float, last: bool) -> bool:
-        news = False
-        for reason, total in totals.items():
-            count = total - self._told[reason]
-            if count:
-                news = True
-                self._told[reason] = total
-                if self._on_drop is not None:
-                    self.safely("on_drop", self._on_drop, reason, count)
-            if reason not in REMEDIES:
-                continue
-            unlogged = total - self._logged[reason]
-            due = self._logged_at.get(reason, now - REPORT_SECONDS) + REPORT_SECONDS
-            if unlogged and (last or now >= due):
-                self._logged[reason] = total
-                self._logged_at[reason] = now
-                self._log(
-                    logging.WARNING,
-                    "%s: %d entries %s; %s",
-                    self._name,
-                    unlogged,
-                    reason,
-                    REMEDIES[reason],
-                )
-            news = news or total != self._logged[reason]
-        return news
+    def dropped(self, reason: str, count: int) -> None:
+        """Tell the hook of entries dropped."""
+        if self._on_drop is not None:
+            self.safely("on_drop", self._on_drop, reason, count)
 
     def say(self, level: int, message: str, *values: object) -> None:
         """Log one line under the dispatcher's name."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _process
 from ._call import Call
+from ._drops import Drops
 from ._home import Errand, Home, Timer, background_home, is_background, running_loop
 from ._producer import Producer, give_enqueue
-from ._reports import REASONS, REPORT_SECONDS, Reports
+from ._reports import Reports
 from ._ring import Ring, Take
 from ._room import RoomQueue
 from ._settlements import Opener, Receipt, Settlement, Settlements
@@ -49,6 +50,7 @@ class Windows(Producer[Entry]):
         "_context",
         "_cut_short",
         "_delay",
+        "_drops",
         "_due",
         "_ends_window",
         "_home",
@@ -56,7 +58,6 @@ class Windows(Producer[Entry]):
         "_max_batch",
         "_max_in_flight",
         "_prefers_thread",
-        "_report_timer",
         "_room",
         "_settlements",
         "_starting",
@@ -111,6 +112,9 @@ class Windows(Producer[Entry]):
         self._calls: dict[Call, None] = {}  # strong: the loop holds tasks weakly
         self._settlements = Settlements(self.ring, self._calls, self._max_in_flight)
         self._room = RoomQueue()
+        self._drops = Drops(
+            self.ring, self.reports, self._settlements, self._now, self._context
+        )
         self._due = 0  # positions below it are to go out now
         self._ends_window = False  # whether the next take is the delay's
         self._taken_at = -math.inf  # when the delay's last take was
@@ -118,7 +122,6 @@ class Windows(Producer[Entry]):
         self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
         self._timer: tuple[Home, Timer] | None = None
-        self._report_timer: Timer | None = None
 
     def _start_anew(self) -> object:
         """Start empty in a forked child; returns the parent's state."""
@@ -129,7 +132,7 @@ class Windows(Producer[Entry]):
             self._settlements,
             self._room,
             self._timer,
-            self._report_timer,
+            self._drops,
         )
         self.reports = self.reports.renewed()
         self._begin()
@@ -180,7 +183,7 @@ class Windows(Producer[Entry]):
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home(blocking=False)
         if home is not None and not home.stalled:
-            self._post(partial(self._report, home))
+            self._post(partial(self._drops.report, home))
 
     # ---- the home
 
@@ -379,7 +382,7 @@ class Windows(Producer[Entry]):
             self._call_home(self._home)
         self._room.call_next()
         if self.ring.telling:
-            self._report(home)
+            self._drops.report(home)
 
     def invoke(self, call: Call, entries: Any) -> Awaitable[Any]:
         """Call the dispatch function, here or in a worker thread."""
@@ -444,37 +447,3 @@ class Windows(Producer[Entry]):
             call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
             call.stop()
         await asyncio.sleep(0)
-
-    # ---- drops
-
-    def _tell_drops(self, *, last: bool = False) -> bool:
-        """Tell what was dropped since the last time; returns whether there was any."""
-        if last:
-            self.ring.told()
-        books = self.statistics()
-        totals = {reason: getattr(books, reason) for reason in REASONS}
-        return self.reports.dropped(totals, self._now(), last=last)
-
-    def _report(self, home: Home) -> None:
-        """Tell of drops, and again after a period while there are any; on the home."""
-        self._settlements.finish()  # those who wait for an evicted entry
-        news = self._tell_drops()
-        if self._report_timer is not None:
-            return
-        loop = home.loop
-        if news and loop is not None and not loop.is_closed():
-            errand = Errand(partial(self._report_again, home), self._report_lost)
-            self._report_timer = Timer(
-                loop, REPORT_SECONDS, errand, self.fresh_context()
-            )
-        else:
-            self.ring.told()
-            self._tell_drops()  # what came before the announcement was renewed
-
-    def _report_again(self, home: Home) -> None:
-        self._report_timer = None
-        self._report(home)
-
-    def _report_lost(self) -> None:
-        self._report_timer = None
-        self.ring.told()

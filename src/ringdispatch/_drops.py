@@ -1,0 +1,128 @@
+"""What is told of entries that were dropped: at once, once a period, and at the end."""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+
+from ._home import Errand, Home, Timer
+from ._reports import Reports
+from ._ring import Ring
+from ._settlements import Settlements
+from ._statistics import Statistics
+
+# At most one log line per reason, and one timer, in this many seconds.
+REPORT_SECONDS = 10.0
+
+# A reason is the counter in Statistics that counts it.
+REMEDIES = {
+    "rejected_full": "the ring is full: raise capacity, shorten ms_delay, "
+    "or speed up the dispatch function",
+    "evicted": "the ring was full and newer entries took their place: raise capacity, "
+    "shorten ms_delay, or speed up the dispatch function",
+    "rejected_closed": "the dispatcher is closed: close it after the last request",
+    "rejected_oversized": "larger than the whole ring: raise max_bytes",
+}
+# What was abandoned is logged where it is given up, with what was in flight.
+REASONS = (*REMEDIES, "abandoned")
+
+
+class Drops:
+    """Tells `on_drop` and the log of drops.
+
+    The ring announces the first drop; from then on a timer looks once a period, for as
+    long as there is news. Nothing here refers to the dispatcher, which may be let go
+    while the timer runs.
+
+    Args:
+        ring: Whose drops are told.
+        reports: Where to tell them.
+        settlements: Those who may be waiting for an entry that was evicted.
+        now: The dispatcher's clock, in seconds.
+        context: The one the timer runs in a copy of.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        reports: Reports,
+        settlements: Settlements,
+        now: Callable[[], float],
+        context: Context,
+    ) -> None:
+        self._ring = ring
+        self._reports = reports
+        self._settlements = settlements
+        self._now = now
+        self._context = context
+        self._timer: Timer | None = None
+        self._told = dict.fromkeys(REASONS, 0)
+        self._logged = dict.fromkeys(REASONS, 0)
+        self._logged_at: dict[str, float] = {}
+        self._telling = threading.Lock()
+
+    def report(self, home: Home) -> None:
+        """Tell of drops, and again after a period while there are any; on the home."""
+        self._settlements.finish()
+        news = self.tell()
+        if self._timer is not None:
+            return
+        loop = home.loop
+        if news and loop is not None and not loop.is_closed():
+            errand = Errand(partial(self._report_again, home), self._timer_lost)
+            self._timer = Timer(loop, REPORT_SECONDS, errand, self._context.copy())
+        else:
+            self._ring.told()
+            self.tell()  # what came before the announcement was renewed
+
+    def _report_again(self, home: Home) -> None:
+        self._timer = None
+        self.report(home)
+
+    def _timer_lost(self) -> None:
+        self._timer = None
+        self._ring.told()
+
+    def tell(self, *, last: bool = False) -> bool:
+        """Tell what was dropped since the last time; returns whether there was any.
+
+        Args:
+            last: Nothing more will come: log even within the period.
+        """
+        if last:
+            self._ring.told()
+        if not self._telling.acquire(blocking=False):
+            return True  # a hook that came back, or another thread: it tells
+        try:
+            return self._tell(last)
+        finally:
+            self._telling.release()
+
+    def _tell(self, last: bool) -> bool:
+        now = self._now()
+        books = Statistics(*self._ring.snapshot(now))
+        news = False
+        for reason in REASONS:
+            total = getattr(books, reason)
+            count = total - self._told[reason]
+            if count:
+                news = True
+                self._told[reason] = total
+                self._reports.dropped(reason, count)
+            if reason not in REMEDIES:
+                continue
+            unlogged = total - self._logged[reason]
+            due = self._logged_at.get(reason, now - REPORT_SECONDS) + REPORT_SECONDS
+            if unlogged and (last or now >= due):
+                self._logged[reason] = total
+                self._logged_at[reason] = now
+                self._reports.say(
+                    logging.WARNING,
+                    "%d entries %s; %s",
+                    unlogged,
+                    reason,
+                    REMEDIES[reason],
+                )
+            news = news or total != self._logged[reason]
+        return news
