@@ -369,8 +369,10 @@ def test_exit_reports_the_drops_that_were_not_told() -> None:
         """
         async def send(batch):
             pass
+        from ringdispatch._ring import keep_for_ever
         dispatcher = BackgroundDispatcher(
             send, ms_delay=60_000, capacity=2, max_batch=2, name="n1")
+        keep_for_ever(dispatcher)  # or its finalizer would tell
         loop = new_loop()
         async def main():
             for number in range(5):
