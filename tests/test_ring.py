@@ -36,6 +36,29 @@ def test_look_round_is_announced_every_4096_entries() -> None:  # C14
         assert compiled.log.count(("reached",)) >= 2
 
 
+def test_batch_that_fills_up_after_a_take_is_announced() -> None:  # C6
+    side = Compiled(9, 2, "raise")
+    for _ in range(5):
+        side.put("enqueue", None)
+    assert side.take(2)
+    assert side.take(2)
+    side.log.clear()
+    side.put("enqueue", None)
+    assert side.log == [("reached",), ("enqueue", 5, True)]
+
+
+def test_age_of_the_oldest_follows_what_is_evicted() -> None:  # C1
+    side = Compiled(2, 2, "drop_oldest")
+    side.put("enqueue", None)
+    side.clock = 5.0
+    side.ring.reopen(side.clock)
+    side.put("enqueue", None)
+    assert side.snapshot()["oldest_age_seconds"] == 5.0
+    side.clock = 7.0
+    side.put("enqueue", None)
+    assert side.snapshot()["oldest_age_seconds"] == 2.0
+
+
 @pytest.mark.parametrize("on_full", sorted(POLICIES))
 @pytest.mark.parametrize("capacity", range(1, 10))
 def test_wrapping_around_loses_nothing_and_keeps_order(
