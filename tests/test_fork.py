@@ -77,6 +77,44 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # 
     ]
 
 
+def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
+    """Neither its entries, nor their contexts, nor a dispatch in flight."""
+    outcome = forked(
+        """
+    class Entry:
+        def __del__(self):
+            say(name, "freed")
+    class Context(Entry):
+        def wait_until(self, receipt): pass
+    async def send(batch):
+        try:
+            in_flight.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            say(name, "ended")
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000, max_batch=1)
+    in_flight = threading.Event()
+    for _ in range(2):
+        dispatcher.enqueue(Entry(), Context())
+        in_flight.wait(10)
+    def body():
+        gc.collect()
+        async def send(batch): say(name, batch)
+        mine = BackgroundDispatcher(send, ms_delay=1)
+        mine.enqueue("mine")
+        assert mine.close()
+        gc.collect()
+    join(child(body))
+    say("parent goes on")
+    dispatcher.close(timeout=0)
+    eventually(lambda: not dispatcher._calls)
+    """,
+        stderr=".*close timed out after 0.0? s: .*",
+    )
+    assert outcome.lines[:2] == ["child ['mine']", "parent goes on"]
+    assert sorted(outcome.lines[2:]) == ["parent ended", *["parent freed"] * 4]
+
+
 @on_each_loop
 def test_fork_inside_a_running_loop(loop_name: str) -> None:  # C17
     """With an entry pending, one in flight, and a timer set."""
