@@ -303,10 +303,10 @@ def test_f37_loop_closed_with_a_task_made_but_not_started(
 
 def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> None:
     sink = Place()  # C14
-    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
     loop = new_loop(loop_name)
     loop.run_until_complete(put(dispatcher, "a"))
-    other = BackgroundDispatcher(Place(), ms_delay=20)
+    other = BackgroundDispatcher(Place(), ms_delay=400)
     other.enqueue("the time that this takes is enough")
     eventually(lambda: other.statistics().dispatched)
     assert sink.batches == []
