@@ -25,7 +25,7 @@ built := .venv/.built-$(switches)
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
-test: $(built) .venv/.group-test .venv/.group-demo
+test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers
 	$(python) -m pytest $(ARGS)
 
 soak overload: $(built)
