@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from typing import Any, Protocol
@@ -41,6 +41,9 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return None
+    thread = getattr(loop, "_thread_id", None)
+    if thread not in (None, threading.get_ident()):
+        return None  # under gevent: it runs in another greenlet
     over = loop in _ended or getattr(loop, "_asyncgens_shutdown_called", False)
     return None if over else loop
 
@@ -244,6 +247,44 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+@contextlib.contextmanager
+def _unseen(loop: Any) -> Iterator[None]:
+    """Let nobody else find this loop running while it waits.
+
+    Under gevent the background thread is a greenlet, and while it waits the application
+    goes on in the same thread: with a loop running there, `asyncio.run` and Django's
+    ORM would refuse to work.
+    """
+    if "greenlet" not in sys.modules:
+        yield
+        return
+    selector = loop._selector
+    wait = selector.select
+    others = _become(None, (None, None))
+
+    def select(timeout: float | None = None) -> Any:
+        nonlocal others
+        mine = _become(*others)
+        try:
+            return wait(timeout)
+        finally:
+            others = _become(*mine)
+
+    selector.select = select
+    try:
+        yield
+    finally:
+        _become(*others)
+
+
+def _become(loop: Any, hooks: Any) -> tuple[Any, Any]:
+    """Set this thread's running loop and generator hooks; returns what they were."""
+    before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    asyncio._set_running_loop(loop)
+    sys.set_asyncgen_hooks(*hooks)
+    return before
+
+
 class _Background:
     """A daemon thread with an event loop, for all who have no loop of their own."""
 
@@ -261,13 +302,14 @@ class _Background:
             raise
 
     def _run(self) -> None:
-        try:
-            self.loop.run_forever()
-        finally:  # stopped at exit, or by a KeyboardInterrupt in a dispatch
+        with _unseen(self.loop):
             try:
-                self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            finally:
-                self._close()
+                self.loop.run_forever()
+            finally:  # stopped at exit, or by a KeyboardInterrupt in a dispatch
+                try:
+                    self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+                finally:
+                    self._close()
 
     def _close(self) -> None:
         _background.pop("thread", None)
@@ -329,11 +371,12 @@ def forget_background() -> object:
 def run_inline(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a fresh loop at exit, when no thread can be started."""
     loop = _new_loop()
-    try:
-        loop.run_until_complete(main)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+    with _unseen(loop):
+        try:
+            loop.run_until_complete(main)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
 
 class Executor(ThreadPoolExecutor):
