@@ -1,0 +1,69 @@
+"""Drives a real kernel through the cells of a notebook, and ends it as it is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from jupyter_client import BlockingKernelClient, KernelManager
+
+SECONDS = 20.0
+
+CELL = """\
+from served import aenqueue_all, dispatcher, note
+await aenqueue_all()
+"""
+BUSY = """\
+note("busy")
+import time
+time.sleep(60)
+"""
+LATER = "assert await dispatcher.aflush()"
+
+
+def run(client: BlockingKernelClient, cell: str) -> None:
+    reply = client.execute(cell, reply=True, timeout=SECONDS)
+    assert reply["content"]["status"] == "ok", reply
+
+
+def interrupt(manager: KernelManager, client: BlockingKernelClient) -> None:
+    """As the notebook's stop button, in the middle of a cell; then go on."""
+    client.execute(BUSY)
+    deadline = time.monotonic() + SECONDS
+    while "busy" not in Path(os.environ["RECORD"]).read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    manager.interrupt_kernel()
+    reply = client.get_shell_msg(timeout=SECONDS)
+    assert reply["content"]["ename"] == "KeyboardInterrupt", reply
+    run(client, LATER)
+    manager.shutdown_kernel(now=True)
+
+
+def main(end: str) -> None:
+    os.environ |= {
+        "IPYTHONDIR": str(Path.cwd()),
+        "JUPYTER_RUNTIME_DIR": str(Path.cwd()),
+    }
+    manager = KernelManager(connection_file=str(Path.cwd() / "kernel.json"))
+    manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=SECONDS)
+    run(client, CELL)
+    if end == "interrupt":
+        interrupt(manager, client)
+    elif end == "shutdown":
+        manager.shutdown_kernel()
+    else:
+        manager.signal_kernel(signal.Signals[end])
+        manager.provisioner.process.wait(SECONDS)
+    client.stop_channels()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,508 @@
+"""C16, C17: real servers, from their first entry to their end.
+
+The table in docs/servers.md says what these tests hold: what is delivered, and what the
+user has to call.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from signal import SIGCONT, SIGINT, SIGKILL, SIGTERM
+from typing import NamedTuple
+
+import pytest
+
+from loops import LOOPS
+from served import FIRST, LAST
+from serving import Traffic, needs, serve
+from subprocesses import PRELUDE, run_snippet
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
+SETTLED, ALL = FIRST, FIRST + LAST
+
+
+def gunicorn(kind: str, app: str, workers: int = 1) -> list[str]:
+    options = ["--bind", "fd://{fd}", "--workers", str(workers), "--preload"]
+    quiet = ["--no-control-socket", "--log-level", "warning"]
+    return ["-m", "gunicorn", *options, *quiet, "--worker-class", kind, app]
+
+
+def celery(pool: str) -> list[str]:
+    options = ["--pool", pool, "--concurrency", "1", "--loglevel", "WARNING"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return ["-m", "celery", "-A", "served_celery", "worker", *options, *quiet]
+
+
+UVICORN = ["-m", "uvicorn", "--fd", "{fd}", "--log-level", "warning", "served:asgi"]
+HYPERCORN = ["-m", "hypercorn", "--bind", "fd://{fd}", "--log-level", "warning"]
+SERVED = str(Path(__file__).with_name("served.py"))
+
+COMMANDS = {
+    "uvicorn": UVICORN,
+    "uvicorn-workers": [*UVICORN, "--workers", "2"],
+    "hypercorn": [*HYPERCORN, "served:asgi"],
+    "gunicorn-sync": gunicorn("sync", "served:wsgi"),
+    "gunicorn-gthread": gunicorn("gthread", "served:wsgi"),
+    "gunicorn-gevent": gunicorn("gevent", "served:wsgi"),
+    "gunicorn-uvicorn": gunicorn("uvicorn_worker.UvicornWorker", "served:asgi"),
+    "celery-prefork": celery("prefork"),
+    "celery-solo": celery("solo"),
+    "script": [SERVED, "script", "signal"],
+    "asyncio.run": [SERVED, "asyncio.run", "signal"],
+}
+PACKAGES = {
+    "uvicorn": ["uvicorn"],
+    "uvicorn-workers": ["uvicorn"],
+    "hypercorn": ["hypercorn"],
+    "gunicorn-sync": ["gunicorn"],
+    "gunicorn-gthread": ["gunicorn"],
+    "gunicorn-gevent": ["gunicorn", "gevent"],
+    "gunicorn-uvicorn": ["gunicorn", "uvicorn", "uvicorn_worker"],
+    "celery-prefork": ["celery"],
+    "celery-solo": ["celery"],
+}
+
+
+class Cell(NamedTuple):
+    """One cell of the table."""
+
+    server: str
+    closes: str  # what the application does for its end
+    signal: signal.Signals
+    delivered: tuple[str, ...]
+
+
+WEB = [
+    # Under SIGTERM uvicorn kills itself once the lifespan has ended: see F09 below.
+    Cell("uvicorn", "nothing", SIGKILL, SETTLED),
+    Cell("hypercorn", "nothing", SIGINT, ALL),
+    Cell("hypercorn", "nothing", SIGTERM, ALL),
+    Cell("hypercorn", "lifespan", SIGTERM, ALL),
+    Cell("hypercorn", "nothing", SIGKILL, SETTLED),
+    Cell("gunicorn-sync", "nothing", SIGINT, ALL),
+    Cell("gunicorn-sync", "nothing", SIGTERM, ALL),
+    Cell("gunicorn-sync", "nothing", SIGKILL, SETTLED),
+    Cell("gunicorn-gthread", "nothing", SIGINT, ALL),
+    Cell("gunicorn-gthread", "nothing", SIGTERM, ALL),
+    Cell("gunicorn-gthread", "nothing", SIGKILL, SETTLED),
+    Cell("gunicorn-gevent", "nothing", SIGINT, ALL),
+    Cell("gunicorn-gevent", "nothing", SIGTERM, ALL),
+    Cell("gunicorn-gevent", "nothing", SIGKILL, SETTLED),
+    # Its worker re-raises the signal as uvicorn does.
+    Cell("gunicorn-uvicorn", "nothing", SIGTERM, SETTLED),
+    Cell("gunicorn-uvicorn", "lifespan", SIGINT, ALL),
+    Cell("gunicorn-uvicorn", "lifespan", SIGTERM, ALL),
+    Cell("gunicorn-uvicorn", "nothing", SIGKILL, SETTLED),
+]
+OTHERS = [
+    Cell("script", "nothing", SIGINT, ALL),
+    Cell("script", "nothing", SIGTERM, SETTLED),
+    Cell("script", "sys.exit", SIGTERM, ALL),
+    Cell("script", "nothing", SIGKILL, SETTLED),
+    Cell("asyncio.run", "nothing", SIGINT, ALL),
+    Cell("asyncio.run", "nothing", SIGTERM, SETTLED),
+    Cell("asyncio.run", "handler", SIGTERM, ALL),
+    Cell("asyncio.run", "nothing", SIGKILL, SETTLED),
+]
+CELERY = [
+    # The children of the pool end by os._exit.
+    Cell("celery-prefork", "nothing", SIGTERM, SETTLED),
+    Cell("celery-prefork", "worker_process_shutdown", SIGINT, ALL),
+    Cell("celery-prefork", "worker_process_shutdown", SIGTERM, ALL),
+    Cell("celery-prefork", "nothing", SIGKILL, SETTLED),
+    Cell("celery-solo", "nothing", SIGINT, ALL),
+    Cell("celery-solo", "nothing", SIGTERM, ALL),
+    Cell("celery-solo", "nothing", SIGKILL, SETTLED),
+]
+
+
+def cells(*table: Cell) -> pytest.MarkDecorator:
+    """A test for each cell, named after it."""
+    return pytest.mark.parametrize(
+        "cell",
+        [
+            pytest.param(
+                cell,
+                id=f"{cell.server}-{cell.closes}-{cell.signal.name}",
+                marks=needs(*PACKAGES.get(cell.server, ())),
+            )
+            for cell in table
+        ],
+    )
+
+
+def outcome(cell: Cell, folder: Path) -> tuple[str, ...]:
+    """Run a server that enqueues without being asked; returns what it delivered."""
+    with serve(COMMANDS[cell.server], folder, CLOSES=cell.closes) as server:
+        server.wait_for_notes("ready")
+        server.signal(cell.signal)
+        server.wait()
+        return server.delivered()
+
+
+# ---- the table
+
+
+@cells(*WEB)
+def test_end_of_a_web_server(cell: Cell, tmp_path: Path) -> None:  # C16
+    """What was settled stays so; the open window is delivered, or it alone is lost."""
+    with serve(COMMANDS[cell.server], tmp_path, CLOSES=cell.closes) as server:
+        server.wait_for_notes("ready")
+        for path in (*FIRST, "/flush", *LAST):
+            server.ask(path)
+        server.signal(cell.signal)
+        server.wait()
+        assert server.delivered() == cell.delivered
+
+
+@cells(*OTHERS)
+def test_end_of_a_script(cell: Cell, tmp_path: Path) -> None:  # C16
+    assert outcome(cell, tmp_path) == cell.delivered
+
+
+@pytest.mark.parametrize("kind", ["script", "asyncio.run"])
+def test_normal_end_of_a_script(kind: str, tmp_path: Path) -> None:  # C16
+    with serve([SERVED, kind, "normal"], tmp_path) as server:
+        server.wait()
+        assert server.process.returncode == 0
+        assert server.delivered() == ALL
+
+
+@pytest.fixture(scope="module")
+def celery_outcomes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[Cell, Future[tuple[str, ...]]]]:
+    """All at once: a worker spends seconds on its own end, most of them waiting."""
+    with ThreadPoolExecutor(len(CELERY)) as pool:
+        yield {
+            cell: pool.submit(outcome, cell, tmp_path_factory.mktemp("celery"))
+            for cell in CELERY
+        }
+
+
+@cells(*CELERY)
+def test_end_of_a_celery_worker(
+    cell: Cell, celery_outcomes: dict[Cell, Future[tuple[str, ...]]]
+) -> None:  # C16, C17
+    assert celery_outcomes[cell].result(timeout=50) == cell.delivered
+
+
+@needs("ipykernel", "jupyter_client")
+@pytest.mark.parametrize(
+    ("end", "delivered"),
+    [("interrupt", ALL), ("shutdown", ALL), ("SIGTERM", SETTLED), ("SIGKILL", SETTLED)],
+)
+def test_end_of_a_notebook(
+    end: str, delivered: tuple[str, ...], tmp_path: Path
+) -> None:  # C16
+    """Cells run on the kernel's loop, which is the home: `await` works in them."""
+    with serve([str(Path(__file__).with_name("notebook.py")), end], tmp_path) as server:
+        server.wait()
+        assert server.process.returncode == 0
+        assert server.delivered() == delivered
+
+
+# ---- F06: gunicorn forks its workers
+
+
+@pytest.mark.parametrize(
+    ("kind", "app", "delay"),
+    [
+        pytest.param("sync", "wsgi", 20, marks=needs("gunicorn")),
+        pytest.param("gthread", "wsgi", 60_000, marks=needs("gunicorn")),
+        pytest.param("gevent", "wsgi", 20, marks=needs("gunicorn", "gevent")),
+        pytest.param(
+            "uvicorn_worker.UvicornWorker",
+            "asgi",
+            20,
+            marks=needs("gunicorn", "uvicorn", "uvicorn_worker"),
+        ),
+    ],
+)
+def test_f06_preloaded_workers_deliver_their_own_entries(
+    kind: str, app: str, delay: int, tmp_path: Path
+) -> None:  # C16, C17: and the master the one it had before the fork
+    closes = "lifespan" if app == "asgi" else "nothing"
+    command = gunicorn(kind, f"served:{app}", workers=2)
+    variables = {"MS_DELAY": delay, "CLOSES": closes, "AT_IMPORT": 1}
+    with serve(command, tmp_path, **variables) as server:
+        server.wait_for_notes("ready", 2)
+        traffic = Traffic(server)
+        server.wait_for(lambda: len(traffic.answered_by()) == 2)
+        server.wait_for(lambda: min(traffic.answered_by().values()) >= 20)
+        traffic.end_with(SIGTERM)
+        traffic.check()
+        assert server.process.returncode == 0
+        of_master = [word for pid, word in server.notes() if pid == server.pid]
+        assert of_master == ["/import"]
+
+
+# ---- F09: uvicorn raises the signal again when it has shut down
+
+
+@needs("uvicorn")
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+@pytest.mark.parametrize("server_name", ["uvicorn", "uvicorn-workers"])
+def test_f09_close_in_the_lifespan_delivers_everything(
+    server_name: str, number: signal.Signals, tmp_path: Path
+) -> None:  # C16
+    command = COMMANDS[server_name]
+    workers = 2 if server_name == "uvicorn-workers" else 1
+    with serve(command, tmp_path, MS_DELAY=20, CLOSES="lifespan") as server:
+        server.wait_for_notes("ready", workers)
+        traffic = Traffic(server)
+        server.wait_for(lambda: len(traffic.answered) >= 200)
+        traffic.end_with(number)
+        traffic.check()
+
+
+@needs("uvicorn")
+@pytest.mark.parametrize(
+    ("number", "delivered", "code"),
+    [(SIGINT, ALL, 0), (SIGTERM, SETTLED, -SIGTERM)],
+)
+def test_f09_without_a_close_in_the_lifespan(
+    number: signal.Signals, delivered: tuple[str, ...], code: int, tmp_path: Path
+) -> None:  # C16
+    """SIGINT goes on to the end of the loop; SIGTERM ends the process on the spot."""
+    with serve(UVICORN, tmp_path) as server:
+        for path in (*FIRST, "/flush", *LAST):
+            server.ask(path)
+        server.signal(number)
+        server.wait()
+        assert server.delivered() == delivered
+        assert server.process.returncode == code
+
+
+# ---- F29: gevent
+
+PATCH = {
+    "before": ("from gevent import monkey; monkey.patch_all()", ""),
+    "after": ("", "from gevent import monkey; monkey.patch_all()"),
+    "never": ("", ""),
+}
+
+
+def run_greenlets(patched: str, snippet: str) -> list[str]:
+    before, after = PATCH[patched]
+    program = f"{before}\n{PRELUDE}{after}\nimport gevent\n{snippet}"
+    # What gevent says of itself, of what was imported before, and of newer Pythons.
+    warnings = ("default::Warning:gevent", "ignore:Monkey-patching")
+    return run_snippet(program, prelude=False, warnings=warnings).lines
+
+
+@needs("gevent")
+@pytest.mark.parametrize("patched", PATCH)
+@pytest.mark.parametrize("kind", ["async", "ordinary"])
+def test_f29_enqueue_flush_and_close_from_greenlets(
+    patched: str, kind: str
+) -> None:  # C16, C18
+    """What is still pending goes out at exit."""
+    lines = run_greenlets(
+        patched,
+        f"""
+async def send(batch):
+    await asyncio.sleep(0.01)
+    got.extend(batch)
+def ordinary(batch):
+    time.sleep(0.01)
+    got.extend(batch)
+got = []
+function = send if {kind!r} == "async" else ordinary
+dispatcher = BackgroundDispatcher(function, ms_delay=20)
+def produce(mine):
+    for number in range(100):
+        assert dispatcher.enqueue((mine, number))
+        gevent.sleep(0)
+    assert dispatcher.flush()
+    assert (mine, 99) in got
+gevent.joinall([gevent.spawn(produce, n) for n in range(8)], raise_error=True)
+for mine in range(8):
+    assert [n for who, n in got if who == mine] == list(range(100))
+dispatcher.enqueue("window")
+deadline = time.monotonic() + 10
+while "window" not in got:
+    assert time.monotonic() < deadline
+    gevent.sleep(0.001)
+def close():
+    dispatcher.enqueue("last")
+    return dispatcher.close()
+assert gevent.spawn(close).get(timeout=10)
+books(dispatcher)
+unclosed = BackgroundDispatcher(lambda batch: say(*batch), ms_delay=60_000)
+unclosed.enqueue("exit")
+""",
+    )
+    assert lines == ["accepted=802 dispatched=802", "exit"]
+
+
+@needs("gevent")
+@pytest.mark.parametrize("patched", PATCH)
+def test_f29_loops_of_other_greenlets_are_left_alone(
+    patched: str,
+) -> None:  # C13: no loop seems to run where none does
+    lines = run_greenlets(
+        patched,
+        """
+async def send(batch):
+    await asyncio.sleep(0.01)
+    say(*batch)
+dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+dispatcher.enqueue("first")
+assert dispatcher.flush()
+assert dispatcher.enqueue("second")
+gevent.sleep(0.05)  # the background thread now waits for its window to end
+try:
+    asyncio.get_running_loop()
+except RuntimeError:
+    say("no loop runs here")
+async def main():
+    loop = asyncio.get_running_loop()
+    reached.set()
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+        assert asyncio.get_running_loop() is loop
+    return "a loop of its own"
+reached = gevent.event.Event()
+greenlet = gevent.spawn(asyncio.run, main())
+assert reached.wait(10)
+for each in dispatcher, BackgroundDispatcher(send, ms_delay=60_000):
+    each.enqueue("third")
+    assert each.close()
+say(greenlet.get(timeout=10))
+""",
+    )
+    assert lines[:2] == ["first", "no loop runs here"]
+    assert lines[2:] == ["second third", "third", "a loop of its own"]
+
+
+@needs("gevent")
+@pytest.mark.parametrize("patched", ["before", "after"])
+def test_f29_end_of_the_process_while_another_greenlet_runs_a_loop(
+    patched: str,
+) -> None:  # C16
+    lines = run_greenlets(
+        patched,
+        """
+async def send(batch):
+    await asyncio.sleep(0.01)
+    say(*batch)
+dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+async def main():
+    dispatcher.enqueue("left")
+    reached.set()
+    await asyncio.sleep(60)
+reached = gevent.event.Event()
+greenlet = gevent.spawn(asyncio.run, main())
+assert reached.wait(10)
+""",
+    )
+    assert lines == ["left"]
+
+
+# ---- F42: the process is stopped, and goes on or not
+
+
+@pytest.mark.parametrize("home", [*LOOPS, "thread"])
+def test_f42_overdue_window_goes_out_once_after_a_stop(
+    home: str, tmp_path: Path
+) -> None:  # C2, C4, C8
+    """One call in flight, one window open."""
+    program = """
+from served import note
+async def send(batch):
+    if batch == ["/in-flight"]:
+        began.set()
+        while not stopped:
+            await asyncio.sleep(0.001)
+    dispatched_at.append(time.monotonic())
+    note(*batch)
+began, stopped, dispatched_at = threading.Event(), [], []
+dispatcher = BackgroundDispatcher(send, ms_delay=1000, max_in_flight=2)
+def stop():
+    assert began.wait(10)
+    dispatcher.enqueue("/a")
+    dispatcher.enqueue("/b")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    stopped.append(time.monotonic())
+def check():
+    seen = dispatcher.statistics()
+    assert seen.accepted == seen.dispatched == 3 and seen.batches == 2, seen
+    assert dispatched_at[-1] - stopped[0] < 0.9, "the delay began again"
+async def main():
+    dispatcher.enqueue("/in-flight")
+    flush = asyncio.ensure_future(dispatcher.aflush(20))
+    while not began.is_set():
+        await asyncio.sleep(0)
+    stop()
+    assert await flush
+    while dispatcher.statistics().dispatched < 3:
+        await asyncio.sleep(0.001)
+    check()
+    assert await dispatcher.aclose()
+if os.environ["TEST_LOOP"] == "thread":
+    dispatcher.enqueue("/in-flight")
+    threading.Thread(target=dispatcher.flush, args=(20,)).start()
+    stop()
+    eventually(lambda: dispatcher.statistics().dispatched == 3)
+    check()
+    assert dispatcher.close()
+else:
+    run(main())
+books(dispatcher)
+"""
+    with serve(["-c", PRELUDE + program], tmp_path, TEST_LOOP=home) as server:
+        server.wait_until_stopped()
+        assert server.delivered() == ()
+        time.sleep(1.3)  # longer than the delay: the stop is what is tested
+        assert server.delivered() == ()
+        server.signal(SIGCONT)
+        assert server.wait() == "accepted=3 dispatched=3\n"
+        assert sorted(server.delivered()) == ["/a", "/b", "/in-flight"]
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("how", ["wait_until", "aflush", "nothing"])
+def test_f42_frozen_after_the_answer_and_never_thawed(
+    how: str, loop_name: str, tmp_path: Path
+) -> None:  # C15
+    """A serverless runtime: it stops the process once all its promises have ended.
+
+    Then it goes on for the next request, and in the end is killed where it stands.
+    """
+    program = f"""
+from served import send
+dispatcher = BackgroundDispatcher(send, ms_delay=30)
+class Context:
+    def __init__(self):
+        self.promises = []
+        self.wait_until = self.promises.append
+async def handler(request, context):
+    for number in range(3):
+        entry = f"/{{request}}-{{number}}"
+        dispatcher.enqueue(entry, context if {how!r} == "wait_until" else None)
+    if {how!r} == "aflush":
+        assert await dispatcher.aflush()
+async def main():
+    for request in range(3):
+        context = Context()
+        await handler(request, context)
+        await asyncio.gather(*context.promises)
+        os.kill(os.getpid(), signal.SIGSTOP)
+run(main())
+"""
+    with serve(["-c", PRELUDE + program], tmp_path, TEST_LOOP=loop_name) as server:
+        for _ in range(2):
+            server.wait_until_stopped()
+            server.signal(SIGCONT)
+        server.wait_until_stopped()
+        server.signal(SIGKILL)
+        server.wait()
+        entries = tuple(f"/{request}-{n}" for request in range(3) for n in range(3))
+        assert server.delivered() == (entries if how != "nothing" else ())
