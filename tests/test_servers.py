@@ -83,6 +83,7 @@ WEB = [
     Cell("uvicorn", "nothing", SIGKILL, SETTLED),
     Cell("hypercorn", "nothing", SIGINT, ALL),
     Cell("hypercorn", "nothing", SIGTERM, ALL),
+    Cell("hypercorn", "lifespan", SIGINT, ALL),
     Cell("hypercorn", "lifespan", SIGTERM, ALL),
     Cell("hypercorn", "nothing", SIGKILL, SETTLED),
     Cell("gunicorn-sync", "nothing", SIGINT, ALL),
@@ -94,7 +95,8 @@ WEB = [
     Cell("gunicorn-gevent", "nothing", SIGINT, ALL),
     Cell("gunicorn-gevent", "nothing", SIGTERM, ALL),
     Cell("gunicorn-gevent", "nothing", SIGKILL, SETTLED),
-    # Its worker re-raises the signal as uvicorn does.
+    # Its worker raises the signal again, as uvicorn does, with no handler left.
+    Cell("gunicorn-uvicorn", "nothing", SIGINT, SETTLED),
     Cell("gunicorn-uvicorn", "nothing", SIGTERM, SETTLED),
     Cell("gunicorn-uvicorn", "lifespan", SIGINT, ALL),
     Cell("gunicorn-uvicorn", "lifespan", SIGTERM, ALL),
@@ -112,6 +114,7 @@ OTHERS = [
 ]
 CELERY = [
     # The children of the pool end by os._exit.
+    Cell("celery-prefork", "nothing", SIGINT, SETTLED),
     Cell("celery-prefork", "nothing", SIGTERM, SETTLED),
     Cell("celery-prefork", "worker_process_shutdown", SIGINT, ALL),
     Cell("celery-prefork", "worker_process_shutdown", SIGTERM, ALL),
@@ -159,6 +162,21 @@ def test_end_of_a_web_server(cell: Cell, tmp_path: Path) -> None:  # C16
         server.signal(cell.signal)
         server.wait()
         assert server.delivered() == cell.delivered
+
+
+@needs("gunicorn", "uvicorn", "uvicorn_worker")
+def test_uvicorn_worker_is_killed_after_sigint_to_gunicorn_alone(
+    tmp_path: Path,
+) -> None:
+    """The master then sends SIGQUIT, which this worker sleeps through."""
+    command = [*COMMANDS["gunicorn-uvicorn"], "--graceful-timeout", "1"]
+    with serve(command, tmp_path, CLOSES="lifespan") as server:
+        server.wait_for_notes("ready")
+        for path in (*FIRST, "/flush", *LAST):
+            server.ask(path)
+        server.process.send_signal(SIGINT)
+        assert "SIGKILL" in server.wait()
+        assert server.delivered() == SETTLED
 
 
 @cells(*OTHERS)
