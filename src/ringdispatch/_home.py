@@ -290,6 +290,8 @@ class _Background:
 
     def __init__(self) -> None:
         self.loop = _new_loop()
+        self._stopping = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="ringdispatch", daemon=True
         )
@@ -310,15 +312,24 @@ class _Background:
                     self.loop.run_until_complete(self.loop.shutdown_asyncgens())
                 finally:
                     self._close()
+                    self._ended.set()
 
     def _close(self) -> None:
         _background.pop("thread", None)
         self.loop.close()
 
-    def stop(self) -> None:
+    def stop(self, seconds: float) -> None:
         """Drain every dispatcher that lives here, then end the thread."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(END_SECONDS + 1.0)
+        with contextlib.suppress(RuntimeError):  # closed already
+            self.loop.call_soon_threadsafe(self._stop)
+        # A join() that a signal interrupts takes the thread for ended (3.11, 3.12).
+        if self._ended.wait(seconds):
+            self._thread.join()
+
+    def _stop(self) -> None:
+        if not self._stopping:  # a second time would stop the draining
+            self._stopping = True
+            self.loop.stop()
 
 
 # Set when the process ends: what is left then runs on a loop of its own.
@@ -355,12 +366,16 @@ def is_background(loop: asyncio.AbstractEventLoop) -> bool:
     return background is not None and background.loop is loop
 
 
-def stop_background() -> None:
-    """End the background thread, if there is one, after it has drained."""
+def stop_background(seconds: float) -> None:
+    """End the background thread, if there is one, after it has drained.
+
+    Args:
+        seconds: How long to wait for it.
+    """
     _exiting.set()
     background = _background.get("thread")
     if background is not None:
-        background.stop()
+        background.stop(seconds)
 
 
 def forget_background() -> object:

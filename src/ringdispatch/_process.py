@@ -70,14 +70,25 @@ def after_fork_in_child() -> None:
 def at_exit() -> None:
     """Dispatch what is pending, within five seconds; report what cannot be."""
     deadline = time.monotonic() + END_SECONDS
-    stop_background()
-    members = list(_members)
-    waiting = [member for member in members if member._needs_end()]
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                _dispatch_all(left)
+                break
+            except SystemExit:
+                continue  # by the handler of a second signal: the end is under way
+    finally:
+        for member in list(_members):
+            member._end()
+
+
+def _dispatch_all(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    stop_background(seconds + 1.0)
+    waiting = [member for member in list(_members) if member._needs_end()]
     left = deadline - time.monotonic()
     if waiting and left > 0:
         run_inline(_end_all(waiting, left))
-    for member in members:
-        member._end()
 
 
 async def _end_all(members: list[Member], seconds: float) -> None:
