@@ -30,11 +30,14 @@ def post_worker_init(worker):
 """
 
 
+def missing(*names: str) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
 def needs(*names: str) -> pytest.MarkDecorator:
     """Skip where a package isn't installed."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    reason = f"not installed: {', '.join(missing)}"
-    return pytest.mark.skipif(bool(missing), reason=reason)
+    reason = f"not installed: {', '.join(missing(*names))}"
+    return pytest.mark.skipif(bool(missing(*names)), reason=reason)
 
 
 class Server:

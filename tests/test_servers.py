@@ -19,7 +19,7 @@ import pytest
 
 from loops import LOOPS
 from served import FIRST, LAST
-from serving import Traffic, needs, serve
+from serving import Server, Traffic, missing, needs, serve
 from subprocesses import PRELUDE, run_snippet
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -56,6 +56,7 @@ COMMANDS = {
     "script": [SERVED, "script", "signal"],
     "asyncio.run": [SERVED, "asyncio.run", "signal"],
 }
+WEB = {name for name in COMMANDS if name.startswith(("uvicorn", "hyper", "gunicorn"))}
 PACKAGES = {
     "uvicorn": ["uvicorn"],
     "uvicorn-workers": ["uvicorn"],
@@ -78,7 +79,7 @@ class Cell(NamedTuple):
     delivered: tuple[str, ...]
 
 
-WEB = [
+CELLS = [
     # Under SIGTERM uvicorn kills itself once the lifespan has ended: see F09 below.
     Cell("uvicorn", "nothing", SIGKILL, SETTLED),
     Cell("hypercorn", "nothing", SIGINT, ALL),
@@ -101,8 +102,6 @@ WEB = [
     Cell("gunicorn-uvicorn", "lifespan", SIGINT, ALL),
     Cell("gunicorn-uvicorn", "lifespan", SIGTERM, ALL),
     Cell("gunicorn-uvicorn", "nothing", SIGKILL, SETTLED),
-]
-OTHERS = [
     Cell("script", "nothing", SIGINT, ALL),
     Cell("script", "nothing", SIGTERM, SETTLED),
     Cell("script", "sys.exit", SIGTERM, ALL),
@@ -111,8 +110,6 @@ OTHERS = [
     Cell("asyncio.run", "nothing", SIGTERM, SETTLED),
     Cell("asyncio.run", "handler", SIGTERM, ALL),
     Cell("asyncio.run", "nothing", SIGKILL, SETTLED),
-]
-CELERY = [
     # The children of the pool end by os._exit.
     Cell("celery-prefork", "nothing", SIGINT, SETTLED),
     Cell("celery-prefork", "nothing", SIGTERM, SETTLED),
@@ -124,64 +121,66 @@ CELERY = [
     Cell("celery-solo", "nothing", SIGKILL, SETTLED),
 ]
 
-
-def cells(*table: Cell) -> pytest.MarkDecorator:
-    """A test for each cell, named after it."""
-    return pytest.mark.parametrize(
-        "cell",
-        [
-            pytest.param(
-                cell,
-                id=f"{cell.server}-{cell.closes}-{cell.signal.name}",
-                marks=needs(*PACKAGES.get(cell.server, ())),
-            )
-            for cell in table
-        ],
-    )
-
-
-def outcome(cell: Cell, folder: Path) -> tuple[str, ...]:
-    """Run a server that enqueues without being asked; returns what it delivered."""
-    with serve(COMMANDS[cell.server], folder, CLOSES=cell.closes) as server:
-        server.wait_for_notes("ready")
-        server.signal(cell.signal)
-        server.wait()
-        return server.delivered()
+each_cell = pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(
+            cell,
+            id=f"{cell.server}-{cell.closes}-{cell.signal.name}",
+            marks=needs(*PACKAGES.get(cell.server, ())),
+        )
+        for cell in CELLS
+    ],
+)
 
 
 # ---- the table
 
 
-@cells(*WEB)
-def test_end_of_a_web_server(cell: Cell, tmp_path: Path) -> None:  # C16
-    """What was settled stays so; the open window is delivered, or it alone is lost."""
-    with serve(COMMANDS[cell.server], tmp_path, CLOSES=cell.closes) as server:
+def outcome(cell: Cell, folder: Path) -> tuple[str, ...]:
+    """Settle some entries, leave some pending, and see what an end delivers."""
+    with serve(COMMANDS[cell.server], folder, CLOSES=cell.closes) as server:
         server.wait_for_notes("ready")
-        for path in (*FIRST, "/flush", *LAST):
-            server.ask(path)
+        if cell.server in WEB:
+            ask_all(server)
         server.signal(cell.signal)
         server.wait()
-        assert server.delivered() == cell.delivered
+        return server.delivered()
 
 
-@needs("gunicorn", "uvicorn", "uvicorn_worker")
-def test_uvicorn_worker_is_killed_after_sigint_to_gunicorn_alone(
-    tmp_path: Path,
-) -> None:
-    """The master then sends SIGQUIT, which this worker sleeps through."""
-    command = [*COMMANDS["gunicorn-uvicorn"], "--graceful-timeout", "1"]
-    with serve(command, tmp_path, CLOSES="lifespan") as server:
-        server.wait_for_notes("ready")
-        for path in (*FIRST, "/flush", *LAST):
-            server.ask(path)
-        server.process.send_signal(SIGINT)
-        assert "SIGKILL" in server.wait()
-        assert server.delivered() == SETTLED
+def ask_all(server: Server) -> None:
+    for path in (*FIRST, "/flush", *LAST):
+        server.ask(path)
 
 
-@cells(*OTHERS)
-def test_end_of_a_script(cell: Cell, tmp_path: Path) -> None:  # C16
-    assert outcome(cell, tmp_path) == cell.delivered
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Cell, Future[tuple[str, ...]]]]:
+    """Run the cells side by side: most of an end is waiting, for seconds with Celery.
+
+    In the order of the tests, and no other cells than theirs.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        futures = {}
+        for item in request.session.items:
+            if "outcomes" not in getattr(item, "fixturenames", ()):
+                continue
+            cell = item.callspec.params["cell"]
+            if not missing(*PACKAGES.get(cell.server, ())):
+                folder = tmp_path_factory.mktemp("cell")
+                futures[cell] = pool.submit(outcome, cell, folder)
+        yield futures
+        for future in futures.values():
+            future.cancel()
+
+
+@each_cell
+def test_end_of_a_server(
+    cell: Cell, outcomes: dict[Cell, Future[tuple[str, ...]]]
+) -> None:  # C16, C17
+    """What was settled stays so; the open window is delivered, or it alone is lost."""
+    assert outcomes[cell].result(timeout=50) == cell.delivered
 
 
 @pytest.mark.parametrize("kind", ["script", "asyncio.run"])
@@ -192,23 +191,18 @@ def test_normal_end_of_a_script(kind: str, tmp_path: Path) -> None:  # C16
         assert server.delivered() == ALL
 
 
-@pytest.fixture(scope="module")
-def celery_outcomes(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[Cell, Future[tuple[str, ...]]]]:
-    """All at once: a worker spends seconds on its own end, most of them waiting."""
-    with ThreadPoolExecutor(len(CELERY)) as pool:
-        yield {
-            cell: pool.submit(outcome, cell, tmp_path_factory.mktemp("celery"))
-            for cell in CELERY
-        }
-
-
-@cells(*CELERY)
-def test_end_of_a_celery_worker(
-    cell: Cell, celery_outcomes: dict[Cell, Future[tuple[str, ...]]]
-) -> None:  # C16, C17
-    assert celery_outcomes[cell].result(timeout=50) == cell.delivered
+@needs("gunicorn", "uvicorn", "uvicorn_worker")
+def test_uvicorn_worker_is_killed_after_sigint_to_gunicorn_alone(
+    tmp_path: Path,
+) -> None:
+    """The master then sends SIGQUIT, which this worker sleeps through."""
+    command = [*COMMANDS["gunicorn-uvicorn"], "--graceful-timeout", "1"]
+    with serve(command, tmp_path, CLOSES="lifespan") as server:
+        server.wait_for_notes("ready")
+        ask_all(server)
+        server.process.send_signal(SIGINT)
+        assert "SIGKILL" in server.wait()
+        assert server.delivered() == SETTLED
 
 
 @needs("ipykernel", "jupyter_client")
@@ -224,6 +218,59 @@ def test_end_of_a_notebook(
         server.wait()
         assert server.process.returncode == 0
         assert server.delivered() == delivered
+
+
+TOLD = "n1: the process ended: 1 entries in flight count as failed, 2 pending as .*"
+
+
+@pytest.mark.parametrize(
+    ("home", "second", "lines", "told"),
+    [
+        ("thread", SIGTERM, ["a", "b", "c", "accepted=3 dispatched=3"], ""),
+        ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], "n1: .*"),
+        ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], TOLD),
+        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 pending as .*"),
+    ],
+)
+def test_second_signal_while_the_process_ends(
+    home: str, second: signal.Signals, lines: list[str], told: str
+) -> None:  # C9, C10, C16
+    """The end goes on after SIGTERM; Ctrl-C ends the wait, and what is left is told.
+
+    A loop made for the end is lost with the call on it. Ctrl-C under gunicorn makes two
+    signals for each worker.
+    """
+    outcome = run_snippet(
+        f"""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        async def send(batch):
+            if batch == ["a"]:
+                again.start()
+                await asyncio.sleep(0.3)
+            say(*batch)
+        again = threading.Thread(target=os.kill, args=(os.getpid(), {int(second)}))
+        dispatcher = BackgroundDispatcher(
+            send, ms_delay=60_000, max_batch=1, name="n1")
+        loop = new_loop()
+        import atexit, ringdispatch._process
+        atexit.unregister(ringdispatch._process.at_exit)
+        atexit.register(loop.close)
+        atexit.register(books, dispatcher)
+        atexit.register(ringdispatch._process.at_exit)
+        async def main():
+            for entry in "abc":
+                dispatcher.enqueue(entry)
+        if {home!r} == "loop":
+            loop.run_until_complete(main())
+        else:
+            for _ in main().__await__():
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        """,
+        code=143,
+        stderr=told,
+    )
+    assert outcome.lines == lines
 
 
 # ---- F06: gunicorn forks its workers
@@ -290,8 +337,7 @@ def test_f09_without_a_close_in_the_lifespan(
 ) -> None:  # C16
     """SIGINT goes on to the end of the loop; SIGTERM ends the process on the spot."""
     with serve(UVICORN, tmp_path) as server:
-        for path in (*FIRST, "/flush", *LAST):
-            server.ask(path)
+        ask_all(server)
         server.signal(number)
         server.wait()
         assert server.delivered() == delivered
