@@ -245,9 +245,12 @@ def test_second_signal_while_the_process_ends(
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         async def send(batch):
             if batch == ["a"]:
+                while not ending:
+                    await asyncio.sleep(0.001)
                 again.start()
                 await asyncio.sleep(0.3)
             say(*batch)
+        ending = []
         again = threading.Thread(target=os.kill, args=(os.getpid(), {int(second)}))
         dispatcher = BackgroundDispatcher(
             send, ms_delay=60_000, max_batch=1, name="n1")
@@ -257,6 +260,7 @@ def test_second_signal_while_the_process_ends(
         atexit.register(loop.close)
         atexit.register(books, dispatcher)
         atexit.register(ringdispatch._process.at_exit)
+        atexit.register(ending.append, True)
         async def main():
             for entry in "abc":
                 dispatcher.enqueue(entry)
