@@ -261,14 +261,15 @@ def test_second_signal_while_the_process_ends(
         atexit.register(books, dispatcher)
         atexit.register(ringdispatch._process.at_exit)
         atexit.register(ending.append, True)
-        async def main():
+        def enqueue():
             for entry in "abc":
                 dispatcher.enqueue(entry)
+        async def main():
+            loop.call_soon(enqueue)  # in the last step before it stops
         if {home!r} == "loop":
             loop.run_until_complete(main())
         else:
-            for _ in main().__await__():
-                pass
+            enqueue()
         os.kill(os.getpid(), signal.SIGTERM)
         """,
         code=143,
