@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from loops import LOOPS, comes_true, eventually, run_on
+from loops import LOOPS, comes_true, eventually, new_loop, run_on
 from ringdispatch import BackgroundDispatcher
 from support import books_agree
 
@@ -173,6 +174,69 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
         assert await dispatcher.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("outcome", ["raises", "coroutine"])
+def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
+    loop_name: str, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error nobody retrieved, or a coroutine nobody awaited, would be told of."""
+    gate = threading.Event()
+
+    async def send() -> None: ...
+
+    def sink(batch: list[Any]) -> Awaitable[None]:
+        gate.wait(20)
+        if outcome == "raises":
+            raise ValueError("no")
+        return send()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher._calls)
+        (call,) = dispatcher._calls
+        await comes_true(lambda: call._worker is not None)
+        # Cancels when the future is done, before the call has seen it.
+        call._worker.add_done_callback(lambda _: call._cancel_task())
+        gate.set()
+        await comes_true(lambda: dispatcher.statistics().failed == 1)
+        assert not dispatcher._calls
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_f37_coroutine_returned_after_its_loop_was_closed_is_closed_not_left(
+    loop_name: str,
+) -> None:
+    gate, returned = threading.Event(), threading.Event()
+
+    async def send() -> None: ...
+
+    def sink(batch: list[Any]) -> Awaitable[None]:
+        gate.wait(20)
+        returned.set()
+        return send()
+
+    async def main() -> None:
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher.statistics().in_flight)
+
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(main())
+    loop.close()
+    eventually(lambda: dispatcher.statistics().failed == 1)
+    gate.set()
+    assert returned.wait(20)
+    assert dispatcher.close()
+    eventually(lambda: not [t for t in threading.enumerate() if "asyncio" in t.name])
+    gc.collect()  # a warning here is an error
 
 
 def test_f17_close_does_not_wait_for_the_thread(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from inspect import isawaitable, iscoroutine
@@ -37,6 +38,7 @@ class Call:
         "__weakref__",
         "_began",
         "_dispatcher",
+        "_outcome",
         "_task",
         "_timer",
         "_worker",
@@ -51,7 +53,8 @@ class Call:
         self._began = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
-        self._worker: asyncio.Future[Any] | None = None
+        self._worker: asyncio.Future[None] | None = None
+        self._outcome: list[Any] = []  # what the ordinary function returned, until seen
 
     def covers(self, start: int, end: int) -> bool:
         """Whether it may yet settle an entry at a position in [start, end)."""
@@ -101,8 +104,10 @@ class Call:
             if take.settle(False, dispatcher._now() - self._began):
                 dispatcher.succeeded()
         finally:
-            if self._worker is None or self._worker.done():
+            if self._worker is None:
                 self.release()
+            elif self._worker.done():
+                self._worker_ended(self._worker)
             else:  # cancelled, but a thread can't be: the place is held until it ends
                 self._worker.add_done_callback(self._worker_ended)
 
@@ -113,22 +118,41 @@ class Call:
         dispatcher = self._dispatcher
         context = dispatcher.fresh_context()
         context.run(current_call.set, self)
-        function = partial(_in_worker, dispatcher.dispatch_function, entries)
+        function = partial(self._work, entries)
         self._worker = loop.run_in_executor(None, context.run, function)
         return self._outcome_of(self._worker)
 
-    async def _outcome_of(self, worker: asyncio.Future[Any]) -> None:
+    async def _outcome_of(self, worker: asyncio.Future[None]) -> None:
         await asyncio.wait({worker})  # cancelled here, it runs on
-        outcome = worker.result()
+        worker.result()
+        outcome = self._outcome.pop()
         if isawaitable(outcome):
             await outcome
 
-    def _worker_ended(self, worker: asyncio.Future[Any]) -> None:
-        # Its batch was settled long ago: what it came to is retrieved, and let go.
-        if not worker.cancelled() and worker.exception() is None:
-            outcome = worker.result()
-            if iscoroutine(outcome):
-                outcome.close()
+    def _work(self, entries: Any) -> None:
+        # In the worker thread. The outcome stays with the call, because the loop may be
+        # closed before it is told of it.
+        try:
+            self._outcome.append(self._dispatcher.dispatch_function(entries))
+        except StopIteration as error:  # no future can carry it, the call would not end
+            raise RuntimeError("the dispatch function raised StopIteration") from error
+        if self.home.closed:
+            self._drop_outcome()
+
+    def _drop_outcome(self) -> None:
+        """Close a coroutine that nobody will await: Python would warn of it."""
+        while self._outcome:
+            with suppress(IndexError):  # the worker thread was quicker
+                outcome = self._outcome.pop()
+                if iscoroutine(outcome):
+                    outcome.close()
+
+    def _worker_ended(self, worker: asyncio.Future[None]) -> None:
+        # Its batch may have been settled long ago, or the call cancelled in the moment
+        # that the thread ended: an error that nobody retrieves would be logged.
+        if not worker.cancelled():
+            worker.exception()
+        self._drop_outcome()
         self.release()
 
     def fail(self, error: BaseException, *, report: bool = True) -> int:
@@ -163,6 +187,7 @@ class Call:
             coroutine = self._task.get_coro()
             if self.home.closed and self.take is None and iscoroutine(coroutine):
                 coroutine.close()  # never started; Python would warn of it
+        self._drop_outcome()
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
         self.release()
 
@@ -202,13 +227,6 @@ class Call:
             "and entries wait for it (%d pending)",
             self._dispatcher.ring.pending,
         )
-
-
-def _in_worker(function: Callable[[Any], Any], entries: Any) -> Any:
-    try:
-        return function(entries)
-    except StopIteration as error:  # no future can carry it, the call would never end
-        raise RuntimeError("the dispatch function raised StopIteration") from error
 
 
 def _nothing() -> None:
