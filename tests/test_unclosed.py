@@ -104,6 +104,40 @@ def test_f35_window_on_the_background_thread_still_goes_out() -> None:
     eventually(lambda: gc.collect() >= 0 and gone() is None)
 
 
+def test_worker_thread_keeps_no_dispatcher_alive() -> None:  # C7
+    """From 3.14 on threads may inherit the context they are started in."""
+    received: list[Any] = []
+    dispatcher = BackgroundDispatcher(received.extend, ms_delay=1, home="thread")
+    for _ in range(10):  # as many worker threads as the pool will ever start
+        dispatcher.enqueue("a")
+        assert dispatcher.flush()
+    assert dispatcher.close()
+    gone = weakref.ref(dispatcher)
+    del dispatcher
+    eventually(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_background_thread_keeps_no_request_alive() -> None:  # C7, C19
+    outcome = run_snippet(
+        """
+        import contextvars, weakref
+        class Request: pass
+        async def send(batch): pass
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        request = contextvars.ContextVar("request")
+        def handle():
+            mine = Request()
+            request.set(mine)
+            assert dispatcher.enqueue("a")
+            return weakref.ref(mine)
+        gone = contextvars.copy_context().run(handle)
+        assert dispatcher.close()
+        eventually(lambda: gc.collect() >= 0 and gone() is None)
+        """
+    )
+    assert outcome.lines == []
+
+
 def test_what_the_dispatch_function_leaves_behind_keeps_no_batch_alive() -> None:
     """C7: a cancelled timeout stays in the loop's heap, and with it its context."""
 

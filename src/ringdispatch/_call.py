@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import TYPE_CHECKING, Any
@@ -118,8 +118,10 @@ class Call:
         dispatcher = self._dispatcher
         context = dispatcher.fresh_context()
         context.run(current_call.set, self)
-        function = partial(self._work, entries)
-        self._worker = loop.run_in_executor(None, context.run, function)
+        function = partial(context.run, self._work, entries)
+        # From 3.14 on a pool's new thread may inherit the context it is started in, and
+        # would keep this call, and the dispatcher with it, for ever.
+        self._worker = Context().run(lambda: loop.run_in_executor(None, function))
         return self._outcome_of(self._worker)
 
     async def _outcome_of(self, worker: asyncio.Future[None]) -> None:

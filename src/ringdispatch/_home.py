@@ -351,10 +351,13 @@ def background_home() -> Home:
     if _exiting.is_set():
         raise RuntimeError("the process is ending")
     if background is None:
-        mine = _Background()
+        # The loop keeps the context it is made in, and from 3.14 on the thread may
+        # inherit the one it is started in: not a request's, for ever.
+        nobody = Context()
+        mine = nobody.run(_Background)
         background = _background.setdefault("thread", mine)
         if background is mine:
-            background.start()
+            nobody.run(background.start)
         else:
             mine.loop.close()
     return Home(background.loop, background=True)
