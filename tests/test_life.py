@@ -371,6 +371,30 @@ def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(loop_name: str) ->
     loop.close()
 
 
+def test_loop_near_its_end_is_no_home_for_one_that_had_moved_away(
+    loop_name: str,
+) -> None:  # C14, C16
+    """Its executor may have been shut down, and its next step is to close."""
+    place = Place()
+    dispatcher = BackgroundDispatcher(place, ms_delay=1)
+
+    async def use(bind: bool = False) -> None:
+        if bind:
+            dispatcher.bind()
+        await put(dispatcher, "a")
+        assert await dispatcher.aflush()
+
+    first, second = new_loop(loop_name), new_loop(loop_name)
+    first.run_until_complete(use())
+    second.run_until_complete(use(bind=True))
+    second.close()
+    first.run_until_complete(first.shutdown_asyncgens())
+    first.run_until_complete(use())
+    first.close()
+    assert place.threads[2] == BACKGROUND
+    assert dispatcher.close()
+
+
 def test_f10_two_loops_in_two_threads(loop_name: str) -> None:  # C14
     sink = Place()
     dispatcher = BackgroundDispatcher(sink, ms_delay=1)

@@ -27,6 +27,10 @@ END_SECONDS = 5.0
 
 # Loops that have shut down their async generators: their next step is to close.
 _ended: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+# Notices it, for loops that a dispatcher has lived on: uvloop does not tell.
+_watching: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, AsyncGenerator[None, None]
+] = weakref.WeakKeyDictionary()
 
 
 class Resident(Protocol):
@@ -184,12 +188,11 @@ class Home:
             # that would start a task for a dispatcher that is simply let go.
             self._guarding = True
             self._guard = guard = self._drain_at_end(weakref.ref(resident))
-            hooks = sys.get_asyncgen_hooks()
-            sys.set_asyncgen_hooks(finalizer=None)
-            try:
-                _step(guard.__anext__())
-            finally:
-                sys.set_asyncgen_hooks(*hooks)
+            _start(guard)
+            loop = self._loop()
+            if loop is not None and loop not in _watching:
+                _watching[loop] = watching = _note_end(self._loop)
+                _start(watching)
 
     def disown(self) -> None:
         """Stop watching for the loop's end; from any thread."""
@@ -223,6 +226,28 @@ class Home:
                     sys.set_asyncgen_hooks(*hooks)
                     self.ended = True
                     _ended.add(loop)
+
+
+async def _note_end(
+    loop_reference: "weakref.ref[asyncio.AbstractEventLoop]",
+) -> AsyncGenerator[None, None]:
+    """Note the end of a loop also where no dispatcher lives there any more."""
+    try:
+        yield
+    finally:
+        loop = loop_reference()
+        if loop is not None:
+            _ended.add(loop)
+
+
+def _start(generator: AsyncGenerator[None, None]) -> None:
+    """Run it to its yield, known to the loop's end but not to its finalizer."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=None)
+    try:
+        _step(generator.__anext__())
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 def _step(awaitable: Any) -> None:
