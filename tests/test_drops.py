@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import re
 
 import pytest
 
+from loops import Place, eventually
 from ringdispatch import BackgroundDispatcher, Full
 from ringdispatch._drops import REPORT_SECONDS
 from support import Sink, SteppedLoop
@@ -338,3 +340,25 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
         assert sum(told) == refused.rejected_full
 
     stepped.run_until_complete(main())
+
+
+def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end() -> None:
+    drops = Drops()
+    dispatcher = BackgroundDispatcher(Place(), ms_delay=1, capacity=1, on_drop=drops)
+
+    async def overflow(dispatcher: BackgroundDispatcher[str]) -> None:
+        while drops.total("rejected_full") == 0:
+            dispatcher.enqueue("a")
+            await asyncio.sleep(0)
+        while dispatcher.enqueue("a"):  # the next report is due in ten seconds
+            pass
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(overflow(dispatcher))
+    loop.close()
+    ring = dispatcher.ring
+    eventually(lambda: ring.pending == 0)
+    refused = dispatcher.statistics().rejected_full
+    assert drops.total("rejected_full") < refused
+    del dispatcher
+    eventually(lambda: gc.collect() >= 0 and drops.total("rejected_full") == refused)

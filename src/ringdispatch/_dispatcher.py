@@ -266,9 +266,7 @@ class BackgroundDispatcher(Windows[Entry]):
         if self.ring.pending:
             self.ring.close()
             self._give_up(None, "let go of without close")
-            self._drops.tell(last=True)
-        elif self.ring.telling:
-            self._drops.tell(last=True)
+        self._drops.tell(last=True)
 
     # ---- flush and close
 
