@@ -211,8 +211,9 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_f37_coroutine_returned_after_its_loop_was_closed_is_closed_not_left(
-    loop_name: str,
+@pytest.mark.parametrize("outcome", ["raises", "coroutine"])
+def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
+    loop_name: str, outcome: str
 ) -> None:
     gate, returned = threading.Event(), threading.Event()
 
@@ -221,6 +222,8 @@ def test_f37_coroutine_returned_after_its_loop_was_closed_is_closed_not_left(
     def sink(batch: list[Any]) -> Awaitable[None]:
         gate.wait(20)
         returned.set()
+        if outcome == "raises":
+            raise ValueError("no")
         return send()
 
     async def main() -> None:
@@ -237,6 +240,36 @@ def test_f37_coroutine_returned_after_its_loop_was_closed_is_closed_not_left(
     assert dispatcher.close()
     eventually(lambda: not [t for t in threading.enumerate() if "asyncio" in t.name])
     gc.collect()  # a warning here is an error
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
+    loop_name: str,
+) -> None:
+    """The call never goes on; asyncio logs errors that are collected in a future."""
+
+    def sink(batch: list[Any]) -> None:
+        gate.wait(20)
+        raise ValueError("no")
+
+    async def main() -> asyncio.Future[None]:
+        dispatcher.enqueue("a")
+        await comes_true(lambda: dispatcher._calls)
+        (call,) = dispatcher._calls
+        await comes_true(lambda: call._worker is not None)
+        return call._worker
+
+    gate = threading.Event()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    loop = new_loop(loop_name)
+    worker = loop.run_until_complete(main())
+    worker.add_done_callback(lambda _: loop.stop())
+    gate.set()
+    loop.run_forever()
+    loop.close()
+    eventually(lambda: dispatcher.statistics().failed == 1)
+    assert dispatcher.close()
+    assert worker.exception() is None
 
 
 def test_f17_close_does_not_wait_for_the_thread(

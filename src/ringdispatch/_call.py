@@ -54,7 +54,8 @@ class Call:
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._worker: asyncio.Future[None] | None = None
-        self._outcome: list[Any] = []  # what the ordinary function returned, until seen
+        # What an ordinary function returned or raised, until it is seen.
+        self._outcome: list[tuple[Any, BaseException | None]] = []
 
     def covers(self, start: int, end: int) -> bool:
         """Whether it may yet settle an entry at a position in [start, end)."""
@@ -127,33 +128,37 @@ class Call:
     async def _outcome_of(self, worker: asyncio.Future[None]) -> None:
         await asyncio.wait({worker})  # cancelled here, it runs on
         worker.result()
-        outcome = self._outcome.pop()
+        outcome, error = self._outcome.pop()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would keep this frame, and this frame it
         if isawaitable(outcome):
             await outcome
 
     def _work(self, entries: Any) -> None:
-        # In the worker thread. The outcome stays with the call, because the loop may be
-        # closed before it is told of it.
+        # In the worker thread. What comes of it stays with the call: nobody may come
+        # for it, because the call was cancelled or its loop closed, and Python would
+        # complain of an error left in a future, or of a coroutine never awaited.
         try:
-            self._outcome.append(self._dispatcher.dispatch_function(entries))
-        except StopIteration as error:  # no future can carry it, the call would not end
-            raise RuntimeError("the dispatch function raised StopIteration") from error
+            outcome = self._dispatcher.dispatch_function(entries), None
+        except BaseException as error:
+            self._outcome.append((None, error))
+        else:
+            self._outcome.append(outcome)
         if self.home.closed:
             self._drop_outcome()
 
     def _drop_outcome(self) -> None:
-        """Close a coroutine that nobody will await: Python would warn of it."""
+        """Let go of what nobody will come for."""
         while self._outcome:
             with suppress(IndexError):  # the worker thread was quicker
-                outcome = self._outcome.pop()
+                outcome, _ = self._outcome.pop()
                 if iscoroutine(outcome):
                     outcome.close()
 
-    def _worker_ended(self, worker: asyncio.Future[None]) -> None:
-        # Its batch may have been settled long ago, or the call cancelled in the moment
-        # that the thread ended: an error that nobody retrieves would be logged.
-        if not worker.cancelled():
-            worker.exception()
+    def _worker_ended(self, _: asyncio.Future[None]) -> None:
         self._drop_outcome()
         self.release()
 
