@@ -1,6 +1,8 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
 #             --clients 8 --entries 20" changes what it does
 # make test   the test suite; ARGS="-k close" goes to pytest
+# make chaos  rounds of drawn chaos, each judged to the entry; ARGS="--seconds 3600
+#             --seed 7" makes it longer, or repeats it
 # make lint   formatting, style, types, stubs
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
@@ -20,13 +22,16 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test lint soak overload sdist clean
+.PHONY: demo test chaos soak overload lint sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
 test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers
 	$(python) -m pytest $(ARGS)
+
+chaos: $(built) .venv/.group-test
+	$(python) tests/chaos.py $(ARGS)
 
 soak overload: $(built)
 	$(python) tests/$@.py $(ARGS)
