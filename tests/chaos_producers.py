@@ -11,6 +11,7 @@ import contextlib
 import gc
 import importlib.util
 import itertools
+import os
 import signal
 import threading
 import time
@@ -78,6 +79,7 @@ class Producers:
         self.options = options
         self.over = over
         self.loops = loops
+        self.process = os.getpid()
         self.numbers: dict[str, Iterator[int]] = {}
 
     def guarded(self, live: Callable[[str, Random], None]) -> Callable[..., None]:
@@ -95,6 +97,8 @@ class Producers:
         return who, next(self.numbers.setdefault(who, itertools.count()))
 
     def put(self, who: str, context: Context | None = None) -> None:
+        if os.getpid() != self.process:
+            return  # a finalizer, a collection or a late signal in a forked child
         self.record.put(self.dispatcher, self.entry(who), context)
 
     def context(self, rng: Random) -> Context | None:

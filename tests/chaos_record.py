@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
+import math
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,9 +23,9 @@ Entry = tuple[str, int]  # whose it is, and its number
 UNORDERED = ("signal", "finalizer", "collector", "dispatch", "waiter")
 DROPS = ("rejected_full", "rejected_closed", "evicted", "abandoned")
 
-# The timeout's timer is set first. A busy machine, and on 3.11 the loop, may do a lot
-# before the batch is taken.
-EARLY_SECONDS = 0.05
+# The timeout's timer is set before the batch is taken: on 3.11 an iteration of the loop
+# earlier, which may take any time, and a busy machine may stop in between.
+EARLY_SECONDS = 0.05 if sys.version_info >= (3, 12) else math.inf
 
 
 class Violation(Exception):
@@ -92,7 +93,6 @@ class Record:
     forks: int = 0
     injected: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    process: int = field(default_factory=os.getpid)
 
     def start_anew(self) -> None:
         """Forget the parent's part, in a forked child."""
@@ -106,8 +106,6 @@ class Record:
         entry: Entry,
         context: Context | None = None,
     ) -> None:
-        if os.getpid() != self.process:
-            return  # a finalizer or a late signal of the parent's, in a forked child
         try:
             accepted = dispatcher.enqueue(entry, context)
         except Full:
