@@ -27,6 +27,7 @@ from collections import Counter
 from pathlib import Path
 
 import chaos_round
+from chaos_producers import KINDS
 from chaos_record import Record, Violation
 from chaos_round import Plan, Round, Watch, draw
 from loops import eventually
@@ -149,6 +150,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--first", type=int, default=0, help="round to begin with")
     parser.add_argument("--rounds", type=int, default=10**9, help="most to play")
+    parser.add_argument("--loop", choices=KINDS, help="the only kind of loop")
     return parser.parse_args()
 
 
@@ -160,6 +162,8 @@ def main() -> int:
         f"GIL {'on' if gil else 'off'}, process {os.getpid()}",
         flush=True,
     )
+    if wanted.loop:
+        KINDS[:] = [wanted.loop]
     chaos = Chaos(wanted.seed, watch_everything())
     began = time.monotonic()
     number = wanted.first

@@ -25,7 +25,9 @@ from chaos_record import Context, Entry, Record, Violation, identity_holds
 from loops import new_loop
 from ringdispatch import BackgroundDispatcher, Statistics
 
-HAVE_UVLOOP = importlib.util.find_spec("uvloop") is not None
+KINDS = ["asyncio"]  # of loops
+if importlib.util.find_spec("uvloop") is not None:
+    KINDS.append("uvloop")
 RISING = (
     "accepted",
     "dispatched",
@@ -191,9 +193,9 @@ class Producers:
         """One loop after another, each with an end of its own."""
         while not self.over():
             ending = rng.choice(("run", "run", "stop", "close"))
-            name = "uvloop" if HAVE_UVLOOP and rng.random() < 0.5 else "asyncio"
+            kind = rng.choice(KINDS)
             with contextlib.ExitStack() as ends:
-                loop = self.new_loop(name)
+                loop = self.new_loop(kind)
                 ends.callback(loop.close)
                 if ending == "run":  # as asyncio.run ends
                     ends.callback(self.shut_down, loop)
@@ -203,8 +205,8 @@ class Producers:
                     loop.run_until_complete(self.visit(who, rng))
                 self.record.ended_loops.append(loop)
 
-    def new_loop(self, name: str) -> asyncio.AbstractEventLoop:
-        loop, problems = new_loop(name), self.record.problems
+    def new_loop(self, kind: str) -> asyncio.AbstractEventLoop:
+        loop, problems = new_loop(kind), self.record.problems
         loop.set_exception_handler(lambda _, seen: problems.append(f"loop: {seen}"))
         self.loops(loop)
         return loop
@@ -231,8 +233,8 @@ class Producers:
             self.task(kind, f"{who} task {number}", Random(rng.random()))
             for number, kind in enumerate(kinds)
         ]
-        if rng.random() < 0.02:
-            tasks.append(self.task(self.closing_here, who, rng))
+        rare = (self.closing_here, self.forking_here)
+        tasks += [self.task(live, who, rng) for live in rare if rng.random() < 0.02]
         for _ in range(rng.randint(0, 20)):
             if not self.over():
                 await asyncio.sleep(rng.uniform(0, 0.01))
@@ -298,6 +300,10 @@ class Producers:
     async def closing_here(self, who: str, rng: Random) -> None:
         await asyncio.sleep(rng.uniform(0, 0.1))
         self.closed(await self.dispatcher.aclose(rng.choice((0, 0.05, 1.0))))
+
+    async def forking_here(self, who: str, rng: Random) -> None:
+        await asyncio.sleep(rng.uniform(0, 0.05))
+        fork(self.dispatcher, self.record, rng)
 
     async def awaiting_receipts(self, who: str, rng: Random) -> None:
         while not self.over():

@@ -45,6 +45,7 @@ class SeenCall:
     end: int
     began: float
     loop: asyncio.AbstractEventLoop
+    in_thread: bool  # begun whenever a worker thread came to it
     outcome: str = "running"  # returned, raised, cancelled, destroyed
     error: str = ""
 
@@ -228,6 +229,11 @@ class Judge:
         for before, after in itertools.pairwise(taken):
             if before.end > after.start:
                 yield f"taken twice: [{after.start}, {min(before.end, after.end)})"
+        for loop in {call.loop for call in record.calls}:
+            calls = [call for call in record.calls if call.loop is loop]
+            begun = [call.start for call in calls if not call.in_thread]
+            if begun != sorted(begun):
+                yield f"batches began out of order on {loop}: {begun}"
         received = record.received()
         if len(set(received)) < len(received):
             twice = [entry for entry, n in Counter(received).items() if n > 1]

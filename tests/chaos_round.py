@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from chaos_producers import HAVE_UVLOOP, Producers, start
+from chaos_producers import KINDS, Producers, start
 from chaos_record import DROPS, Entry, Judge, Record, Violation
 from chaos_sink import BEHAVIOURS, CALM, Sink
 from loops import eventually, new_loop
@@ -190,7 +190,7 @@ class Round:
 
     def run(self, main: Any) -> Any:
         """As asyncio.run, on a loop that is to be gone afterwards."""
-        kind = "uvloop" if HAVE_UVLOOP and self.plan.signals else "asyncio"
+        kind = KINDS[-1] if self.plan.signals else KINDS[0]
 
         def make() -> asyncio.AbstractEventLoop:
             loop = new_loop(kind)

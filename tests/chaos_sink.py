@@ -64,7 +64,7 @@ class Sink:
     # ---- the three kinds of dispatch function
 
     async def send(self, batch: list[Entry]) -> None:
-        seen, rng = self.begin(batch)
+        seen, rng = self.begin(batch, in_thread=False)
         try:
             await self.act(self.draw(rng), rng)
             seen.outcome = "returned"
@@ -75,7 +75,7 @@ class Sink:
             self.end(seen)
 
     def send_in_thread(self, batch: list[Entry]) -> None:
-        seen, rng = self.begin(batch)
+        seen, rng = self.begin(batch, in_thread=True)
         try:
             self.act_in_thread(self.draw(rng), rng)
             seen.outcome = "returned"
@@ -86,7 +86,7 @@ class Sink:
             self.end(seen)
 
     def send_in_thread_then_await(self, batch: list[Entry]) -> Awaitable[None] | None:
-        seen, rng = self.begin(batch)
+        seen, rng = self.begin(batch, in_thread=True)
         try:
             self.act_in_thread("return" if self.over() else "return late", rng)
             seen.outcome = "returned"
@@ -96,12 +96,12 @@ class Sink:
 
     # ---- what is noted of a call
 
-    def begin(self, batch: list[Entry]) -> tuple[SeenCall, Random]:
+    def begin(self, batch: list[Entry], *, in_thread: bool) -> tuple[SeenCall, Random]:
         call = current_call.get()
         if call is None or call.take is None or (loop := call.home.loop) is None:
             raise Violation("a dispatch function called outside of any call")
         take = call.take
-        seen = SeenCall(list(batch), take.start, take.end, call._began, loop)
+        seen = SeenCall(list(batch), take.start, take.end, call._began, loop, in_thread)
         record = self.record
         with record.lock:
             # What was in flight on a loop since closed has lost its place (C14).
