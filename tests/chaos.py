@@ -29,7 +29,7 @@ from pathlib import Path
 import chaos_round
 from chaos_producers import KINDS
 from chaos_record import Record, Violation
-from chaos_round import Plan, Round, Watch, draw
+from chaos_round import Plan, Round, Watch, draw, held_by
 from loops import eventually
 from ringdispatch import _reports, _windows
 
@@ -114,11 +114,14 @@ class Chaos:
         except AssertionError:
             left = [*chaos_round.dispatchers, *chaos_round.loops]
             threads = [thread.name for thread in threading.enumerate()]
-            raise Violation(f"left after round {number}: {left}, {threads}") from None
+            raise Violation(
+                f"left after round {number}: {left}, {threads}, held by\n"
+                + "\n".join(line for thing in left for line in held_by(thing))
+            ) from None
         if open_files() > self.files + MORE_FILES:
             raise Violation(f"{open_files()} files open, {self.files} at the start")
         objects = len(gc.get_objects())
-        if number <= WARM_UP:
+        if self.figures["rounds"] <= WARM_UP:
             self.objects = max(objects, self.objects)
         elif objects > self.objects + MORE_OBJECTS:
             raise Violation(f"{objects} objects, {self.objects} after the warm-up")

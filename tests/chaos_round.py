@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from types import FrameType
 from typing import Any
 
 from chaos_producers import KINDS, Producers, start
@@ -224,7 +225,7 @@ class Round:
         eventually_or(
             lambda: gc.collect() >= 0 and gone() is None,
             SETTLE_SECONDS,
-            lambda: f"kept alive by {[type(r) for r in gc.get_referrers(gone())]}",
+            lambda: "\n".join(["kept alive by", *held_by(gone())]),
         )
 
     def receipts_have_ended(self) -> None:
@@ -249,6 +250,21 @@ def eventually_or(
         eventually(condition, seconds)
     except AssertionError:
         raise Violation(otherwise()) from None
+
+
+def held_by(thing: object, depth: int = 7, seen: set[int] | None = None) -> list[str]:
+    """What refers to it, and what to that, indented; the frames here left out."""
+    seen = {id(thing)} if seen is None else seen
+    lines = []
+    holders = gc.get_referrers(thing)
+    seen.add(id(holders))
+    for holder in holders:
+        here = isinstance(holder, FrameType) and "chaos" in holder.f_code.co_filename
+        if depth and not here and id(holder) not in seen:
+            seen.add(id(holder))
+            lines.append("  " * (8 - depth) + f"{type(holder)} {repr(holder)[:150]}")
+            lines += held_by(holder, depth - 1, seen)
+    return lines
 
 
 class Watch(logging.Handler):
