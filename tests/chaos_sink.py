@@ -97,7 +97,7 @@ class Sink:
     # ---- what is noted of a call
 
     def begin(self, batch: list[Entry], *, in_thread: bool) -> tuple[SeenCall, Random]:
-        call = current_call.get()
+        call = current_call()
         if call is None or call.take is None or (loop := call.home.loop) is None:
             raise Violation("a dispatch function called outside of any call")
         take = call.take

@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 import weakref
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -115,6 +116,22 @@ def test_worker_thread_keeps_no_dispatcher_alive() -> None:  # C7
     gone = weakref.ref(dispatcher)
     del dispatcher
     eventually(lambda: gc.collect() >= 0 and gone() is None)
+
+
+def test_context_that_outlives_its_call_keeps_no_dispatcher_alive() -> None:  # C7
+    """As that of a cancelled timer, which an idle loop may keep."""
+    contexts: list[Context] = []
+
+    async def send(batch: list[Any]) -> None:
+        contexts.append(copy_context())
+
+    dispatcher = BackgroundDispatcher(send, ms_delay=1, home="thread")
+    dispatcher.enqueue("a")
+    assert dispatcher.close()
+    gone = weakref.ref(dispatcher)
+    del dispatcher
+    eventually(lambda: gc.collect() >= 0 and gone() is None)
+    assert contexts
 
 
 def test_background_thread_keeps_no_request_alive() -> None:  # C7, C19

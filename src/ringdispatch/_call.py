@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar
@@ -24,7 +25,17 @@ GRACE_SECONDS = 1.0
 _DAY = 86_400.0
 
 # The call that the running code belongs to: the dispatch function and all it started.
-current_call: ContextVar["Call | None"] = ContextVar("ringdispatch_call", default=None)
+# Weakly: a context outlives its call wherever something keeps it, as an idle loop does
+# with that of the last timer that was cancelled.
+_current: ContextVar["weakref.ref[Call] | None"] = ContextVar(
+    "ringdispatch_call", default=None
+)
+
+
+def current_call() -> "Call | None":
+    """The call that the running code belongs to, until that has ended."""
+    reference = _current.get()
+    return None if reference is None else reference()
 
 
 class Call:
@@ -67,7 +78,7 @@ class Call:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the call as a task of the running `loop`."""
         context = self._dispatcher.fresh_context()
-        context.run(current_call.set, self)
+        context.run(_current.set, weakref.ref(self))
         self._watch(loop, self._dispatcher.dispatch_timeout)
         self._task = asyncio.Task(self._run(loop), loop=loop, context=context, **_EAGER)
         if not _EAGER:  # cancelled before its first step, it runs nothing of its own
@@ -118,7 +129,7 @@ class Call:
         """Call an ordinary dispatch function in a worker thread."""
         dispatcher = self._dispatcher
         context = dispatcher.fresh_context()
-        context.run(current_call.set, self)
+        context.run(_current.set, weakref.ref(self))
         function = partial(context.run, self._work, entries)
         # From 3.14 on a pool's new thread may inherit the context it is started in, and
         # would keep this call, and the dispatcher with it, for ever.

@@ -278,7 +278,7 @@ class BackgroundDispatcher(Windows[Entry]):
             )
 
     def _begin_flush(self, *, blocking: bool = False) -> Settlement:
-        calling = current_call.get()
+        calling = current_call()
         exclude = calling if calling in self._calls else None
         waiter = Settlement(0, self.ring.tail, exclude=exclude)
         if self._settlements.is_settled(waiter):
