@@ -395,6 +395,45 @@ def test_loop_near_its_end_is_no_home_for_one_that_had_moved_away(
     assert dispatcher.close()
 
 
+def test_bound_loop_near_its_end_takes_no_entries(loop_name: str) -> None:  # C16
+    """Of another thread, which can't tell."""
+    place = Place()
+    dispatcher = BackgroundDispatcher(place, ms_delay=1)
+
+    async def bind() -> None:
+        dispatcher.bind()
+
+    async def enqueue() -> None:
+        assert await asyncio.to_thread(dispatcher.enqueue, "a")
+        await comes_true(lambda: place.batches)
+
+    loop = new_loop(loop_name)
+    loop.run_until_complete(bind())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(enqueue())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    assert place.threads == [BACKGROUND]
+    assert dispatcher.close()
+
+
+def test_entry_of_an_ending_loop_does_not_settle_there(loop_name: str) -> None:  # C16
+    """Posted while the loop was open, looked at when it has begun to end."""
+    place = Place()
+    dispatcher = BackgroundDispatcher(place, ms_delay=1)
+
+    async def end() -> None:
+        await put(dispatcher, "a")
+        loop._asyncgens_shutdown_called = True
+        await comes_true(lambda: place.batches)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(end())
+    loop.close()
+    assert place.threads == [BACKGROUND]
+    assert dispatcher.close()
+
+
 def test_f10_two_loops_in_two_threads(loop_name: str) -> None:  # C14
     sink = Place()
     dispatcher = BackgroundDispatcher(sink, ms_delay=1)

@@ -220,9 +220,11 @@ class BackgroundDispatcher(Windows[Entry]):
         loop = asyncio.get_running_loop()
         self._bound = True
         if self._home is None or self._home.loop is not loop:
-            self._move_to(Home(loop, background=False))
+            home = Home(loop, background=False)
+            self._move_to(home)
+            home.settle_in(self)  # else it would not learn of the loop's end
             if self.ring.pending:
-                self._call_home(self._home)
+                self._call_home(home)
 
     async def __aenter__(self) -> Self:
         if not self._prefers_thread:

@@ -182,7 +182,13 @@ class Home:
     def settle_in(self, resident: Resident) -> None:
         """Take note of the thread and of the loop's end; runs on the loop."""
         self._thread = threading.get_ident()
-        if self._guard is None:
+        if self._guard is not None:
+            pass
+        elif (
+            running_loop() is None
+        ):  # it has begun to end, and closes no guard any more
+            self.ended = True
+        else:
             # Started, the generator belongs to the loop's shutdown_asyncgens(), which
             # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
             # that would start a task for a dispatcher that is simply let go.
