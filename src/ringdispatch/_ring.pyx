@@ -244,6 +244,8 @@ cdef class ObjectRing(Ring):
         PyMem_RawFree(core.slots)
 
     cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept:
+        if count == 0:
+            return  # an empty list has no items to copy to, not even none of them
         cdef PyObject **items = (<PyListObject *> entries).ob_item
         cdef uint64_t first = start & self.core.mask
         cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
