@@ -237,6 +237,25 @@ def test_racing_settlements_of_one_batch_count_once() -> None:  # C9
     assert books.dispatch_seconds_total == len(takes)
 
 
+def test_batch_may_be_read_while_another_thread_lets_go_of_it() -> None:  # C18
+    line = Line(10)
+    takes: list[Take] = []
+    for number in range(ENTRIES):
+        assert line.enqueue([number])
+        take = line.ring.take(1)
+        assert take is not None
+        takes.append(take)
+
+    def read_and_let_go() -> None:
+        for take in takes:
+            entries = take.entries
+            assert entries is None or entries == [[take.start]]
+            take.forget()
+
+    race(*[read_and_let_go] * PRODUCERS)
+    assert all(take.entries is None for take in takes)
+
+
 def test_racing_callers_share_the_places() -> None:  # C6
     line = Line(1)
     inside: set[int] = set()

@@ -105,9 +105,11 @@ cdef class ObjectRing(Ring):
 
 
 cdef class Take:
+    # never changed once it is handed out
     cdef Ring ring
     cdef uint64_t generation
-    cdef readonly list entries
     cdef readonly uint64_t start
     cdef readonly uint64_t end
-    cdef readonly bint settled
+    # under the ring's lock: a close in one thread reads what the home lets go of
+    cdef list batch
+    cdef bint outcome_known

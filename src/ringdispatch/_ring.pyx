@@ -140,7 +140,7 @@ cdef class Ring:
         cdef list entries = PyList_New(count)
         cdef Take take = Take.__new__(Take)
         take.ring = self
-        take.entries = entries
+        take.batch = entries
         ring_lock(&self.core.mutex)
         count = min(self.core.tail - self.core.head, count)
         take.generation = self.core.generation
@@ -257,17 +257,36 @@ cdef class ObjectRing(Ring):
 cdef class Take:
     """Entries on their way out, their positions, and whether they are settled."""
 
+    @property
+    def entries(self):
+        """The batch; None once it was let go."""
+        ring_lock(&self.ring.core.mutex)
+        cdef list batch = self.batch
+        ring_unlock(&self.ring.core.mutex)
+        return batch
+
+    @property
+    def settled(self):
+        """Whether the outcome is in the books."""
+        ring_lock(&self.ring.core.mutex)
+        cdef bint settled = self.outcome_known
+        ring_unlock(&self.ring.core.mutex)
+        return settled
+
     def forget(self):
         """Let the entries go; what still refers to their call does not keep them."""
-        self.entries = None
+        ring_lock(&self.ring.core.mutex)
+        cdef list batch = self.batch  # freed on return, when the lock is free
+        self.batch = None
+        ring_unlock(&self.ring.core.mutex)
 
     def settle(self, bint failed, double seconds):
         """Enter the outcome in the books; False if that was done before."""
         cdef Core *core = &self.ring.core
         cdef uint64_t count = self.end - self.start
         ring_lock(&core.mutex)
-        cdef bint first = not self.settled and self.generation == core.generation
-        self.settled = True
+        cdef bint first = not self.outcome_known and self.generation == core.generation
+        self.outcome_known = True
         if first:
             core.dispatch_seconds += seconds
             core.failed_batches += failed
