@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from loops import eventually
 from ringdispatch import BackgroundDispatcher, Full, Statistics
 from ringdispatch._producer import POLICIES, Producer, give_enqueue
 from ringdispatch._ring import ObjectRing, Take
@@ -384,6 +385,36 @@ def test_f32_racing_close_delivers_what_was_accepted() -> None:  # C9, C15
         books = dispatcher.statistics()
         assert books.accepted == books.dispatched == sum(map(len, accepted))
         assert books.rejected_closed == PRODUCERS * ENTRIES - books.accepted
+
+
+def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it() -> None:  # C11
+    class Hasty:
+        """A batch whose call ends as soon as it is settled, in the other thread."""
+
+        def __init__(self, take: Take) -> None:
+            self._take = take
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._take, name)
+
+        def settle(self, failed: bool, seconds: float) -> bool:
+            first = self._take.settle(failed, seconds)
+            self._take.forget()
+            return first
+
+    told: list[Any] = []
+    sink = Sink(time.monotonic)
+    sink.hold()
+    dispatcher = BackgroundDispatcher[str](
+        sink, ms_delay=0.5, home="thread", on_error=lambda _, batch: told.append(batch)
+    )
+    dispatcher.enqueue("entry")
+    eventually(lambda: sink.running)
+    (call,) = dispatcher._calls
+    assert call.take is not None
+    call.take = Hasty(call.take)  # type: ignore[assignment]
+    assert not dispatcher.close(0)
+    assert told == [["entry"]]
 
 
 def test_loops_in_racing_threads_wait_for_room_and_lose_nothing() -> None:  # C5, C9

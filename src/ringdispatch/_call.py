@@ -176,9 +176,12 @@ class Call:
     def fail(self, error: BaseException, *, report: bool = True) -> int:
         """Settle the batch as failed, if nothing has settled it; returns its size."""
         dispatcher, take = self._dispatcher, self.take
-        if take is None or not take.settle(True, dispatcher._now() - self._began):
+        if take is None:
             return 0
-        dispatcher.failed(error, take, report=report)
+        entries = take.entries  # once it is settled, the home may let go of them
+        if not take.settle(True, dispatcher._now() - self._began):
+            return 0
+        dispatcher.failed(error, take, entries, report=report)
         return take.end - take.start
 
     def release(self) -> None:

@@ -395,11 +395,13 @@ class Windows(Producer[Entry]):
         """A batch was dispatched."""
         self.reports.succeeded()
 
-    def failed(self, error: BaseException, take: Take, *, report: bool) -> None:
+    def failed(
+        self, error: BaseException, take: Take, entries: Any, *, report: bool
+    ) -> None:
         """A batch has failed."""
         self.reports.failed(
             error,
-            take.entries,
+            entries,
             take.end - take.start,
             self._settlements.contexts(take),
             quiet=not report,
