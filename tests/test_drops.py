@@ -359,6 +359,5 @@ def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end() -> Non
     ring = dispatcher.ring
     eventually(lambda: ring.pending == 0)
     refused = dispatcher.statistics().rejected_full
-    assert drops.total("rejected_full") < refused
     del dispatcher
     eventually(lambda: gc.collect() >= 0 and drops.total("rejected_full") == refused)

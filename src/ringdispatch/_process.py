@@ -8,7 +8,8 @@ import time
 import weakref
 from typing import Any, Protocol
 
-from ._home import END_SECONDS, forget_background, run_inline, stop_background
+from ._background import forget_background, run_inline, stop_background
+from ._home import END_SECONDS
 from ._ring import Ring, keep_for_ever
 
 

@@ -9,9 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _process
+from ._background import background_home, is_background
 from ._call import Call
 from ._drops import Drops
-from ._home import Errand, Home, Timer, background_home, is_background, running_loop
+from ._home import Errand, Home, Timer, running_loop
 from ._producer import Producer, give_enqueue
 from ._reports import Reports
 from ._ring import Ring, Take
