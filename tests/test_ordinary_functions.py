@@ -199,7 +199,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         (call,) = dispatcher._calls
         await comes_true(lambda: call._worker is not None)
         # Cancels when the future is done, before the call has seen it.
-        call._worker.add_done_callback(lambda _: call._cancel_task())
+        call._worker.ended.add_done_callback(lambda _: call._cancel_task())
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         assert not dispatcher._calls
@@ -257,7 +257,7 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
         await comes_true(lambda: dispatcher._calls)
         (call,) = dispatcher._calls
         await comes_true(lambda: call._worker is not None)
-        return call._worker
+        return call._worker.ended
 
     gate = threading.Event()
     dispatcher = BackgroundDispatcher(sink, ms_delay=1)

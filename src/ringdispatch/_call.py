@@ -5,14 +5,14 @@ import logging
 import sys
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from contextvars import Context, ContextVar
+from contextvars import ContextVar
 from functools import partial
-from inspect import isawaitable, iscoroutine
+from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
 from ._home import Errand, Home, Timer
 from ._ring import Take
+from ._worker import Worker
 
 if TYPE_CHECKING:
     from ._windows import Windows
@@ -49,7 +49,6 @@ class Call:
         "__weakref__",
         "_began",
         "_dispatcher",
-        "_outcome",
         "_task",
         "_timer",
         "_worker",
@@ -64,9 +63,7 @@ class Call:
         self._began = 0.0
         self._task: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
-        self._worker: asyncio.Future[None] | None = None
-        # What an ordinary function returned or raised, until it is seen.
-        self._outcome: list[tuple[Any, BaseException | None]] = []
+        self._worker: Worker | None = None
 
     def covers(self, start: int, end: int) -> bool:
         """Whether it may yet settle an entry at a position in [start, end)."""
@@ -116,61 +113,22 @@ class Call:
             if take.settle(False, dispatcher._now() - self._began):
                 dispatcher.succeeded()
         finally:
-            if self._worker is None:
-                self.release()
-            elif self._worker.done():
-                self._worker_ended(self._worker)
+            if self._worker is None or self._worker.ended.done():
+                self._worker_ended()
             else:  # cancelled, but a thread can't be: the place is held until it ends
-                self._worker.add_done_callback(self._worker_ended)
+                self._worker.ended.add_done_callback(self._worker_ended)
 
-    def in_thread(
-        self, loop: asyncio.AbstractEventLoop, entries: Any
-    ) -> Awaitable[Any]:
+    def in_thread(self, entries: Any) -> Awaitable[Any]:
         """Call an ordinary dispatch function in a worker thread."""
-        dispatcher = self._dispatcher
-        context = dispatcher.fresh_context()
+        context = self._dispatcher.fresh_context()
         context.run(_current.set, weakref.ref(self))
-        function = partial(context.run, self._work, entries)
-        # From 3.14 on a pool's new thread may inherit the context it is started in, and
-        # would keep this call, and the dispatcher with it, for ever.
-        self._worker = Context().run(lambda: loop.run_in_executor(None, function))
-        return self._outcome_of(self._worker)
+        function = partial(self._dispatcher.dispatch_function, entries)
+        self._worker = Worker(self.home, function, context)
+        return self._worker.result()
 
-    async def _outcome_of(self, worker: asyncio.Future[None]) -> None:
-        await asyncio.wait({worker})  # cancelled here, it runs on
-        worker.result()
-        outcome, error = self._outcome.pop()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # or its traceback would keep this frame, and this frame it
-        if isawaitable(outcome):
-            await outcome
-
-    def _work(self, entries: Any) -> None:
-        # In the worker thread. What comes of it stays with the call: nobody may come
-        # for it, because the call was cancelled or its loop closed, and Python would
-        # complain of an error left in a future, or of a coroutine never awaited.
-        try:
-            outcome = self._dispatcher.dispatch_function(entries), None
-        except BaseException as error:
-            self._outcome.append((None, error))
-        else:
-            self._outcome.append(outcome)
-        if self.home.closed:
-            self._drop_outcome()
-
-    def _drop_outcome(self) -> None:
-        """Let go of what nobody will come for."""
-        while self._outcome:
-            with suppress(IndexError):  # the worker thread was quicker
-                outcome, _ = self._outcome.pop()
-                if iscoroutine(outcome):
-                    outcome.close()
-
-    def _worker_ended(self, _: asyncio.Future[None]) -> None:
-        self._drop_outcome()
+    def _worker_ended(self, _: object = None) -> None:
+        if self._worker is not None:
+            self._worker.drop()
         self.release()
 
     def fail(self, error: BaseException, *, report: bool = True) -> int:
@@ -208,9 +166,8 @@ class Call:
             coroutine = self._task.get_coro()
             if self.home.closed and self.take is None and iscoroutine(coroutine):
                 coroutine.close()  # never started; Python would warn of it
-        self._drop_outcome()
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
-        self.release()
+        self._worker_ended()
 
     # ---- the timeout; its timer also tells when the loop is closed
 

@@ -390,7 +390,7 @@ class Windows(Producer[Entry]):
         if self._is_async:
             awaitable: Awaitable[Any] = self.dispatch_function(entries)
             return awaitable
-        return call.in_thread(asyncio.get_running_loop(), entries)
+        return call.in_thread(entries)
 
     def succeeded(self) -> None:
         """A batch was dispatched."""
