@@ -101,7 +101,9 @@ class Producers:
     def put(self, who: str, context: Context | None = None) -> None:
         if os.getpid() != self.process:
             return  # a finalizer, a collection or a late signal in a forked child
-        self.record.put(self.dispatcher, self.entry(who), context)
+        # A collection may have begun before the round was over, in another thread.
+        if (dispatcher := getattr(self, "dispatcher", None)) is not None:
+            self.record.put(dispatcher, self.entry(who), context)
 
     def context(self, rng: Random) -> Context | None:
         return Context(self.record) if rng.random() < 0.3 else None
