@@ -10,6 +10,7 @@ import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, new_loop, run_on
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._home import Home
 from subprocesses import run_snippet
 from support import books_agree
 
@@ -432,6 +433,19 @@ def test_entry_of_an_ending_loop_does_not_settle_there(loop_name: str) -> None: 
     loop.close()
     assert place.threads == [BACKGROUND]
     assert dispatcher.close()
+
+
+def test_home_given_up_before_it_settles_watches_no_loop(loop_name: str) -> None:
+    """Another thread may move the dispatcher between the look and the step."""
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
+        home = Home(asyncio.get_running_loop(), background=False)
+        home.disown()
+        home.settle_in(dispatcher)
+        assert home._guard is None
+
+    run_on(loop_name, main())  # C14
 
 
 def test_f10_two_loops_in_two_threads(loop_name: str) -> None:  # C14

@@ -120,6 +120,7 @@ class Home:
         self._thread = None if background else threading.get_ident()
         self._guard: AsyncGenerator[None, None] | None = None
         self._guarding = False
+        self._disowned = False
         self.background = background
         self.ended = False  # drained by the loop's end: no window may open here
 
@@ -173,10 +174,10 @@ class Home:
     def settle_in(self, resident: Resident) -> None:
         """Take note of the thread and of the loop's end; runs on the loop."""
         self._thread = threading.get_ident()
-        if self._guard is not None:
+        if self._guard is not None or self._disowned:
             pass
-        elif running_loop() is None:  # it has begun to end, and closes no guard
-            self.ended = True
+        elif running_loop() is None:
+            self.ended = True  # the loop has begun to end, and closes no guard any more
         else:
             # Started, the generator belongs to the loop's shutdown_asyncgens(), which
             # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
@@ -188,9 +189,12 @@ class Home:
             if loop is not None and loop not in _watching:
                 _watching[loop] = watching = _note_end(self._loop)
                 _start(watching)
+            if self._disowned:  # by another thread meanwhile
+                self.disown()  # type: ignore[unreachable]
 
     def disown(self) -> None:
         """Stop watching for the loop's end; from any thread."""
+        self._disowned = True  # first: settle_in looks at it last
         self._guarding = False
         self._guard = None
 
