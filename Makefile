@@ -6,6 +6,8 @@
 # make lint   formatting, style, types, stubs
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
+# make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
+#             SANITIZER="address thread" runs those only
 # make sdist  the source distribution, in dist/
 # make clean  back to what is in version control
 #
@@ -22,7 +24,7 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload lint sdist clean
+.PHONY: demo test chaos soak overload sanitize lint sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
@@ -44,6 +46,9 @@ lint: $(built) .venv/.group-lint
 		--allowlist tests/typing/stubtest-allowlist.txt
 	$(python) -m mypy tests/typing/api.py
 	$(python) -m pyright tests/typing/api.py
+
+sanitize:
+	PYTHON=$(PYTHON) .ci/sanitizers $(SANITIZER)
 
 sdist: .venv/.group-build
 	$(python) -m build --sdist

@@ -5,8 +5,8 @@ Three switches from the environment, for a build to look into:
 RINGDISPATCH_DEBUG=1: no optimisation, C assertions on, symbols for a debugger.
 RINGDISPATCH_COVERAGE=1: line tracing; the C files stay beside their sources, where
     Cython's coverage plug-in looks for them.
-RINGDISPATCH_SANITIZE=address|undefined|thread: built with that sanitizer, whose runtime
-    must be preloaded into an ordinary interpreter (LD_PRELOAD).
+RINGDISPATCH_SANITIZE=address|undefined|thread: built with that sanitizer; what it wants
+    of the interpreter is in .ci/sanitizers.
 """
 
 import os
@@ -21,9 +21,7 @@ COVERAGE = os.environ.get("RINGDISPATCH_COVERAGE", "0") not in {"", "0"}
 SANITIZE = os.environ.get("RINGDISPATCH_SANITIZE", "")
 
 if SANITIZE not in {"", "address", "undefined", "thread"}:
-    raise SystemExit(
-        f"RINGDISPATCH_SANITIZE={SANITIZE!r}: it is one of address, undefined, thread"
-    )
+    raise SystemExit(f"RINGDISPATCH_SANITIZE={SANITIZE!r}: address, undefined, thread")
 
 compile_args, link_args, macros = [], [], []
 if DEBUG:
@@ -31,7 +29,9 @@ if DEBUG:
 if COVERAGE:
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_TRACE", "1")]
 if SANITIZE:
-    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    # Python's -fwrapv would define the overflow that undefined is to see.
+    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-wrapv"]
+    compile_args += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
     link_args += [f"-fsanitize={SANITIZE}"]
 
 # Always from scratch: neither the switches nor Cython's version count in what the build
