@@ -215,7 +215,7 @@ def test_f10_works_across_any_number_of_runs(loop_name: str, debug: bool) -> Non
 @pytest.mark.parametrize("debug", [False, True])
 def test_f10_closed_loop_hands_its_entries_on(loop_name: str, debug: bool) -> None:
     sink = Place()  # C14: nothing else is enqueued, the lost timer tells
-    dispatcher = BackgroundDispatcher(sink, ms_delay=20)
+    dispatcher = BackgroundDispatcher(sink, ms_delay=200)
     loop = new_loop(loop_name)
     loop.set_debug(debug)
     loop.run_until_complete(put(dispatcher, "a", "b"))
