@@ -342,7 +342,10 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
     stepped.run_until_complete(main())
 
 
-def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end() -> None:
+@pytest.mark.parametrize("end", ["let go of", "another batch"])
+def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
+    end: str,
+) -> None:  # C10
     drops = Drops()
     dispatcher = BackgroundDispatcher(Place(), ms_delay=1, capacity=1, on_drop=drops)
 
@@ -359,5 +362,8 @@ def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end() -> Non
     ring = dispatcher.ring
     eventually(lambda: ring.pending == 0)
     refused = dispatcher.statistics().rejected_full
-    del dispatcher
+    if end == "let go of":
+        del dispatcher
+    else:
+        assert dispatcher.enqueue("a")
     eventually(lambda: gc.collect() >= 0 and drops.total("rejected_full") == refused)

@@ -435,6 +435,36 @@ def test_entry_of_an_ending_loop_does_not_settle_there(loop_name: str) -> None: 
     assert dispatcher.close()
 
 
+class ClosingLoop(asyncio.SelectorEventLoop):
+    """Closed by another thread between its own look whether it is and what it does."""
+
+    closes = False
+
+    def _check_closed(self) -> None:
+        super()._check_closed()
+        if self.closes:
+            self.closes = False
+            self.close()
+
+
+def test_f23_loop_closed_while_it_is_woken(loop_name: str) -> None:  # C14
+    if loop_name != "asyncio":
+        pytest.skip("the moment can be chosen in asyncio's own loop only")
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    loop = ClosingLoop()
+
+    async def main() -> None:
+        dispatcher.bind()
+
+    loop.run_until_complete(main())
+    loop.closes = True
+    assert dispatcher.enqueue("a")
+    assert loop.is_closed()
+    eventually(lambda: sink.entries == ["a"])
+    assert dispatcher.close()
+
+
 def test_home_given_up_before_it_settles_watches_no_loop(loop_name: str) -> None:
     """Another thread may move the dispatcher between the look and the step."""
 

@@ -57,6 +57,7 @@ class Drops:
         self._now = now
         self._context = context
         self._timer: Timer | None = None
+        self.overdue = False  # what was to tell went down with its loop
         self._told = dict.fromkeys(REASONS, 0)
         self._logged = dict.fromkeys(REASONS, 0)
         self._logged_at: dict[str, float] = {}
@@ -64,13 +65,14 @@ class Drops:
 
     def report(self, home: Home) -> None:
         """Tell of drops, and again after a period while there are any; on the home."""
+        self.overdue = False
         self._settlements.finish()
         news = self.tell()
         if self._timer is not None:
             return
         loop = home.loop
         if news and loop is not None and not loop.is_closed():
-            errand = Errand(partial(self._report_again, home), self._timer_lost)
+            errand = Errand(partial(self._report_again, home), self.lost)
             self._timer = Timer(loop, REPORT_SECONDS, errand, self._context.copy())
         else:
             self._ring.told()
@@ -80,8 +82,10 @@ class Drops:
         self._timer = None
         self.report(home)
 
-    def _timer_lost(self) -> None:
+    def lost(self) -> None:
+        """Let the next batch, or the next drop, tell what a closed loop will not."""
         self._timer = None
+        self.overdue = True
         self._ring.told()
 
     def tell(self, *, last: bool = False) -> bool:

@@ -169,7 +169,8 @@ class Home:
             if loop.is_closed():
                 return False
             raise
-        return True
+        # Closed meanwhile by another thread, it keeps the callback and never calls it.
+        return not loop.is_closed()
 
     def settle_in(self, resident: Resident) -> None:
         """Take note of the thread and of the loop's end; runs on the loop."""

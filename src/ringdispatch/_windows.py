@@ -184,7 +184,9 @@ class Windows(Producer[Entry]):
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home(blocking=False)
         if home is not None and not home.stalled:
-            self._post(partial(self._drops.report, home))
+            report = Errand(partial(self._drops.report, home), self._drops.lost)
+            if not home.post(report, self.fresh_context()):
+                self._drops.lost()
 
     # ---- the home
 
@@ -382,7 +384,7 @@ class Windows(Producer[Entry]):
         elif self.ring.pending:
             self._call_home(self._home)
         self._room.call_next()
-        if self.ring.telling:
+        if self.ring.telling or self._drops.overdue:
             self._drops.report(home)
 
     def invoke(self, call: Call, entries: Any) -> Awaitable[Any]:
