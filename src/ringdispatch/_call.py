@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import sys
+import types
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar
 from functools import partial
-from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
 from ._home import Errand, Home, Timer
@@ -77,7 +77,8 @@ class Call:
         context = self._dispatcher.fresh_context()
         context.run(_current.set, weakref.ref(self))
         self._watch(loop, self._dispatcher.dispatch_timeout)
-        self._task = asyncio.Task(self._run(loop), loop=loop, context=context, **_EAGER)
+        main = self._run(loop) if _EAGER else _lazily(partial(self._run, loop))
+        self._task = asyncio.Task(main, loop=loop, context=context, **_EAGER)
         if not _EAGER:  # cancelled before its first step, it runs nothing of its own
             self._task.add_done_callback(self._never_began, context=context)
 
@@ -163,9 +164,6 @@ class Call:
         """Settle and release a call whose loop was closed under it, or stands still."""
         if self._task is not None:
             self._task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coroutine = self._task.get_coro()
-            if self.home.closed and self.take is None and iscoroutine(coroutine):
-                coroutine.close()  # never started; Python would warn of it
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
         self._worker_ended()
 
@@ -205,6 +203,16 @@ class Call:
             "and entries wait for it (%d pending)",
             self._dispatcher.ring.pending,
         )
+
+
+@types.coroutine
+def _lazily(run: Callable[[], Coroutine[Any, Any, None]]) -> Generator[Any, Any, None]:
+    """Make the coroutine in the task's first step.
+
+    A loop that is closed before that step drops this without a word, where Python would
+    complain of a coroutine never awaited.
+    """
+    yield from run().__await__()
 
 
 def _nothing() -> None:
