@@ -78,6 +78,8 @@ def _use(
     capacity = started.pop("capacity")
     if any(started.values()):
         raise Violation(f"the child did not start empty: {started}")
+    # A worker thread that starts late would get its batch after the close.
+    dispatcher.dispatch_timeout = CHILD_SECONDS
     if on_a_loop:
         settled = asyncio.run(_deliver_here(dispatcher, record, count))
     else:

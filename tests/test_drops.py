@@ -352,6 +352,7 @@ def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
     async def overflow(dispatcher: BackgroundDispatcher[str]) -> None:
         while drops.total("rejected_full") == 0:
             dispatcher.enqueue("a")
+            dispatcher.enqueue("one too many")
             await asyncio.sleep(0)
         while dispatcher.enqueue("a"):  # the next report is due in ten seconds
             pass

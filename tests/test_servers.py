@@ -245,11 +245,14 @@ def test_second_signal_while_the_process_ends(
             if batch == ["a"]:
                 while not ending:
                     await asyncio.sleep(0.001)
-                again.start()
+                again.set()
                 await asyncio.sleep(0.3)
             say(*batch)
-        ending = []
-        again = threading.Thread(target=os.kill, args=(os.getpid(), {int(second)}))
+        ending, again = [], threading.Event()
+        def kill():
+            again.wait()
+            os.kill(os.getpid(), {int(second)})
+        threading.Thread(target=kill, daemon=True).start()
         dispatcher = BackgroundDispatcher(
             send, ms_delay=60_000, max_batch=1, name="n1")
         loop = new_loop()
