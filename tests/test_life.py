@@ -475,7 +475,7 @@ def test_home_given_up_before_it_settles_watches_no_loop(loop_name: str) -> None
 
     async def main() -> None:
         dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
-        home = Home(asyncio.get_running_loop(), background=False)
+        home = Home(asyncio.get_running_loop())
         home.disown()
         home.settle_in(dispatcher)
         assert home._guard is None

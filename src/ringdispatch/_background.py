@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from ._home import Home
@@ -82,6 +83,11 @@ class _Background:
             target=self._run, name="ringdispatch", daemon=True
         )
 
+    @property
+    def ident(self) -> int | None:
+        """The thread's, once it has started."""
+        return self._thread.ident
+
     def start(self) -> None:
         try:
             self._thread.start()
@@ -94,6 +100,9 @@ class _Background:
             try:
                 self.loop.run_forever()
             finally:  # stopped at exit, or by a KeyboardInterrupt in a dispatch
+                self._stopping = True
+                _background["ending"] = self  # first: there is always one to wait for
+                _background.pop("thread", None)
                 try:
                     self.loop.run_until_complete(self.loop.shutdown_asyncgens())
                 finally:
@@ -101,7 +110,9 @@ class _Background:
                     self._ended.set()
 
     def _close(self) -> None:
-        _background.pop("thread", None)
+        for name in ("thread", "ending"):
+            if _background.get(name) is self:
+                del _background[name]
         self.loop.close()
 
     def stop(self, seconds: float) -> None:
@@ -121,8 +132,9 @@ class _Background:
 # Set when the process ends: what is left then runs on a loop of its own.
 _exiting = threading.Event()
 
-# Empty, or {"thread": the one}. A dict, because its setdefault decides between two
-# threads without a lock, which a signal handler could find held.
+# "thread": the one, and "ending": one that has been stopped and drains. A dict, because
+# its setdefault decides between two threads without a lock, which a signal handler
+# could find held.
 _background: dict[str, _Background] = {}
 
 
@@ -146,13 +158,12 @@ def background_home() -> Home:
             nobody.run(background.start)
         else:
             mine.loop.close()
-    return Home(background.loop, background=True)
+    return Home(background.loop, background.ident, background=True)
 
 
 def is_background(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether `loop` is the background thread's."""
-    background = _background.get("thread")
-    return background is not None and background.loop is loop
+    """Whether `loop` is a background thread's."""
+    return any(background.loop is loop for background in list(_background.values()))
 
 
 def stop_background(seconds: float) -> None:
@@ -162,14 +173,15 @@ def stop_background(seconds: float) -> None:
         seconds: How long to wait for it.
     """
     _exiting.set()
-    background = _background.get("thread")
-    if background is not None:
+    for background in list(_background.values()):
         background.stop(seconds)
 
 
 def forget_background() -> object:
     """Start without a background thread in a forked child; returns the parent's."""
-    return _background.pop("thread", None)
+    inherited = dict(_background)
+    _background.clear()
+    return inherited
 
 
 def run_inline(main: Coroutine[Any, Any, None]) -> None:
@@ -194,16 +206,23 @@ class Executor(ThreadPoolExecutor):
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         """Start the call and return its future."""
+        # Refused for want of a thread, the call is left in the pool's queue all the
+        # same, where another thread would come to it later.
+        turn = [partial(fn, *args, **kwargs)]
+
+        def once() -> Any:
+            return turn.pop()() if turn else None
+
         try:
-            return super().submit(fn, *args, **kwargs)
+            return super().submit(once)
         except RuntimeError:
-            return _run_at_once(fn, *args, **kwargs)
+            return _run_at_once(once)
 
 
-def _run_at_once(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+def _run_at_once(fn: Callable[[], Any]) -> Future[Any]:
     future: Future[Any] = Future()
     try:
-        future.set_result(fn(*args, **kwargs))
+        future.set_result(fn())
     except BaseException as error:
         future.set_exception(error)
     return future

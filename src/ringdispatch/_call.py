@@ -140,6 +140,8 @@ class Call:
         entries = take.entries  # once it is settled, the home may let go of them
         if not take.settle(True, dispatcher._now() - self._began):
             return 0
+        if self._worker is not None:
+            self._worker.skip()
         dispatcher.failed(error, take, entries, report=report)
         return take.end - take.start
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -84,11 +85,11 @@ class BackgroundDispatcher(Windows[Entry]):
     ) -> None:
         if self.attached:
             raise RuntimeError(f"{self!r}: __init__ was called twice")
-        _options.function("dispatch_function", dispatch_function)
+        _options.dispatch_function(dispatch_function)
         capacity = _options.capacity(capacity)
         max_batch = _options.max_batch(max_batch, capacity)
         delay = _options.ms_delay(ms_delay)
-        max_in_flight = _options.count("max_in_flight", max_in_flight)
+        max_in_flight = min(_options.count("max_in_flight", max_in_flight), sys.maxsize)
         dispatch_timeout = _options.dispatch_timeout(dispatch_timeout)
         _options.choice("on_full", on_full, tuple(POLICIES))
         _options.choice("home", home, ("auto", "thread"))
@@ -99,7 +100,7 @@ class BackgroundDispatcher(Windows[Entry]):
             _options.hook("on_drop", on_drop),
         )
         self._set_up(
-            layout.make_ring(capacity, max_batch),
+            _options.layout(layout).make_ring(capacity, max_batch),
             on_full,
             reports,
             dispatch_function=dispatch_function,
@@ -160,7 +161,8 @@ class BackgroundDispatcher(Windows[Entry]):
         """Dispatch now what is pending, and wait until it is settled.
 
         Called from the dispatch function, it waits for everything but the calling
-        batch, and returns False at once where that batch holds the only place.
+        batch, and returns False at once where that batch holds the only place. Two
+        calls that flush wait for each other until one runs out of time.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
@@ -220,7 +222,8 @@ class BackgroundDispatcher(Windows[Entry]):
         loop = asyncio.get_running_loop()
         self._bound = True
         if self._home is None or self._home.loop is not loop:
-            home = Home(loop, background=False)
+            _process.register_exit()
+            home = Home(loop)
             self._move_to(home)
             home.settle_in(self)  # else it would not learn of the loop's end
             if self.ring.pending:
@@ -314,8 +317,9 @@ class BackgroundDispatcher(Windows[Entry]):
         """Give up what the calling batch has left pending when its time is over."""
 
         def give_up() -> None:
-            if self.ring.pending:
+            if not self._settlements.is_settled(waiter):
                 self._give_up(waiter.exclude, f"close timed out after {timeout} s")
+            self._drops.tell(last=True)
 
         asyncio.get_running_loop().call_later(
             timeout, give_up, context=self.fresh_context()
@@ -351,7 +355,7 @@ class BackgroundDispatcher(Windows[Entry]):
         for call in list(self._calls):
             if call.home.stalled:
                 call.orphan()
-        home = Home(asyncio.get_running_loop(), background=False)
+        home = Home(asyncio.get_running_loop())
         self._move_to(home)
         await self._drain(home, timeout)
 

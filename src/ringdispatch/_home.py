@@ -115,9 +115,15 @@ class Home:
     here: the calling thread is running it: to block would be to wait for oneself.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, background: bool) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        thread: int | None = None,
+        *,
+        background: bool = False,
+    ) -> None:
         self._loop = weakref.ref(loop)
-        self._thread = None if background else threading.get_ident()
+        self._thread = thread if background else threading.get_ident()
         self._guard: AsyncGenerator[None, None] | None = None
         self._guarding = False
         self._disowned = False
@@ -217,13 +223,13 @@ class Home:
             if self._guarding and dispatcher is not None and loop is not None:
                 # The loop warns of every generator that starts from now on, also of
                 # those inside the user's client; the drain is what it is waiting for.
+                # Not restored: other dispatchers may still drain, and the loop restores
+                # the hooks itself when it stops.
                 self._guarding = False
-                hooks = sys.get_asyncgen_hooks()
                 sys.set_asyncgen_hooks(firstiter=None)
                 try:
                     await dispatcher._drain(self, END_SECONDS)
                 finally:
-                    sys.set_asyncgen_hooks(*hooks)
                     self.ended = True
                     _ended.add(loop)
 

@@ -3,6 +3,7 @@
 import inspect
 import math
 import sys
+import threading
 from numbers import Integral, Real
 from typing import Any
 
@@ -59,7 +60,7 @@ def timeout(value: Any) -> float | None:
     number = _number("timeout", value, wanted)
     if not number >= 0:
         raise ValueError(f"timeout={value!r}: must be {wanted}")
-    return None if number == math.inf else number
+    return None if number > threading.TIMEOUT_MAX else number  # some centuries
 
 
 def count(name: str, value: Any) -> int:
@@ -134,6 +135,33 @@ def function(name: str, value: Any) -> Any:
     """
     if not callable(value):
         raise TypeError(f"{name}={value!r}: must be callable")
+    return value
+
+
+def dispatch_function(value: Any) -> Any:
+    """Check the dispatch function.
+
+    Raises:
+        TypeError: `value` cannot be called, or makes a generator.
+    """
+    function("dispatch_function", value)
+    call = getattr(type(value), "__call__", None)  # noqa: B004
+    for each in (value, call):
+        if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
+            raise TypeError(
+                f"dispatch_function={value!r}: must not yield, nobody would iterate it"
+            )
+    return value
+
+
+def layout(value: Any) -> Any:
+    """Check a layout.
+
+    Raises:
+        TypeError: `value` is none.
+    """
+    if isinstance(value, type) or not hasattr(value, "make_ring"):
+        raise TypeError(f"layout={value!r}: must be a layout, such as Objects()")
     return value
 
 

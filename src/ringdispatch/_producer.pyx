@@ -78,7 +78,7 @@ cdef class Producer:
     finalizer.
     """
 
-    cdef readonly Ring ring
+    cdef Ring _ring
     cdef Core *core
     cdef int on_full
 
@@ -90,12 +90,19 @@ cdef class Producer:
     @property
     def attached(self):
         """Whether the constructor came as far as making a ring."""
-        return self.ring is not None
+        return self._ring is not None
+
+    @property
+    def ring(self):
+        """Where entries wait."""
+        if self._ring is None:
+            raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
+        return self._ring
 
     def _attach(self, Ring ring not None, str on_full not None):
-        if self.ring is not None:
+        if self._ring is not None:
             raise RuntimeError(f"{type(self).__name__}.__init__ was called twice")
-        self.ring = ring
+        self._ring = ring
         self.on_full = POLICIES[on_full]
         self.core = &ring.core
 
@@ -249,7 +256,7 @@ cdef object announce(
         try:
             self._opened(opening.position, context)
         except BaseException:
-            self.ring.forsake()
+            self._ring.forsake()
             raise
     if outcome & REACHED:
         self._reached()
@@ -262,7 +269,7 @@ cdef object announce(
     if on_full == WAIT:
         return None
     raise Full(
-        f"{self.ring.capacity} entries pending: raise capacity, shorten ms_delay, "
+        f"{self._ring.capacity} entries pending: raise capacity, shorten ms_delay, "
         "or choose another on_full"
     )
 

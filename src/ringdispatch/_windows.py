@@ -182,7 +182,7 @@ class Windows(Producer[Entry]):
         """Have the first drop told, if anybody is there to tell it; else at exit."""
         home = self._home
         if (home is None or home.closed) and running_loop() is not None:
-            home = self._choose_home(blocking=False)
+            home = self._choose_home()
         if home is not None and not home.stalled:
             report = Errand(partial(self._drops.report, home), self._drops.lost)
             if not home.post(report, self.fresh_context()):
@@ -190,29 +190,29 @@ class Windows(Producer[Entry]):
 
     # ---- the home
 
-    def _home_for_window(self, *, blocking: bool = False) -> Home | None:
-        """The home of a window that opens now; None where no thread can be started.
+    def _home_for_window(self) -> Home | None:
+        """The home of a window that opens now; None where no thread can be started."""
+        home = self._home
+        if home is None or home.closed or home.ended:
+            return self._choose_home()
+        if home.background and not self._bound:
+            # A thread taken only for want of a loop gives way to a loop.
+            loop = running_loop()
+            if loop is not None and loop is not home.loop:
+                return self._choose_home()
+        return home
+
+    def _choose_home(self, *, blocking: bool = False) -> Home | None:
+        """Choose a home anew, unless another thread is quicker.
 
         Args:
             blocking: The caller will block its thread: its own loop can't be the home.
         """
-        home = self._home
-        if home is None or home.closed or home.ended:
-            return self._choose_home(blocking)
-        if home.background and not self._bound and not blocking:
-            # A thread taken only for want of a loop gives way to a loop.
-            loop = running_loop()
-            if loop is not None and loop is not home.loop:
-                return self._choose_home(blocking)
-        return home
-
-    def _choose_home(self, blocking: bool) -> Home | None:
-        """Choose a home anew, unless another thread is quicker."""
         before = self._home
         loop = None if blocking or self._prefers_thread else running_loop()
         _process.register_exit()
         if loop is not None and not is_background(loop):
-            home = Home(loop, background=False)
+            home = Home(loop)
         else:
             try:
                 home = background_home()
@@ -241,7 +241,7 @@ class Windows(Producer[Entry]):
             if home.post(errand, self.fresh_context()):
                 return
             errand.cancel()
-            home = self._choose_home(blocking=False)
+            home = self._choose_home()
         # No thread can be started. The next entry tries again; at exit they go out.
         self._called = False
         self.ring.forsake()
@@ -254,7 +254,7 @@ class Windows(Producer[Entry]):
         """Replace a home that can't run, and have it look."""
         home = self._home
         if home is None or home.stalled or home.ended:
-            home = self._choose_home(blocking)
+            home = self._choose_home(blocking=blocking)
         self._call_home(home)
 
     def loop_closed(self) -> None:
@@ -294,7 +294,7 @@ class Windows(Producer[Entry]):
             now = self._now()
             if now >= self._due_at() - _ON_TIME_SECONDS:
                 self._due = ring.reopen(now)
-                self._ends_window = True
+                self._ends_window = ring.places < self._max_in_flight
             self._due = max(self._due, self._settlements.urgent_end())
             self._start_calls(home)
         self._set_timer(home)

@@ -28,6 +28,7 @@ class Worker:
         self, home: Home, function: Callable[[], Any], context: Context
     ) -> None:
         self._home = home
+        self._skipped = False
         # What it returned or raised, until it is seen.
         self._outcome: list[tuple[Any, BaseException | None]] = []
         loop = asyncio.get_running_loop()
@@ -59,9 +60,13 @@ class Worker:
                 if iscoroutine(outcome):
                     outcome.close()
 
+    def skip(self) -> None:
+        """Call nothing if the thread has not come to it yet: its batch has failed."""
+        self._skipped = True
+
     def _work(self, function: Callable[[], Any]) -> None:
         try:
-            outcome = function(), None
+            outcome = None if self._skipped else function(), None
         except BaseException as error:
             self._outcome.append((None, error))
         else:
