@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from loops import eventually
-from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch import BackgroundDispatcher, Full, Objects
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
@@ -301,3 +301,65 @@ def test_enqueue_before_the_constructor_and_constructing_twice() -> None:
 
     dispatcher = Late()
     assert dispatcher.close()
+
+
+def test_blocking_call_is_refused_before_the_first_window_is_served() -> None:
+    told: list[str] = []
+
+    async def ignore(batch: list[int]) -> None:
+        pass
+
+    other = BackgroundDispatcher(ignore, ms_delay=1, home="thread")
+
+    async def send(batch: list[int]) -> None:
+        other.enqueue(1)
+        try:
+            other.close(timeout=1)
+        except RuntimeError as error:
+            told.append(str(error))
+
+    dispatcher = BackgroundDispatcher(send, ms_delay=1, home="thread")
+    dispatcher.enqueue(1)
+    assert dispatcher.close()
+    assert len(told) == 1
+    assert "await aclose() instead" in told[0]
+    assert other.close()
+    assert other.statistics().dispatched == 1
+
+
+def test_dispatch_function_that_yields_is_refused() -> None:  # C12
+    def generator(batch: list[int]) -> Any:
+        yield batch
+
+    async def async_generator(batch: list[int]) -> Any:
+        yield batch
+
+    for function in (generator, async_generator):
+        with pytest.raises(TypeError, match=r"dispatch_function=.*must not yield"):
+            BackgroundDispatcher(function, ms_delay=1)
+
+
+@pytest.mark.parametrize("layout", [Objects, None, 3])
+def test_layout_that_is_none_is_refused(layout: Any) -> None:  # C12
+    with pytest.raises(TypeError, match=r"layout=.*must be a layout, such as Objects"):
+        BackgroundDispatcher(print, ms_delay=1, layout=layout)
+
+
+def test_numbers_beyond_every_machine_are_taken_for_the_most_there_is() -> None:
+    got: list[int] = []
+    dispatcher = BackgroundDispatcher(got.extend, ms_delay=1, max_in_flight=2**70)
+    dispatcher.enqueue(1)
+    assert dispatcher.flush(timeout=1e12)
+    assert dispatcher.close(timeout=1e300)
+    assert got == [1]
+
+
+def test_subclass_without_a_constructor_of_ours_says_so() -> None:
+    class Forgetful(BackgroundDispatcher[int]):
+        def __init__(self) -> None:
+            pass
+
+    dispatcher = Forgetful()
+    for use in (dispatcher.statistics, lambda: dispatcher.pending, dispatcher.__repr__):
+        with pytest.raises(RuntimeError, match=r"Forgetful.__init__ was not called"):
+            use()

@@ -406,3 +406,39 @@ def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None: 
     assert outcome.lines[0] == "interrupted"
     end = "failed" if where == "asyncio.run" else "dispatched"
     assert outcome.lines[1] == f"accepted=1 {end}=1"
+
+
+def test_close_in_the_dispatch_function_ends_what_comes_after_it(
+    stepped: SteppedLoop,
+) -> None:  # C10, C15
+    """A batch taken after the closing one has no more time than that was given."""
+    batches: list[Any] = []
+    drops: list[Any] = []
+
+    async def sink(batch: list[int]) -> None:
+        batches.append(batch)
+        if batch == [1]:
+            assert not await dispatcher.aclose(timeout=0.2)
+        else:
+            await asyncio.Event().wait()
+
+    dispatcher = BackgroundDispatcher(
+        sink,
+        ms_delay=10,
+        max_batch=1,
+        dispatch_timeout=None,
+        on_drop=lambda *drop: drops.append(drop),
+    )
+
+    async def main() -> None:
+        for number in (1, 2, 3):
+            dispatcher.enqueue(number)
+        await stepped.advance(0.1)
+        assert batches == [[1], [2]]
+        assert dispatcher.statistics().in_flight == 1
+        await stepped.advance(0.2)
+        seen = dispatcher.statistics()
+        assert (seen.dispatched, seen.failed, seen.abandoned) == (1, 1, 1)
+        assert drops == [("abandoned", 1)]
+
+    stepped.run_until_complete(main())

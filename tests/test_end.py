@@ -118,6 +118,33 @@ def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
 
 
 @on_each_loop
+@debug_or_not
+def test_f41_end_of_run_with_one_dispatcher_slower_than_another(
+    loop_name: str, debug: bool
+) -> None:  # C16
+    """The first that is done must not have the loop warn of the other's generators."""
+    run_snippet(
+        """
+        async def rows():
+            yield 1
+        async def fast(batch): pass
+        async def slow(batch):
+            await asyncio.sleep(0.1)
+            async for _ in rows(): pass
+        dispatchers = [BackgroundDispatcher(sink, ms_delay=60_000)
+                       for sink in (fast, slow)]
+        async def main():
+            for dispatcher in dispatchers:
+                dispatcher.enqueue("a")
+        run(main())
+        assert [d.statistics().dispatched for d in dispatchers] == [1, 1]
+        """,
+        loop=loop_name,
+        debug=debug,
+    )
+
+
+@on_each_loop
 def test_end_of_run_takes_five_seconds_at_most(loop_name: str) -> None:
     outcome = run_snippet(  # C16: a call that never ends is cancelled, counted, told
         """

@@ -331,6 +331,39 @@ def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
     assert all(r.exc_info and r.exc_info[0] is Broken for r in records)
 
 
+def test_interrupted_background_thread_is_replaced_while_it_drains() -> None:
+    """C1, C14: and its dispatchers neither wait for it nor spin."""
+    outcome = run_snippet(
+        """
+        import ringdispatch._background
+        threading.excepthook = lambda what: say(what.exc_type.__name__)
+        gate = threading.Event()
+        async def slow(batch):
+            while not gate.is_set():
+                await asyncio.sleep(0.001)
+        got = []
+        async def send(batch):
+            if not got:
+                got.append("interrupted")
+                raise KeyboardInterrupt
+            got.extend(batch)
+        draining = BackgroundDispatcher(slow, ms_delay=5, home="thread")
+        dispatcher = BackgroundDispatcher(send, ms_delay=5, home="thread")
+        draining.enqueue(1)
+        eventually(lambda: draining.statistics().in_flight)
+        dispatcher.enqueue(2)
+        eventually(lambda: got)
+        eventually(lambda: "ending" in ringdispatch._background._background)
+        dispatcher.enqueue(3)
+        eventually(lambda: 3 in got, 4.0)
+        gate.set()
+        assert draining.close() and dispatcher.close()
+        """,
+        stderr=".*KeyboardInterrupt.*",
+    )
+    assert outcome.lines == ["KeyboardInterrupt"]
+
+
 @pytest.mark.parametrize("home", ["auto", "thread"])
 def test_f20_hook_that_blocks_holds_up_its_home_and_loses_nothing(home: str) -> None:
     blocked, go_on = threading.Event(), threading.Event()  # C8, C11

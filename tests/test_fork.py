@@ -330,13 +330,14 @@ def test_child_that_exits_delivers_what_is_pending(seen: bool) -> None:  # C16, 
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-@pytest.mark.parametrize("kind", ["thread", "loop"])
+@pytest.mark.parametrize("kind", ["thread", "loop", "bound"])
 def test_f36_multiprocessing_child_delivers_at_its_exit(
     method: str, kind: str
 ) -> None:  # C16, C17
     outcome = run_snippet(
         f"""
         import multiprocessing
+        from ringdispatch._ring import keep_for_ever
         async def send(batch):
             say(batch)
         dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
@@ -346,10 +347,15 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
                 dispatcher.enqueue("child")
                 return
             async def main():
+                if {kind!r} == "bound":
+                    dispatcher.bind()
                 dispatcher.enqueue("child")
             loop = new_loop()
             asyncio.set_event_loop(loop)
             loop.run_until_complete(main())
+            if {kind!r} == "bound":  # to a loop that is never closed
+                keep_for_ever(loop)
+                return
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 

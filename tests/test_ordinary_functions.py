@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -310,3 +311,65 @@ def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
 
     asyncio.run(main())
     assert seen == ["maker"]
+
+
+def test_call_that_finds_no_thread_is_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C9
+    """A pool keeps in its queue what it can start no thread for."""
+    sent: list[Any] = []
+    busy, gate = threading.Event(), threading.Event()
+
+    def slow(batch: list[str]) -> None:
+        busy.set()
+        gate.wait(20)
+        sent.extend(batch)
+
+    dispatchers = [
+        BackgroundDispatcher(sink, ms_delay=1, home="thread")
+        for sink in (slow, sent.extend)
+    ]
+    dispatchers[0].enqueue("slow")
+    assert busy.wait(20)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        dispatchers[1].enqueue("once")
+        eventually(lambda: sent)
+    gate.set()
+    assert all(dispatcher.close() for dispatcher in dispatchers)
+    assert sent == ["once", "slow"]
+
+
+def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
+    """Its batch has failed, and `on_error` may have saved it elsewhere."""
+    began: list[Any] = []
+    failed: list[Any] = []
+    gate = threading.Event()
+
+    def sink(batch: list[Any]) -> None:
+        began.extend(batch)
+        gate.wait(20)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        dispatcher = BackgroundDispatcher(
+            sink,
+            ms_delay=1,
+            max_batch=1,
+            max_in_flight=2,
+            dispatch_timeout=0.05,
+            on_error=lambda error, batch: failed.extend(batch),
+        )
+        dispatcher.enqueue("a")
+        dispatcher.enqueue("b")
+        await comes_true(lambda: len(failed) == 2)
+        gate.set()
+        await comes_true(lambda: not dispatcher._calls)
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())
+    assert began == ["a"]

@@ -231,6 +231,40 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
     stepped.run_until_complete(main())
 
 
+@pytest.mark.parametrize("busy", [0.02, 0.06, 0.1])
+def test_late_backlog_does_not_put_off_the_next_window(
+    stepped: SteppedLoop, busy: float
+) -> None:  # C1
+    """Due while every place was taken, its batch comes late: the next is on time."""
+    ages: dict[Any, float] = {}
+
+    async def sink(batch: list[Any]) -> None:
+        for entry in batch:
+            ages[entry] = stepped.time() - came[entry]
+        if len(batch) == 10:
+            await asyncio.sleep(busy)
+
+    came: dict[Any, float] = {}
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=10)
+
+        def put(entry: Any) -> None:
+            came[entry] = stepped.time()
+            dispatcher.enqueue(entry)
+
+        put("first")
+        await stepped.advance(0.09)
+        for number in range(10):
+            put(number)
+        await stepped.advance(0.015)
+        put("next")
+        await stepped.advance(0.4)
+        assert ages["next"] <= 0.1 + 1e-6
+
+    stepped.run_until_complete(main())
+
+
 class Taking(BackgroundDispatcher[float]):
     """Notes the moments before and after each take: a busy machine may lie between."""
 
