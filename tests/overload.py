@@ -36,7 +36,7 @@ CAPACITY = 20_000
 ENTRY_BYTES = 400  # small enough for the interpreter's own allocator
 DELAY = 0.01
 # What may come on top of the entries: stacks, the log, the allocator's rounding.
-SLACK = 4 * MIB
+SLACK = 8 * MIB
 DEADLINE = 30.0
 
 
