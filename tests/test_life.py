@@ -440,6 +440,23 @@ def test_entry_of_an_ending_loop_does_not_settle_there(loop_name: str) -> None: 
     assert dispatcher.close()
 
 
+def test_loop_that_began_to_end_before_anybody_lived_there(
+    loop_name: str, caplog: pytest.LogCaptureFixture
+) -> None:  # C14, C16: uvloop does not tell
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+
+    async def main() -> None:
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        dispatcher.enqueue("a")
+        await comes_true(lambda: sink.entries == ["a"])
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    assert sink.threads == [BACKGROUND]
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 class ClosingLoop(asyncio.SelectorEventLoop):
     """Closed by another thread between its own look whether it is and what it does."""
 

@@ -15,6 +15,7 @@ import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._background import Executor
 from support import books_agree
 
 
@@ -317,32 +318,25 @@ def test_call_that_finds_no_thread_is_made_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # C9
     """A pool keeps in its queue what it can start no thread for."""
-    sent: list[Any] = []
+    made: list[str] = []
     busy, gate = threading.Event(), threading.Event()
 
-    def slow(batch: list[str]) -> None:
+    def slow() -> None:
         busy.set()
         gate.wait(20)
-        sent.extend(batch)
-
-    dispatchers = [
-        BackgroundDispatcher(sink, ms_delay=1, home="thread")
-        for sink in (slow, sent.extend)
-    ]
-    dispatchers[0].enqueue("slow")
-    assert busy.wait(20)
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        dispatchers[1].enqueue("once")
-        eventually(lambda: sent)
-    gate.set()
-    dispatchers[1].enqueue("after all that is queued")
-    assert all(dispatcher.close() for dispatcher in dispatchers)
-    assert sorted(sent) == ["after all that is queued", "once", "slow"]
+    with Executor() as pool:  # not the dispatchers': it is left a thread short
+        pool.submit(slow)
+        assert busy.wait(20)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            pool.submit(made.append, "at once").result(20)
+        assert made == ["at once"]
+        gate.set()
+    assert made == ["at once"]
 
 
 def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11

@@ -191,8 +191,15 @@ class Home:
             # that would start a task for a dispatcher that is simply let go.
             self._guarding = True
             self._guard = guard = self._drain_at_end(weakref.ref(resident))
-            _start(guard)
             loop = self._loop()
+            try:
+                _start(guard)
+            except ResourceWarning:  # under -W error: uvloop had begun to end
+                self.disown()
+                self.ended = True
+                if loop is not None:
+                    _ended.add(loop)
+                return
             if loop is not None and loop not in _watching:
                 _watching[loop] = watching = _note_end(self._loop)
                 _start(watching)
