@@ -68,8 +68,9 @@ class Errand:
         self._run = self._lost = None
 
     def __del__(self) -> None:
-        if self._lost is not None and not sys.is_finalizing():
-            self._lost()
+        lost = self._lost  # another thread may cancel it meanwhile
+        if lost is not None and not sys.is_finalizing():
+            lost()
 
 
 class Timer:
