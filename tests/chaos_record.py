@@ -150,7 +150,7 @@ class Record:
         return not all(self.closes)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Judge:
     """Compares the books with the record, once nothing is pending or in flight."""
 
@@ -171,14 +171,28 @@ class Judge:
             *self._log(),
         ]
 
+    def __post_init__(self) -> None:
+        # What failed (by a timeout, a close, the end of its loop) before a worker
+        # thread came to it was never begun (C11).
+        calls = self.record.calls
+        begun = {call.batch[0] for call in calls if call.batch}
+        self.unbegun = [
+            failure.batch
+            for failure in self.record.failures
+            if failure.batch[0] not in begun
+            and failure.kind is not Injected
+            and all(call.in_thread for call in calls)
+        ]
+
     def _counters(self) -> Iterator[str]:  # C8, C9
         record, books = self.record, self.books
-        received = sum(len(call.batch) for call in record.calls)
+        batches = [*(call.batch for call in record.calls), *self.unbegun]
+        received = sum(map(len, batches))
         failed = sum(len(failure.batch) for failure in record.failures)
         refused = len(record.refused) + len(record.full) + len(record.no_room)
         yield from differences(
             ("accepted", books.accepted, len(record.accepted)),
-            ("batches", books.batches, len(record.calls)),
+            ("batches", books.batches, len(batches)),
             ("failed", books.failed, failed),
             ("failed_batches", books.failed_batches, len(record.failures)),
             ("dispatched", books.dispatched, received - failed),
@@ -240,7 +254,9 @@ class Judge:
             yield f"{len(twice)} entries received twice, such as {twice[:3]}"
         if strange := set(received) - set(record.accepted):
             yield f"{len(strange)} entries never accepted: {sorted(strange)[:3]}"
-        came_out, went_in = by_producer(received), by_producer(record.accepted)
+        missing = {entry for batch in self.unbegun for entry in batch}
+        went_in = by_producer([e for e in record.accepted if e not in missing])
+        came_out = by_producer(received)
         for who, numbers in came_out.items():
             wanted = went_in.get(who, [])
             if who.split()[0] in UNORDERED:
@@ -259,6 +275,8 @@ class Judge:
             if times > 1:
                 yield f"the batch from {first} failed {times} times"
         for failure in self.record.failures:
+            if failure.batch in self.unbegun:
+                continue
             call = calls.get(failure.batch[0])
             if call is None or call.batch != failure.batch:
                 yield f"on_error was told of a batch nobody received: {failure}"
