@@ -336,7 +336,8 @@ def test_interrupted_background_thread_is_replaced_while_it_drains() -> None:
     outcome = run_snippet(
         """
         import ringdispatch._background
-        threading.excepthook = lambda what: say(what.exc_type.__name__)
+        told = []
+        threading.excepthook = lambda what: told.append(what.exc_type.__name__)
         gate = threading.Event()
         async def slow(batch):
             while not gate.is_set():
@@ -358,6 +359,8 @@ def test_interrupted_background_thread_is_replaced_while_it_drains() -> None:
         eventually(lambda: 3 in got, 4.0)
         gate.set()
         assert draining.close() and dispatcher.close()
+        eventually(lambda: told)  # when the thread has drained
+        say(*told)
         """,
         stderr=".*KeyboardInterrupt.*",
     )

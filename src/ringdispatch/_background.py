@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
@@ -89,6 +90,7 @@ class _Background:
         return self._thread.ident
 
     def start(self) -> None:
+        """Start the thread; the loop is closed where there is none to be had."""
         try:
             self._thread.start()
         except RuntimeError:
@@ -170,11 +172,12 @@ def stop_background(seconds: float) -> None:
     """End the background thread, if there is one, after it has drained.
 
     Args:
-        seconds: How long to wait for it.
+        seconds: How long to wait for it, and for one that was ending already.
     """
     _exiting.set()
+    deadline = time.monotonic() + seconds
     for background in list(_background.values()):
-        background.stop(seconds)
+        background.stop(max(0.0, deadline - time.monotonic()))
 
 
 def forget_background() -> object:

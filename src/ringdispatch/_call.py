@@ -112,7 +112,7 @@ class Call:
             self.fail(error)
         else:
             if take.settle(False, dispatcher._now() - self._began):
-                dispatcher.succeeded()
+                dispatcher.reports.succeeded()
         finally:
             if self._worker is None or self._worker.ended.done():
                 self._worker_ended()

@@ -394,10 +394,6 @@ class Windows(Producer[Entry]):
             return awaitable
         return call.in_thread(entries)
 
-    def succeeded(self) -> None:
-        """A batch was dispatched."""
-        self.reports.succeeded()
-
     def failed(
         self, error: BaseException, take: Take, entries: Any, *, report: bool
     ) -> None:
