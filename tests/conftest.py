@@ -1,4 +1,4 @@
-"""Fixtures on virtual time."""
+"""Fixtures on virtual time; tests that run with every layout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,59 @@ from collections.abc import Iterator
 
 import pytest
 
+from layouts import LAYOUTS, can_be, use_layout
 from ringdispatch import BackgroundDispatcher
+from subprocesses import LAYOUT_VARIABLE
 from support import Sink, SteppedLoop
+
+EVERY_LAYOUT = """\
+every_layout: the test runs with each layout, told nothing of it: the name \
+BackgroundDispatcher in its module, and in the programs it runs, stands for one that \
+takes any entry and hands out lists (layouts.py). Where time is real, which costs it, \
+not with every combination: bytes come in one way only, and on one kind of loop, since \
+a ring does not know who takes from it."""
+OBJECTS_ONLY = """\
+objects_only(reason): of a module of which each test runs with each layout, this does \
+not."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", EVERY_LAYOUT)
+    config.addinivalue_line("markers", OBJECTS_ONLY)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker
+    if not marked("every_layout"):
+        return
+    if only := marked("objects_only"):
+        assert only.args, f"{metafunc.function.__name__}: objects_only for no reason"
+        return
+    layouts = [*filter(can_be, LAYOUTS)]
+    if "stepped" not in metafunc.fixturenames:
+        layouts.remove("encoded")
+    metafunc.parametrize("layout", layouts, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not _is_spared(item)]
+
+
+def _is_spared(item: pytest.Item) -> bool:
+    chosen = item.callspec.params if hasattr(item, "callspec") else {}
+    layout, loop = chosen.get("layout", "objects"), chosen.get("loop_name", "asyncio")
+    return bool(layout != "objects" and loop != "asyncio")
+
+
+@pytest.fixture(autouse=True)
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The layout that the test's dispatchers have."""
+    name: str = getattr(request, "param", "objects")
+    if name != "objects":
+        for which, cls in use_layout(vars(request.module), name).items():
+            monkeypatch.setattr(request.module, which, cls)
+        monkeypatch.setenv(LAYOUT_VARIABLE, name)
+    return name
 
 
 @pytest.fixture

@@ -10,6 +10,11 @@ An entry comes in by `enqueue`, and leaves in one of three ways: in a batch (`ta
 displaced by a newer one (`on_full="drop_oldest"`), or given up (`abandon`). A batch is
 in flight until it is settled, once, as dispatched or as failed.
 
+Where entries have a size there are bounds in bytes besides those in entries: an entry
+that no batch could hold is refused whatever `on_full` says, one may displace several,
+and a batch is also full when it has the bytes that one may have, or when the largest
+entry of late would find no room.
+
 `enqueue` announces three things, so that nobody ever has to poll: that a window opened
 (an entry found nobody told of the pending ones), that it reached a full batch (or that
 it is time for a look round), and the first drop since the last was told.
@@ -17,8 +22,11 @@ it is time for a look round), and the first drop since the last was told.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from ringdispatch import Full
@@ -54,6 +62,9 @@ class ModelTake:
 class Producer(Protocol):
     """Who is told. The ring is consistent by then: any of its methods may be called."""
 
+    def encode(self, entry: Any) -> Any:
+        """Make of an entry what goes into the ring."""
+
     def _now(self) -> float:
         """Tell the time, in seconds."""
 
@@ -71,15 +82,36 @@ class Producer(Protocol):
 
 
 class ModelRing:
-    """A ring, and how entries come into it."""
+    """A ring, and how entries come into it.
+
+    Args:
+        producer: Who is told.
+        capacity: Most entries pending.
+        max_batch: Most entries in a batch.
+        on_full: What becomes of an entry for which there is no room.
+        size: The bytes of an entry.
+        max_bytes: Most bytes pending.
+        max_batch_bytes: Most bytes in a batch.
+    """
 
     def __init__(
-        self, producer: Producer, capacity: int, max_batch: int, on_full: str
+        self,
+        producer: Producer,
+        capacity: int,
+        max_batch: int,
+        on_full: str,
+        *,
+        size: Callable[[Any], int] = lambda entry: 0,
+        max_bytes: float = math.inf,
+        max_batch_bytes: float = math.inf,
     ) -> None:
         self.producer = producer
         self.capacity = capacity
         self.max_batch = max_batch
         self.on_full = on_full
+        self.size = size
+        self.max_bytes = max_bytes
+        self.max_batch_bytes = max_batch_bytes
         self.limit = capacity  # most pending entries; 0 once closed
         self.life = 0
         self._begin()
@@ -90,6 +122,8 @@ class ModelRing:
         self.window = False  # somebody has been told of the pending entries
         self.opened = 0.0
         self.oldest = 0.0  # no pending entry is older than this
+        self.largest = 0  # bytes of an entry, since the ring was last taken empty
+        self.bytes_told = False  # somebody has been told that bytes fill a batch
         self.turn = 0  # from this position on, none is older than `opened`
         self.telling = False  # somebody has been told of the drops
         self.places = 0
@@ -123,34 +157,43 @@ class ModelRing:
         self, entry: Any, context: Any = None, *, waits: bool = False
     ) -> bool | None:
         """Accept or refuse an entry; None if it `waits` and there is no room."""
-        # Only who may open a window asks for the time, and before anything is decided:
-        # while the clock is read, others may come in.
-        now = 0.0 if self.window or self.closed else self.producer._now()
+        # What will be refused is not encoded. Only who opens a window needs the time.
+        # While entries are encoded and the clock is read, others may come in.
+        displaces = self.on_full == "drop_oldest" and not waits
+        refused = not displaces and (self.closed or not self.has_room)
+        if not refused and not waits:
+            self.producer.encode(entry)
+        now = 0.0 if self.window or self.closed or refused else self.producer._now()
 
         # ---- one step, in which nobody else can do anything
-        reason = None
-        if self.closed:
-            reason = "rejected_closed"
-        elif not self.has_room and waits:
+        size = self.size(entry)
+        reason = self._reason_against(size, displaces)
+        if reason == "rejected_full" and waits:
             return None
-        elif not self.has_room:
-            reason = "evicted" if self.on_full == "drop_oldest" else "rejected_full"
         tells = reason is not None and self._count_drop(reason)
-        displaced = self._leave(1) if reason == "evicted" else []
-        accepted = reason is None or reason == "evicted"
-        opens = accepted and not self.window
-        reaches = accepted and self.window and self.tail >= self.announced
-        refused = self.books["rejected_full"]
-        looks = reason == "rejected_full" and refused % LOOK_ROUND == 0
+        accepted = reason is None
+        displaced = []
+        while accepted and not (self.has_room and self._fits(size)):
+            displaced += self._leave(1)
+            tells |= self._count_drop("evicted")
+        fills = opens = False
         if accepted:
+            opens = not self.window
+            fills = self.tail >= self.announced
             self.pending.append(entry)
             self.tail += 1
             self.window = True
             self.peak_pending = max(self.peak_pending, len(self.pending))
+            self.largest = max(self.largest, size)
+            if not self.bytes_told and self._bytes_are_full(self.head):
+                self.bytes_told = fills = True
         if opens and len(self.pending) == 1:
             self.opened = self.oldest = now
+        reaches = fills and not opens
         if opens or reaches:
             self._announce_next()
+        rejected = self.books["rejected_full"]
+        looks = reason == "rejected_full" and rejected % LOOK_ROUND == 0
         position = self.tail - 1
         # ---- from here on they can, also from within what follows
 
@@ -169,6 +212,21 @@ class ModelRing:
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
         return accepted
+
+    def _reason_against(self, size: int, displaces: bool) -> str | None:
+        """Why an entry of that size can't come in."""
+        if self.closed:
+            return "rejected_closed"
+        if not displaces and not self.has_room:
+            return "rejected_full"
+        if size > self.max_batch_bytes:
+            return "rejected_oversized"
+        if not displaces and not self._fits(size):
+            return "rejected_full"
+        return None
+
+    def _fits(self, size: int) -> bool:
+        return self.bytes_from(self.head) + size <= self.max_bytes
 
     def reject_full(self) -> None:
         """Count an entry that waited for room in vain."""
@@ -200,9 +258,49 @@ class ModelRing:
 
     # ---- entries go out
 
-    def take(self, most: int) -> ModelTake | None:
-        """Take up to `most` of the oldest entries for one batch; None if none is."""
-        take = self._move_out(most)
+    def bytes_from(self, position: int) -> int:
+        """How many bytes are pending from that position on."""
+        if self.max_bytes == math.inf:
+            return 0  # nobody counts them
+        return sum(map(self.size, islice(self.pending, position - self.head, None)))
+
+    def _bytes_are_full(self, first: int) -> bool:
+        pending = self.bytes_from(first)
+        no_room = pending + self.largest > self.max_bytes
+        return pending >= self.max_batch_bytes or no_room
+
+    def _is_full(self, first: int) -> bool:
+        """Whether what is pending from position `first` on fills a batch."""
+        many = self.tail - first >= self.max_batch
+        return many or (self.tail > first and self._bytes_are_full(first))
+
+    def _batch_end(self, first: int, most: int) -> int:
+        """Where a batch of up to `most` ends that begins at `first`."""
+        end = first
+        room = self.max_batch_bytes
+        for entry in islice(self.pending, first - self.head, first - self.head + most):
+            room -= self.size(entry)
+            if room < 0:
+                break
+            end += 1
+        return end
+
+    def wants_batch(self, skip: int, due: int) -> bool:
+        """Whether, after `skip` batches, one is full or begins below position `due`."""
+        first = self.head
+        for _ in range(skip):
+            first = self._batch_end(first, self.max_batch)
+        return first < min(due, self.tail) or self._is_full(first)
+
+    def take(self, most: int, due: float = math.inf) -> ModelTake | None:
+        """Take up to `most` of the oldest entries for one batch; None if none is.
+
+        Of a batch that is not full, only what lies below position `due`.
+        """
+        end = self._batch_end(self.head, most)
+        if not self._is_full(self.head):
+            end = int(max(self.head, min(end, due)))
+        take = self._move_out(end - self.head)
         if take.entries:
             self.books["batches"] += 1
             self.in_flight += len(take.entries)
@@ -216,12 +314,13 @@ class ModelRing:
             self.producer.freed(entry)
         return len(gone)
 
-    def _move_out(self, most: int) -> ModelTake:
+    def _move_out(self, count: int) -> ModelTake:
         start = self.head
-        count = min(most, len(self.pending))
         entries = self._leave(count)
         if not self.pending:
             self.window = False
+            self.largest = 0
+        self.bytes_told = False
         self._announce_next()
         return ModelTake(self, self.life, start, start + count, entries)
 
@@ -268,12 +367,22 @@ class ModelRing:
             "in_flight": self.in_flight,
             "rejected_full": self.books["rejected_full"],
             "rejected_closed": self.books["rejected_closed"],
-            "rejected_oversized": 0,
+            "rejected_oversized": self.books["rejected_oversized"],
             "batches": self.books["batches"],
             "failed_batches": self.books["failed_batches"],
             "peak_pending": self.peak_pending,
             "capacity": self.capacity,
             "dispatch_seconds_total": self.seconds,
             "oldest_age_seconds": max(0.0, now - self.oldest) if self.pending else 0.0,
-            "pending_bytes": None,
+            "max_batch": self.max_batch,
+            **self._bounds(),
+        }
+
+    def _bounds(self) -> dict[str, Any]:
+        if self.max_bytes == math.inf:
+            return dict.fromkeys(("pending_bytes", "max_bytes", "max_batch_bytes"))
+        return {
+            "pending_bytes": self.bytes_from(self.head),
+            "max_bytes": self.max_bytes,
+            "max_batch_bytes": self.max_batch_bytes,
         }

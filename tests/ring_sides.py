@@ -1,4 +1,8 @@
-"""The two rings that the tests compare, behind one face: numbers in, a log out."""
+"""The two rings that the tests compare, behind one face: numbers in, a log out.
+
+An entry is a number to the test; what goes into the ring for it is the layout's matter,
+and of its choosing how long it is.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ class Side:
     discard: Callable[[list[Any]], None]
 
     def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}  # of the entries that have one
         self.log: list[tuple[Any, ...]] = []
         self.clock = 0.0
         self.numbers_given = 0
@@ -39,9 +44,10 @@ class Side:
         self.ambushes: dict[str, Plan] = {}
         self.takes: list[Any] = []
 
-    def put(self, how: str, plan: Plan | None, *context: Any) -> None:
+    def put(self, how: str, plan: Plan | None, *context: Any, size: int = 0) -> None:
         number = self.numbers_given
         self.numbers_given += 1
+        self.sizes[number] = size
         if plan is not None:
             self.plans[number] = plan
         try:
@@ -53,7 +59,7 @@ class Side:
     def carry_out(self, plan: Plan | None) -> None:
         match plan:
             case ("enqueue" | "offer",):
-                self.put(plan[0], None, "nested")
+                self.put(plan[0], None, "nested", size=self.numbers_given % 7)
             case ("take", most):
                 if self.take(most):
                     self.settle(-1, failed=False, seconds=0.5)
@@ -65,8 +71,8 @@ class Side:
             case ("raise",):
                 raise Interrupted
 
-    def take(self, most: int) -> bool:
-        take = self.ring.take(most)
+    def take(self, most: int, *due: int) -> bool:
+        take = self.ring.take(most, *due)
         if take is None:
             return False
         self.takes.append(take)
@@ -92,6 +98,10 @@ class Side:
     def gone(self, number: int) -> None:
         self.log.append(("freed", number))
         self.carry_out(self.plans.pop(number, None))
+
+    def encode(self, entry: Any) -> Any:
+        """Hear of an entry that goes in; not every layout says so."""
+        return entry
 
     def _now(self) -> float:
         self.heard("now")
@@ -153,9 +163,11 @@ class Compiled(Side, Producer[Any]):
 
 
 class Modelled(Side):
-    def __init__(self, capacity: int, max_batch: int, on_full: str) -> None:
+    def __init__(
+        self, capacity: int, max_batch: int, on_full: str, **bounds: Any
+    ) -> None:
         super().__init__()
-        self.ring = ModelRing(self, capacity, max_batch, on_full)
+        self.ring = ModelRing(self, capacity, max_batch, on_full, **bounds)
         self.held: set[int] = set()  # by who is just handing them in
         self.came: dict[int, float] = {}
         self.forgotten: set[int] = set()  # in a forked child

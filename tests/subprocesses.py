@@ -12,10 +12,20 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+HERE = Path(__file__).parent
+
+# The layout that the running test is about, if any.
+LAYOUT_VARIABLE = "RINGDISPATCH_TEST_LAYOUT"
+
 # What every snippet may use. A machine so busy that a callback takes long is no fault.
 PRELUDE = '''\
 import asyncio, gc, logging, os, signal, sys, threading, time
 from ringdispatch import BackgroundDispatcher
+
+if "TEST_LAYOUT" in os.environ:
+    sys.path.insert(0, os.environ["TEST_FOLDER"])
+    from layouts import LAYOUTS
+    BackgroundDispatcher = LAYOUTS[os.environ["TEST_LAYOUT"]]
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 # A shell starts its background jobs with this one ignored.
@@ -97,6 +107,8 @@ def run_snippet(
     for warning in ("error", *warnings):
         options += ["-W", warning]
     environment = dict(os.environ, TEST_LOOP=loop, PYTHONUNBUFFERED="1")
+    if (layout := environment.pop(LAYOUT_VARIABLE, None)) is not None:
+        environment |= {"TEST_LAYOUT": layout, "TEST_FOLDER": str(HERE)}
     environment.pop("PYTHONASYNCIODEBUG", None)
     if debug:
         environment["PYTHONASYNCIODEBUG"] = "1"

@@ -13,6 +13,8 @@ import pytest
 from ringdispatch import BackgroundDispatcher, Full, Statistics
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 # ---- bounds
 
 
@@ -33,6 +35,7 @@ def test_capacity_is_exact(stepped: SteppedLoop, sink: Sink, capacity: int) -> N
     stepped.run_until_complete(main())
 
 
+@pytest.mark.objects_only("who is alive")
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest", "raise"])
 def test_stuck_dispatches_hold_at_most_capacity_and_their_batches(
     stepped: SteppedLoop, sink: Sink, on_full: str
@@ -165,6 +168,7 @@ def test_late_result_changes_no_count(stepped: SteppedLoop) -> None:  # C9, C11
     stepped.run_until_complete(main())
 
 
+@pytest.mark.objects_only("the others know bytes")
 def test_statistics_are_one_frozen_snapshot(stepped: SteppedLoop, sink: Sink) -> None:
     # C8
     dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=9)
@@ -172,7 +176,13 @@ def test_statistics_are_one_frozen_snapshot(stepped: SteppedLoop, sink: Sink) ->
     assert isinstance(seen, Statistics)
     assert dataclasses.asdict(seen) == {
         field.name: 0 for field in dataclasses.fields(Statistics)
-    } | {"capacity": 9, "pending_bytes": None}
+    } | {
+        "capacity": 9,
+        "max_batch": 9,
+        "pending_bytes": None,
+        "max_bytes": None,
+        "max_batch_bytes": None,
+    }
     with pytest.raises(dataclasses.FrozenInstanceError):
         seen.accepted = 1  # type: ignore[misc]
     assert not hasattr(seen, "__dict__")

@@ -13,6 +13,8 @@ from loops import LOOPS, Place, run_on
 from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 
 def test_entries_keep_their_order_within_and_across_batches(
     stepped: SteppedLoop, sink: Sink

@@ -15,6 +15,8 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 
 
@@ -375,6 +377,7 @@ def test_cached_enqueue_survives_a_fork() -> None:  # C17
     assert outcome.lines == ["['parent']", "['child']", "accepted=1 dispatched=1"]
 
 
+@pytest.mark.objects_only("the stand-ins override it")
 def test_subclass_may_override_enqueue(stepped: SteppedLoop, sink: Sink) -> None:
     class Tagged(BackgroundDispatcher[Any]):
         def enqueue(self, entry: Any, context: Any = None) -> bool:

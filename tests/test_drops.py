@@ -15,6 +15,8 @@ from ringdispatch import BackgroundDispatcher, Full
 from ringdispatch._drops import REPORT_SECONDS
 from support import Sink, SteppedLoop
 
+pytestmark = pytest.mark.every_layout
+
 
 class Drops:
     """An on_drop that adds up what it is told."""
@@ -116,7 +118,8 @@ def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         assert record.name == "ringdispatch"
-        assert "raise capacity, shorten ms_delay" in record.getMessage()
+        remedy = f"raise {dispatcher.ring.bound}, shorten ms_delay"
+        assert remedy in record.getMessage()
         await stepped.advance(5 * REPORT_SECONDS)
         assert drops.calls == [(reason, 5)]
         assert lines(caplog, reason) == [5]

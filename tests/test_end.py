@@ -9,6 +9,8 @@ import pytest
 from loops import LOOPS
 from subprocesses import run_snippet
 
+pytestmark = pytest.mark.every_layout
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 debug_or_not = pytest.mark.parametrize("debug", [False, True])
 
@@ -299,6 +301,7 @@ def test_f08_exit_dispatches_on_a_fresh_loop(
     assert outcome.lines == ["exit", "['a']"]
 
 
+@pytest.mark.objects_only("takes the five seconds")
 def test_f08_what_cannot_be_sent_in_five_seconds_is_reported() -> None:  # C16
     outcome = run_snippet(
         """

@@ -15,6 +15,8 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 
 def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """The project's log lines of one level."""

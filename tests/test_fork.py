@@ -11,7 +11,10 @@ import pytest
 from loops import LOOPS
 from subprocesses import Outcome, run_snippet
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+pytestmark = [
+    pytest.mark.every_layout,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+]
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
 SETUP = """
@@ -77,6 +80,7 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # 
     ]
 
 
+@pytest.mark.objects_only("who is freed")
 def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
     """Neither its entries, nor their contexts, nor a dispatch in flight."""
     outcome = forked(

@@ -15,7 +15,10 @@ from ringdispatch._home import Home
 from subprocesses import run_snippet
 from support import books_agree
 
-pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
+pytestmark = [
+    pytest.mark.every_layout,
+    pytest.mark.parametrize("loop_name", LOOPS),
+]
 
 BACKGROUND = "ringdispatch"
 

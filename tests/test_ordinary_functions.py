@@ -18,6 +18,8 @@ from ringdispatch import BackgroundDispatcher
 from ringdispatch._background import Executor
 from support import books_agree
 
+pytestmark = pytest.mark.every_layout
+
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_runs_in_a_worker_thread(loop_name: str) -> None:

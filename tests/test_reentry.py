@@ -22,6 +22,8 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 each_home = pytest.mark.parametrize("home", ["auto", "thread"])
 
@@ -163,13 +165,19 @@ def hammer(
         pytest.param(FINALIZERS, 1000, id="finalizers"),
         pytest.param(COLLECTOR, 10, id="collector"),
         pytest.param(WEAKREFS, 1000, id="weakrefs"),
-        pytest.param(ENTRIES, 1000, id="entries"),
     ],
 )
 def test_f13_hammered_from_within(
     loop_name: str, home: str, source: str, least: int
 ) -> None:  # C18
     hammer(loop_name, home, source, least)
+
+
+@pytest.mark.objects_only("the others free no entries")
+@on_each_loop
+@each_home
+def test_f13_hammered_by_the_entries_it_frees(loop_name: str, home: str) -> None:  # C18
+    hammer(loop_name, home, ENTRIES, 1000)
 
 
 @on_each_loop

@@ -1,8 +1,9 @@
-"""The compiled ring against the plain one, step by step."""
+"""The compiled rings against the plain one, step by step."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +15,15 @@ from hypothesis.stateful import (
     rule,
 )
 
+from layout_sides import (
+    DTYPES,
+    CompiledRecords,
+    Laid,
+    ModelledRecords,
+    byte_sides,
+)
 from ring_sides import Compiled, Modelled, Plan, Side
+from ringdispatch import Bytes
 from ringdispatch._producer import POLICIES
 
 STATE = [
@@ -36,41 +45,47 @@ plans: st.SearchStrategy[Plan] = st.one_of(
     st.just(("abandon",)),
     st.just(("close",)),
 )
-hooks = st.sampled_from(["now", "opened", "reached", "dropped"])
+hooks = st.sampled_from(["now", "opened", "reached", "dropped", "encode"])
+policies = st.sampled_from(sorted(POLICIES))
+sizes = st.integers(0, 14)
+byte_layouts = st.tuples(st.integers(1, 60), st.none() | st.integers(1, 60)).flatmap(
+    lambda most: st.builds(
+        Bytes,
+        separator=st.sampled_from([b"", b"\n", b"-sep-"]),
+        max_bytes=st.just(most[0]),
+        max_batch_bytes=st.just(most[1] and min(most[0], most[1])),
+    )
+)
 any_take = st.integers(0, 99)  # one of the batches that are out
 
 
 class RingMachine(RuleBasedStateMachine):
     """Does the same to both rings, and compares all there is to see after each step."""
 
-    @initialize(
-        capacity=st.integers(1, 9),
-        max_batch=st.integers(1, 9),
-        on_full=st.sampled_from(sorted(POLICIES)),
-    )
-    def start(self, capacity: int, max_batch: int, on_full: str) -> None:
-        max_batch = min(max_batch, capacity)
-        self.compiled = Compiled(capacity, max_batch, on_full)
-        self.modelled = Modelled(capacity, max_batch, on_full)
-        self.sides: tuple[Side, ...] = (self.modelled, self.compiled)
+    modelled: Any
+    compiled: Any
+
+    def begin(self, modelled: Side, compiled: Side) -> None:
+        self.modelled, self.compiled = modelled, compiled
+        self.sides: tuple[Side, ...] = (modelled, compiled)
 
     # ---- entries come in
 
-    @rule(times=st.integers(1, 12))
-    def enqueue(self, times: int) -> None:
+    @rule(sizes=st.lists(sizes, min_size=1, max_size=12))
+    def enqueue(self, sizes: list[int]) -> None:
         for side in self.sides:
-            for _ in range(times):
-                side.put("enqueue", None)
+            for size in sizes:
+                side.put("enqueue", None, size=size)
 
-    @rule(how=st.sampled_from(["enqueue", "offer"]), plan=plans)
-    def put_entry_with_a_plan(self, how: str, plan: Plan) -> None:
+    @rule(how=st.sampled_from(["enqueue", "offer"]), plan=plans, size=sizes)
+    def put_entry_with_a_plan(self, how: str, plan: Plan, size: int) -> None:
         for side in self.sides:
-            side.put(how, plan, "context")
+            side.put(how, plan, "context", size=size)
 
-    @rule()
-    def offer(self) -> None:
+    @rule(size=sizes)
+    def offer(self, size: int) -> None:
         for side in self.sides:
-            side.put("offer", None, None)
+            side.put("offer", None, None, size=size)
 
     @rule()
     def wait_in_vain(self) -> None:
@@ -82,16 +97,21 @@ class RingMachine(RuleBasedStateMachine):
         for side in self.sides:
             side.ambushes[hook] = plan
 
-    @rule()
-    def interrupt_the_next_opening(self) -> None:
+    @rule(hook=st.sampled_from(["opened", "encode"]))
+    def interrupt_the_next(self, hook: str) -> None:
         for side in self.sides:
-            side.ambushes["opened"] = ("raise",)
+            side.ambushes[hook] = ("raise",)
 
     # ---- batches go out
 
     @rule(most=st.integers(1, 12))
     def take(self, most: int) -> None:
         assert len({side.take(most) for side in self.sides}) == 1
+
+    @rule(most=st.integers(1, 12), below=st.integers(-2, 12))
+    def take_what_is_due(self, most: int, below: int) -> None:
+        due = max(0, self.modelled.ring.head + below)
+        assert len({side.take(most, due) for side in self.sides}) == 1
 
     @precondition(lambda self: self.compiled.takes)
     @rule(which=any_take, failed=st.booleans(), seconds=st.sampled_from([0.0, 0.25]))
@@ -148,9 +168,11 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule()
     def fork(self) -> None:  # C17
-        self.modelled.forgotten.update(self.modelled.ring.pending)
+        self.before_fork()
         for side in self.sides:
             side.ring.reset()
+
+    def before_fork(self) -> None: ...
 
     # ---- what must be the same
 
@@ -177,6 +199,25 @@ class RingMachine(RuleBasedStateMachine):
         assert self.compiled.ring.pending == len(self.modelled.ring.pending)
 
     @invariant()
+    def same_batches_wanted(self) -> None:
+        head, tail = self.modelled.ring.head, self.modelled.ring.tail
+        for skip in range(3):
+            for due in (head, head + 2, tail):
+                assert len({s.ring.wants_batch(skip, due) for s in self.sides}) == 1
+
+
+class ObjectMachine(RingMachine):
+    @initialize(capacity=st.integers(1, 9), max_batch=st.integers(1, 9), full=policies)
+    def start(self, capacity: int, max_batch: int, full: str) -> None:
+        max_batch = min(max_batch, capacity)
+        self.begin(
+            Modelled(capacity, max_batch, full), Compiled(capacity, max_batch, full)
+        )
+
+    def before_fork(self) -> None:
+        self.modelled.forgotten.update(self.modelled.ring.pending)
+
+    @invariant()
     def same_entries_alive(self) -> None:
         assert self.compiled.alive() == self.modelled.alive()
 
@@ -190,7 +231,82 @@ class RingMachine(RuleBasedStateMachine):
         assert {e.number for e in found if e is not None} == forgotten
 
 
-TestRing = RingMachine.TestCase
-TestRing.settings = settings(
-    max_examples=400, stateful_step_count=40, deadline=None, print_blob=True
-)
+class LaidMachine(RingMachine):
+    """Batches that the receiver keeps, whatever becomes of the ring."""
+
+    modelled: Laid
+    compiled: Laid
+
+    def begin(self, modelled: Side, compiled: Side) -> None:
+        super().begin(modelled, compiled)
+        self.kept: list[tuple[Any, list[Any]]] = []
+
+    @precondition(lambda self: self.compiled.takes)
+    @rule(which=any_take)
+    def keep(self, which: int) -> None:
+        batch = self.compiled.takes[which % len(self.compiled.takes)].entries
+        self.kept = [*self.kept[-7:], (batch, self.compiled.read(batch))]
+        for side in self.sides:
+            side.let_go(which)
+
+    @invariant()
+    def batches_never_change(self) -> None:  # C7
+        for batch, entries in self.kept:
+            assert self.compiled.read(batch) == entries
+        for mine, its in zip(self.compiled.takes, self.modelled.takes, strict=True):
+            entries = self.modelled.read(its.entries)
+            assert self.compiled.read(mine.entries) == entries
+
+
+class RecordMachine(LaidMachine):
+    @initialize(
+        capacity=st.integers(1, 9),
+        max_batch=st.integers(1, 9),
+        full=policies,
+        dtype=st.sampled_from(sorted(DTYPES)),
+    )
+    def start(self, capacity: int, max_batch: int, full: str, dtype: str) -> None:
+        options = (DTYPES[dtype], capacity, min(max_batch, capacity), full)
+        self.begin(ModelledRecords(*options), CompiledRecords(*options))
+
+    @precondition(lambda self: self.kept)
+    @rule(number=st.integers(0, 2**32 - 1))
+    def write_to_a_batch(self, number: int) -> None:
+        batch, _ = self.kept.pop()
+        batch["number"] = number
+        batch["name"] = b"mine"
+        self.kept.append((batch, batch.tolist()))
+
+
+class ByteMachine(LaidMachine):
+    @initialize(
+        capacity=st.integers(1, 9),
+        max_batch=st.integers(1, 9),
+        full=policies,
+        layout=byte_layouts,
+        encodes=st.booleans(),
+    )
+    def start(
+        self, capacity: int, max_batch: int, full: str, layout: Bytes, *, encodes: bool
+    ) -> None:
+        max_batch = min(max_batch, capacity)
+        self.begin(*byte_sides(layout, capacity, max_batch, full, encodes=encodes))
+
+    @invariant()
+    def batches_keep_their_bounds(self) -> None:  # C6
+        most = self.compiled.snapshot()["max_batch_bytes"]
+        assert all(take.entries.nbytes <= most for take in self.compiled.takes)
+
+
+def settings_of(examples: int) -> settings:
+    return settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, print_blob=True
+    )
+
+
+TestObjectRing = ObjectMachine.TestCase
+TestObjectRing.settings = settings_of(300)
+TestRecordRing = RecordMachine.TestCase
+TestRecordRing.settings = settings_of(150)
+TestByteRing = ByteMachine.TestCase
+TestByteRing.settings = settings_of(300)

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from ringdispatch import BackgroundDispatcher, Full
 from support import SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 Entry = tuple[str, int]
 
 # No two sums of these durations are the same moment.
@@ -294,7 +296,7 @@ class History:
         assert await self.dispatcher.aclose() == (not cut_short)
 
 
-@settings(max_examples=1500, deadline=None, print_blob=True)
+@settings(max_examples=400, deadline=None, print_blob=True)  # with each layout
 @given(
     options=options,
     script=st.lists(outcomes, max_size=12),

@@ -15,6 +15,8 @@ from loops import LOOPS, Place, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop
 
+pytestmark = pytest.mark.every_layout
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
 

@@ -17,6 +17,8 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
+pytestmark = pytest.mark.every_layout
+
 
 def test_f35_open_window_still_goes_out_then_the_object_is_freed(
     stepped: SteppedLoop, sink: Sink
@@ -155,6 +157,7 @@ def test_background_thread_keeps_no_request_alive() -> None:  # C7, C19
     assert outcome.lines == []
 
 
+@pytest.mark.objects_only("who is alive")
 def test_what_the_dispatch_function_leaves_behind_keeps_no_batch_alive() -> None:
     """C7: a cancelled timeout stays in the loop's heap, and with it its context."""
 

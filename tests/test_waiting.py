@@ -12,6 +12,8 @@ from loops import LOOPS, Place, comes_true, eventually, in_steps_until, new_loop
 from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 
 def waiting(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> list[Any]:
     """Start a task per entry that waits for room, in this order."""

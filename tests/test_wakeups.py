@@ -23,6 +23,8 @@ import pytest
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._ring import Take
 
+pytestmark = pytest.mark.every_layout
+
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
 

@@ -6,12 +6,21 @@ them to your async function in batches, at most one batch every `ms_delay` milli
 
 from typing import Any
 
+from ._bytes import BytesBatch
 from ._dispatcher import BackgroundDispatcher
-from ._layouts import Objects
+from ._layouts import Bytes, Objects, Records
 from ._producer import Full
 from ._statistics import Statistics
 
-__all__ = ["BackgroundDispatcher", "Full", "Objects", "Statistics"]
+__all__ = [
+    "BackgroundDispatcher",
+    "Bytes",
+    "BytesBatch",
+    "Full",
+    "Objects",
+    "Records",
+    "Statistics",
+]
 
 
 def __getattr__(name: str) -> Any:

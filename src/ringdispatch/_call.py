@@ -137,7 +137,10 @@ class Call:
         dispatcher, take = self._dispatcher, self.take
         if take is None:
             return 0
-        entries = take.entries  # once it is settled, the home may let go of them
+        try:
+            entries = take.entries  # once it is settled, the home may let go of them
+        except Exception:
+            entries = take.storage  # as they are: no batch could be made of them
         if not take.settle(True, dispatcher._now() - self._began):
             return 0
         if self._worker is not None:

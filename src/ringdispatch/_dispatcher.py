@@ -5,18 +5,33 @@ import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from . import _options, _process
+from ._bytes import BytesBatch
 from ._call import Call, current_call
 from ._home import Home
-from ._layouts import Objects
+from ._layouts import Bytes, Objects, Records
 from ._producer import POLICIES
 from ._reports import OnDrop, OnError, Reports
 from ._settlements import Settlement
 from ._windows import Windows
 
 Entry = TypeVar("Entry")
+
+
+class Options(TypedDict, total=False):
+    """The options that mean the same for every layout, for type checkers."""
+
+    capacity: int
+    max_batch: int | None
+    max_in_flight: int
+    dispatch_timeout: float | None
+    on_full: str
+    home: str
+    on_error: OnError | None
+    on_drop: OnDrop | None
+    name: str | None
 
 
 class BackgroundDispatcher(Windows[Entry]):
@@ -52,7 +67,9 @@ class BackgroundDispatcher(Windows[Entry]):
             never.
         on_full: What becomes of an entry when the ring is full: `"drop_newest"` refuses
             it, `"drop_oldest"` lets it displace the oldest, `"raise"` raises Full.
-        layout: How entries lie in the ring, and what a batch is.
+        layout: How entries lie in the ring, and what a batch is: `Objects()` any
+            object, a list; `Records(dtype)` tuples of numbers, a numpy array;
+            `Bytes(...)` what was encoded, one payload.
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch.
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
@@ -67,9 +84,39 @@ class BackgroundDispatcher(Windows[Entry]):
 
     __slots__ = ("_name",)
 
+    @overload
     def __init__(
         self,
         dispatch_function: Callable[[list[Entry]], object],
+        *,
+        ms_delay: float,
+        layout: Objects = ...,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "BackgroundDispatcher[tuple[Any, ...]]",
+        dispatch_function: Callable[[Any], object],  # numpy.ndarray, if it is there
+        *,
+        ms_delay: float,
+        layout: Records,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "BackgroundDispatcher[Any]",
+        dispatch_function: Callable[[BytesBatch], object],
+        *,
+        ms_delay: float,
+        layout: Bytes,
+        **options: Unpack[Options],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        dispatch_function: Callable[[Any], object],
         *,
         ms_delay: float,
         capacity: int = 65_536,
@@ -77,7 +124,7 @@ class BackgroundDispatcher(Windows[Entry]):
         max_in_flight: int = 1,
         dispatch_timeout: float | None = 30.0,
         on_full: str = "drop_newest",
-        layout: Objects = Objects(),
+        layout: Objects | Records | Bytes = Objects(),
         home: str = "auto",
         on_error: OnError | None = None,
         on_drop: OnDrop | None = None,
@@ -100,7 +147,7 @@ class BackgroundDispatcher(Windows[Entry]):
             _options.hook("on_drop", on_drop),
         )
         self._set_up(
-            _options.layout(layout).make_ring(capacity, max_batch),
+            _options.layout(layout).make_ring(capacity, max_batch, max_in_flight),
             on_full,
             reports,
             dispatch_function=dispatch_function,
@@ -142,16 +189,17 @@ class BackgroundDispatcher(Windows[Entry]):
             timeout: Seconds to wait for room, >= 0. None: for ever.
 
         Returns:
-            True if the entry was accepted; False if the dispatcher was closed or the
-            time ran out.
+            True if the entry was accepted; False if the dispatcher was closed, the
+            entry is larger than a batch may be, or the time ran out.
         """
         timeout = _options.timeout(timeout)
         if self._home is not None and self._home.stalled:
             self._revive()
-        accepted = None if self._room else self._offer(entry, context)
+        encoded = self.ring.encoded(entry)
+        accepted = None if self._room else self._offer(encoded, context)
         if accepted is None:
             accepted = await self._room.wait(
-                lambda: self._offer(entry, context), timeout
+                lambda: self._offer(encoded, context), timeout
             )
         if accepted is None:
             self._reject_full()
@@ -346,9 +394,6 @@ class BackgroundDispatcher(Windows[Entry]):
         self._settlements.finish()
 
     # ---- the end of the process
-
-    def _needs_end(self) -> bool:
-        return bool(self.ring.pending or self._calls)
 
     async def _end_here(self, timeout: float) -> None:
         """Dispatch what is pending on a loop made for the process's exit."""

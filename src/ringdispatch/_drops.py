@@ -15,14 +15,15 @@ from ._statistics import Statistics
 # At most one log line per reason, and one timer, in this many seconds.
 REPORT_SECONDS = 10.0
 
-# A reason is the counter in Statistics that counts it.
+# A reason is the counter in Statistics that counts it; {bound} the option to raise.
 REMEDIES = {
-    "rejected_full": "the ring is full: raise capacity, shorten ms_delay, "
+    "rejected_full": "the ring is full: raise {bound}, shorten ms_delay, "
     "or speed up the dispatch function",
-    "evicted": "the ring was full and newer entries took their place: raise capacity, "
+    "evicted": "the ring was full and newer entries took their place: raise {bound}, "
     "shorten ms_delay, or speed up the dispatch function",
     "rejected_closed": "the dispatcher is closed: close it after the last request",
-    "rejected_oversized": "larger than the whole ring: raise max_bytes",
+    "rejected_oversized": "larger than a batch may be: raise max_batch_bytes or "
+    "max_bytes",
 }
 # What was abandoned is logged where it is given up, with what was in flight.
 REASONS = (*REMEDIES, "abandoned")
@@ -126,7 +127,7 @@ class Drops:
                     "%d entries %s; %s",
                     unlogged,
                     reason,
-                    REMEDIES[reason],
+                    REMEDIES[reason].format(bound=self._ring.bound),
                 )
             news = news or total != self._logged[reason]
         return news

@@ -1,8 +1,19 @@
 """How entries lie in the ring, and so what a batch is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from . import _options
+from ._bytes import ByteRing
+from ._records import RecordRing
 from ._ring import ObjectRing, Ring
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Positions in the arena are kept in 32 bits each.
+_MOST_BYTES = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +23,120 @@ class Objects:
     Any object goes in. A pending entry costs its own memory and 8 bytes.
     """
 
-    def make_ring(self, capacity: int, max_batch: int) -> Ring:
+    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
+        del max_in_flight  # of no concern here
         return ObjectRing(capacity, max_batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Entries are rows of numbers; a batch is a numpy structured array.
+
+    `enqueue` takes a tuple with a value for each field, `enqueue_row` the values
+    themselves. A number is taken where the field can hold it exactly; float fields
+    round, as numpy does. The batch is the receiver's, to keep and to write.
+
+    A pending entry costs `dtype.itemsize` bytes, and the garbage collector nothing.
+    `1 + max_in_flight` buffers of `capacity` rows are allocated by the dispatcher; a
+    batch gets a whole one without copying, unless it is only a part of what is pending.
+    What refers to a batch keeps that buffer from being used again: keep a copy instead
+    of a few rows.
+
+    Args:
+        dtype: What `numpy.dtype` takes, with named fields of bool, integers of 8 to 64
+            bits, float32 or float64, `S<n>` bytes, or `M8`/`m8` with a unit (given as
+            integers).
+
+    Raises:
+        ImportError: numpy is not installed.
+        TypeError: `dtype` is none, or has a field that records don't keep.
+    """
+
+    dtype: "np.dtype[Any]"
+
+    def __init__(self, dtype: Any) -> None:
+        object.__setattr__(self, "dtype", _with_numpy().record_type(dtype))
+
+    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+        """Make the ring that holds up to `capacity` entries laid out this way."""
+        return RecordRing(
+            capacity,
+            max_batch,
+            max_in_flight,
+            self.dtype.itemsize,
+            list(_with_numpy().fields_of(self.dtype)),
+            _with_numpy().reader(self.dtype),
+        )
+
+
+def _with_numpy() -> Any:
+    """What knows numpy, which is an extra: imported only where records are asked for.
+
+    Raises:
+        ImportError: numpy is not installed.
+    """
+    try:
+        from . import _fields  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            "Records needs numpy: pip install 'ringdispatch[records]'"
+        ) from error
+    return _fields
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Entries are encoded when they come in; a batch is one payload.
+
+    A batch is a `BytesBatch`: `payload` is ready to post, with a separator after each
+    entry, `json_array()` the same as a JSON array.
+
+    A pending entry costs its bytes, those of the separator, and 4. An arena of
+    `max_bytes` is allocated by the dispatcher. An entry that no batch could hold is
+    refused as oversized, one for which there is no room now per `on_full`.
+
+    Args:
+        encode: Makes bytes of every entry, in the caller's own call; what it raises,
+            `enqueue` raises. None: entries are bytes, bytearray or memoryview.
+        separator: What follows each entry.
+        max_bytes: Most bytes pending at once, separators included, < 4 GiB.
+        max_batch_bytes: Most bytes in a batch, separators included; that many pending
+            are dispatched at once. None: `max_bytes`.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an option out of its range.
+    """
+
+    encode: Callable[[Any], Any] | None = None
+    separator: bytes = b"\n"
+    max_bytes: int = 16 * 1024 * 1024
+    max_batch_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.encode is not None:
+            _options.function("encode", self.encode)
+        if not isinstance(self.separator, bytes):
+            raise TypeError(f"separator={self.separator!r}: must be bytes")
+        if _options.count("max_bytes", self.max_bytes) > _MOST_BYTES:
+            raise ValueError(f"max_bytes={self.max_bytes}: must be <= {_MOST_BYTES}")
+        if self.max_batch_bytes is None:
+            return
+        if _options.count("max_batch_bytes", self.max_batch_bytes) > self.max_bytes:
+            raise ValueError(
+                f"max_batch_bytes={self.max_batch_bytes}: must be <= "
+                f"max_bytes={self.max_bytes}, or the ring is full before a batch is"
+            )
+
+    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+        """Make the ring that holds up to `capacity` entries laid out this way."""
+        del max_in_flight  # of no concern here
+        return ByteRing(
+            capacity,
+            max_batch,
+            self.encode,
+            self.separator,
+            self.max_bytes,
+            self.max_batch_bytes or self.max_bytes,
+        )

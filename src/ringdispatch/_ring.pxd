@@ -35,20 +35,29 @@ cdef extern from *:
     void ring_renew(ring_mutex *) noexcept nogil
 
 
+# As METH_FASTCALL | METH_KEYWORDS has it.
+ctypedef PyObject *(*FastCall)(
+    PyObject *, PyObject *const *, Py_ssize_t, PyObject *
+) noexcept
+
+
 # Everything in here is read and written under `mutex` only, and while it is held no
 # Python code runs: no allocation of a traced object, no DECREF, no call.
 ctypedef struct Core:
     # what the fast path of enqueue touches
     ring_mutex mutex
     uint64_t tail  # position of the next entry; also: entries accepted
-    uint64_t stop  # first position that enqueue may not fill on its fast path
+    uint64_t own_stop  # `stop` where references are kept, else 0
     uint64_t mask
-    PyObject **slots
+    PyObject **slots  # NULL where no references are kept
+    FastCall otherwise  # what enqueue does where that does not do
+    uint64_t stop  # first position that can't be filled without a look round
     # what `stop` is made from
     uint64_t head  # position of the oldest pending entry
     uint64_t limit  # most pending entries: the capacity, or 0 once closed
     uint64_t max_batch
     uint64_t check  # position whose filling is announced: a full batch, or a look round
+    uint64_t most_bytes  # of one entry; no end where a layout does not count them
     bint window  # open: somebody has been told of the pending entries
     bint telling  # somebody has been told of the drops
     # the books; what is in flight is head less all that has left it
@@ -70,6 +79,27 @@ ctypedef struct Core:
     uint64_t turn  # from this position on, none is older than `opened`
 
 
+# Rows up to this size are packed on the stack.
+cdef enum:
+    ROW_BYTES = 256
+
+# An entry on its way into a ring.
+ctypedef struct Item:
+    # from the caller, and what the layout made of it before the lock was taken
+    PyObject *entry
+    const char *data  # the bytes that go into the ring, where a layout keeps bytes
+    uint64_t size  # how many of them count against a bound
+    bint encoded  # by Ring.encoded(), before
+    bint viewed  # `view` holds `data` still
+    Py_buffer view
+    # what only the opener of a window needs: when, and where it lies
+    bint timed
+    double now
+    uint64_t position
+    PyObject *displaced  # an entry that had to go, to be freed after the lock is
+    char row[ROW_BYTES]  # where `data` may be written
+
+
 # How often enqueue looks whether its home still runs, in entries taken or refused.
 cdef enum:
     LOOK_ROUND = 4096
@@ -78,6 +108,7 @@ cdef enum:
 cdef inline void set_stop(Core *core) noexcept nogil:
     cdef uint64_t full = core.head + core.limit
     core.stop = 0 if not core.window else full if full < core.check else core.check
+    core.own_stop = 0 if core.slots is NULL else core.stop
 
 
 cdef inline void move_head(Core *core, uint64_t count) noexcept nogil:
@@ -96,8 +127,34 @@ cdef inline void set_check(Core *core) noexcept nogil:
 cdef class Ring:
     cdef Core core
     cdef readonly uint64_t capacity
-    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept
-    cdef tuple move_out(self, uint64_t most, bint abandoned)
+    cdef readonly str bound  # the option to raise where the ring is full
+
+    # ---- in: before the lock is taken, where user code may run
+    cpdef object encoded(self, object entry)
+    cdef int prepare(
+        self, PyObject *const *given, Py_ssize_t fields, Item *item
+    ) except -1
+    cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept
+    # ---- in: under the lock
+    cdef bint fits(self, Item *item) noexcept nogil
+    cdef PyObject *evict(self) noexcept nogil
+    cdef bint store(self, Item *item) noexcept nogil
+    # ---- out: before the lock is taken
+    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up)
+    # ---- out: under the lock
+    cdef bint is_full(self, uint64_t first) noexcept nogil
+    cdef uint64_t batch_end(self, uint64_t first, uint64_t most) noexcept nogil
+    cdef uint64_t move(self, uint64_t count, object storage) noexcept
+    cdef void forget(self) noexcept
+    cdef uint64_t count_bytes(self) noexcept nogil
+    # ---- out: after it is free
+    cdef object present(self, object storage)
+    cdef tuple bounds(self, uint64_t pending_bytes)
+
+    cdef uint64_t next_end(
+        self, uint64_t most, uint64_t due, bint given_up
+    ) noexcept nogil
+    cdef tuple move_out(self, uint64_t most, uint64_t due, bint given_up)
 
 
 cdef class ObjectRing(Ring):
@@ -111,5 +168,6 @@ cdef class Take:
     cdef readonly uint64_t start
     cdef readonly uint64_t end
     # under the ring's lock: a close in one thread reads what the home lets go of
-    cdef list batch
+    cdef object batch
+    cdef bint presented  # the batch is what the dispatch function gets
     cdef bint outcome_known

@@ -10,7 +10,7 @@ counts what was accepted, `head` what has left. Entries come in by `_producer.py
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.list cimport PyList_New
-from libc.stdint cimport uint64_t
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
@@ -46,18 +46,77 @@ cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
 cdef class Ring:
     """Positions and books of the pending entries; a subclass knows where they lie."""
 
-    def __cinit__(self, uint64_t capacity, uint64_t max_batch):
+    def __cinit__(self, uint64_t capacity, uint64_t max_batch, *layout):
         self.capacity = capacity
+        self.bound = "capacity"
         self.core.limit = capacity
         self.core.max_batch = max_batch
+        self.core.most_bytes = UINT64_MAX
         self.core.mask = 1
         while self.core.mask < capacity:
             self.core.mask <<= 1
         self.core.mask -= 1
         set_check(&self.core)
 
-    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept:
-        """Move entries out of the slots into a batch; called under the lock."""
+    # What a layout does in its own way; here, what it does where it has none.
+
+    cpdef object encoded(self, object entry):
+        """Do what prepare() need not do again for an entry that waits for room."""
+        return entry
+
+    cdef int prepare(
+        self, PyObject *const *given, Py_ssize_t fields, Item *item
+    ) except -1:
+        """Fill in `item` from an entry, or (`fields` >= 0) from that many of a row."""
+        if fields >= 0:
+            raise TypeError("enqueue_row is for layout=Records(...): call enqueue")
+        item.entry = given[0]
+        return 0
+
+    cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
+        """Store an entry that needs no preparation, below `stop`; False if it can't."""
+        return False
+
+    cdef bint fits(self, Item *item) noexcept nogil:
+        """Whether there is room, once there is for one more entry."""
+        return True
+
+    cdef PyObject *evict(self) noexcept nogil:
+        """Drop the oldest entry, about to leave; returns what is then to be freed."""
+        return NULL
+
+    cdef bint store(self, Item *item) noexcept nogil:
+        """Put the entry at `tail`; True if a batch is full for more than its count."""
+        return False
+
+    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+        """Make what these entries move to; None where nothing is to be kept."""
+
+    cdef bint is_full(self, uint64_t first) noexcept nogil:
+        """Whether the entries from position `first` on fill a batch."""
+        return self.core.tail - first >= self.core.max_batch
+
+    cdef uint64_t batch_end(self, uint64_t first, uint64_t most) noexcept nogil:
+        """Where a batch ends that begins at `first` and takes up to `most`."""
+        return first + min(self.core.tail - first, most)
+
+    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+        """Move the oldest entries, about to leave; returns how many found room."""
+
+    cdef void forget(self) noexcept:
+        """Start empty in a forked child, whatever another thread was about here."""
+
+    cdef object present(self, object storage):
+        """Make of what the entries moved to what the dispatch function gets."""
+        return storage
+
+    cdef uint64_t count_bytes(self) noexcept nogil:
+        """How many bytes are pending; called under the lock."""
+        return 0
+
+    cdef tuple bounds(self, uint64_t pending_bytes):
+        """What `Statistics` says of bytes: pending, most pending, most in a batch."""
+        return None, None, None
 
     @property
     def head(self):
@@ -132,38 +191,65 @@ cdef class Ring:
         self.core.places -= 1
         ring_unlock(&self.core.mutex)
 
-    cdef tuple move_out(self, uint64_t most, bint abandoned):
+    cdef tuple move_out(self, uint64_t most, uint64_t due, bint given_up):
+        cdef Core *core = &self.core
+        cdef Take take = Take.__new__(Take)
+        cdef uint64_t count, start, end
+        take.ring = self
         # Everything that allocates comes first: on 3.11 an allocation can run the
         # collector, and the collector can enqueue. What is pending may change until
-        # the lock is held, so the list is cut to size afterwards.
-        cdef uint64_t count = min(count_pending(&self.core), most)
-        cdef list entries = PyList_New(count)
-        cdef Take take = Take.__new__(Take)
-        take.ring = self
-        take.batch = entries
-        ring_lock(&self.core.mutex)
-        count = min(self.core.tail - self.core.head, count)
-        take.generation = self.core.generation
-        take.start = self.core.head
-        take.end = self.core.head + count
-        self.fill(self.core.head, count, entries)
-        Py_SET_SIZE(<PyObject *> entries, count)
-        leave(&self.core, count)
-        if abandoned:
-            self.core.abandoned += count
+        # the lock is held, so what moves is cut to the room that was made for it.
+        ring_lock(&core.mutex)
+        start, end = core.head, self.next_end(most, due, given_up)
+        ring_unlock(&core.mutex)
+        take.batch = self.room_for(start, end, given_up)
+        ring_lock(&core.mutex)
+        count = min(self.next_end(most, due, given_up) - core.head, end - start)
+        count = self.move(count, take.batch)
+        take.generation = core.generation
+        take.start = core.head
+        take.end = core.head + count
+        leave(core, count)
+        if given_up:
+            core.abandoned += count
         elif count:
-            self.core.batches += 1
-        ring_unlock(&self.core.mutex)
+            core.batches += 1
+        ring_unlock(&core.mutex)
         return take, count
 
-    def take(self, uint64_t most):
-        """Take up to `most` of the oldest entries; None if there is none."""
-        take, count = self.move_out(most, False)
+    cdef uint64_t next_end(
+        self, uint64_t most, uint64_t due, bint given_up
+    ) noexcept nogil:
+        cdef uint64_t head = self.core.head
+        if given_up:
+            return self.core.tail
+        cdef uint64_t end = self.batch_end(head, most)
+        return end if self.is_full(head) else max(min(end, due), head)
+
+    def wants_batch(self, uint64_t skip, uint64_t due):
+        """Whether, after `skip` batches, one is full or begins below position `due`."""
+        cdef uint64_t first
+        ring_lock(&self.core.mutex)
+        first = self.core.head
+        for _ in range(skip):
+            first = self.batch_end(first, self.core.max_batch)
+        cdef bint wants = first < min(due, self.core.tail) or self.is_full(first)
+        ring_unlock(&self.core.mutex)
+        return wants
+
+    def take(self, uint64_t most, uint64_t due=UINT64_MAX):
+        """Take up to `most` of the oldest entries; None if there is none to take.
+
+        Args:
+            most: How many at most.
+            due: Of a batch that is not full, take what lies below this position.
+        """
+        take, count = self.move_out(most, due, False)
         return take if count else None
 
     def abandon(self):
         """Let go of everything pending; return how many entries that were."""
-        return self.move_out(self.capacity, True)[1]
+        return self.move_out(0, 0, True)[1]
 
     def close(self):
         """Refuse entries from now on: a closed ring is a ring with room for none."""
@@ -190,16 +276,20 @@ cdef class Ring:
         memset(&fresh, 0, sizeof(Core))
         fresh.mask = self.core.mask
         fresh.slots = self.core.slots
+        fresh.otherwise = self.core.otherwise
         fresh.limit = self.core.limit
+        fresh.most_bytes = self.core.most_bytes
         fresh.max_batch = self.core.max_batch
         fresh.generation = self.core.generation + 1
         set_check(&fresh)
         self.core = fresh
+        self.forget()
 
     def snapshot(self, double now):
         """All that `Statistics` holds, in its order, at one moment."""
         ring_lock(&self.core.mutex)
         cdef Core seen = self.core
+        cdef uint64_t pending_bytes = self.count_bytes()
         ring_unlock(&self.core.mutex)
         cdef uint64_t pending = seen.tail - seen.head
         return (
@@ -219,7 +309,8 @@ cdef class Ring:
             self.capacity,
             seen.dispatch_seconds,
             max(0.0, now - seen.oldest) if pending else 0.0,
-            None,
+            seen.max_batch,
+            *self.bounds(pending_bytes),
         )
 
 
@@ -243,15 +334,28 @@ cdef class ObjectRing(Ring):
             Py_DECREF(core.slots[(core.head - 1) & core.mask])
         PyMem_RawFree(core.slots)
 
-    cdef void fill(self, uint64_t start, uint64_t count, list entries) noexcept:
+    cdef PyObject *evict(self) noexcept nogil:
+        return self.core.slots[self.core.head & self.core.mask]
+
+    cdef bint store(self, Item *item) noexcept nogil:
+        Py_INCREF(item.entry)
+        self.core.slots[self.core.tail & self.core.mask] = item.entry
+        return False
+
+    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+        return PyList_New(end - start)
+
+    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+        Py_SET_SIZE(<PyObject *> storage, count)
         if count == 0:
-            return  # an empty list has no items to copy to, not even none of them
-        cdef PyObject **items = (<PyListObject *> entries).ob_item
-        cdef uint64_t first = start & self.core.mask
+            return 0  # an empty list has no items to copy to, not even none of them
+        cdef PyObject **items = (<PyListObject *> storage).ob_item
+        cdef uint64_t first = self.core.head & self.core.mask
         cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
         memcpy(items, self.core.slots + first, until_end * sizeof(PyObject *))
         cdef uint64_t rest = count - until_end
         memcpy(items + until_end, self.core.slots, rest * sizeof(PyObject *))
+        return count
 
 
 cdef class Take:
@@ -259,9 +363,29 @@ cdef class Take:
 
     @property
     def entries(self):
-        """The batch; None once it was let go."""
+        """The batch as the dispatch function gets it; None once it was let go."""
         ring_lock(&self.ring.core.mutex)
-        cdef list batch = self.batch
+        cdef object storage = self.batch
+        cdef bint presented = self.presented
+        ring_unlock(&self.ring.core.mutex)
+        if storage is None or presented:
+            return storage
+        cdef object batch = self.ring.present(storage)
+        cdef object theirs = None  # another thread may have been quicker
+        ring_lock(&self.ring.core.mutex)
+        if self.presented:
+            theirs = self.batch
+        elif self.batch is not None:
+            self.batch = batch
+            self.presented = True
+        ring_unlock(&self.ring.core.mutex)
+        return batch if theirs is None else theirs
+
+    @property
+    def storage(self):
+        """What the entries lie in, whether or not it was made a batch."""
+        ring_lock(&self.ring.core.mutex)
+        cdef object batch = self.batch
         ring_unlock(&self.ring.core.mutex)
         return batch
 
@@ -276,7 +400,7 @@ cdef class Take:
     def forget(self):
         """Let the entries go; what still refers to their call does not keep them."""
         ring_lock(&self.ring.core.mutex)
-        cdef list batch = self.batch  # freed on return, when the lock is free
+        cdef object batch = self.batch  # freed on return, when the lock is free
         self.batch = None
         ring_unlock(&self.ring.core.mutex)
 

@@ -20,8 +20,7 @@ class Statistics:
         in_flight: Entries handed to the dispatch function and not yet settled.
         rejected_full: Entries refused because the ring was full.
         rejected_closed: Entries refused because the dispatcher was closed.
-        rejected_oversized: Entries refused because no ring of this size could hold
-            them.
+        rejected_oversized: Entries refused because they are larger than a batch may be.
         batches: Batches handed to the dispatch function.
         failed_batches: Those of them that failed.
         peak_pending: Most entries that were ever pending at once.
@@ -30,8 +29,11 @@ class Statistics:
             settled, summed over all settled batches.
         oldest_age_seconds: Upper bound of the oldest pending entry's age: seconds since
             its window opened; 0.0 when nothing is pending.
+        max_batch: Most entries in a batch.
         pending_bytes: Bytes of the pending entries; None where the layout does not
-            know.
+            know, as of the two that follow.
+        max_bytes: Most bytes that can be pending at once.
+        max_batch_bytes: Most bytes in a batch.
     """
 
     accepted: int
@@ -50,4 +52,7 @@ class Statistics:
     capacity: int
     dispatch_seconds_total: float
     oldest_age_seconds: float
+    max_batch: int
     pending_bytes: int | None
+    max_bytes: int | None
+    max_batch_bytes: int | None

@@ -76,6 +76,8 @@ class Windows(Producer[Entry]):
 
         def enqueue(self, entry: Entry, context: Any = None) -> bool: ...
 
+        def enqueue_row(self, *fields: Any, context: Any = None) -> bool: ...
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         give_enqueue(cls)
@@ -241,8 +243,10 @@ class Windows(Producer[Entry]):
             if home.post(errand, self.fresh_context()):
                 return
             errand.cancel()
+            if not self._needs_end():
+                break  # it was served before the loop was closed
             home = self._choose_home()
-        # No thread can be started. The next entry tries again; at exit they go out.
+        # Else no thread can start. The next entry tries again; at exit they go out.
         self._called = False
         self.ring.forsake()
 
@@ -259,8 +263,12 @@ class Windows(Producer[Entry]):
 
     def loop_closed(self) -> None:
         """A loop let go of a timer or a call: whatever waited for it moves on."""
-        if self.ring.pending or self._calls:
+        if self._needs_end():
             self._revive()
+
+    def _needs_end(self) -> bool:
+        """Whether there is something left to do before all is over."""
+        return bool(self.ring.pending or self._calls)
 
     def fresh_context(self) -> Context:
         """A copy of the context the dispatcher was made in."""
@@ -332,9 +340,7 @@ class Windows(Producer[Entry]):
     def _wants_call(self) -> bool:
         """Whether entries are to go out now that no call is about to take."""
         spoken_for = sum(call.take is None for call in list(self._calls))
-        first = self.ring.head + spoken_for * self._max_batch
-        tail = self.ring.tail
-        return first < min(self._due, tail) or tail - first >= self._max_batch
+        return self.ring.wants_batch(spoken_for, self._due)
 
     def _set_timer(self, home: Home) -> None:
         """Keep one timer while a window is open that a free place could serve."""
@@ -369,10 +375,7 @@ class Windows(Producer[Entry]):
 
     def take(self) -> Take | None:
         """Take the next batch: a full one, or else what is due."""
-        ring, most = self.ring, self._max_batch
-        if ring.pending < most:
-            most = min(most, max(0, self._due - ring.head))
-        return ring.take(most)
+        return self.ring.take(self._max_batch, self._due)
 
     def taken(self, home: Home, now: float) -> None:
         """A batch has left the ring: there is room, and perhaps no window any more."""

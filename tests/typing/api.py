@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, assert_type
 
-from ringdispatch import BackgroundDispatcher, Full, Objects, Statistics
+from ringdispatch import (
+    BackgroundDispatcher,
+    Bytes,
+    BytesBatch,
+    Full,
+    Objects,
+    Records,
+    Statistics,
+)
 
 
 class Access:
@@ -50,8 +58,8 @@ assert_type(dispatcher.flush(), bool)
 assert_type(dispatcher.close(timeout=None), bool)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-BackgroundDispatcher(send)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-BackgroundDispatcher(send, 100)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send, 100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 records: BackgroundDispatcher[Access] = BackgroundDispatcher(
     send_access,
@@ -86,3 +94,28 @@ async def life() -> None:
         inner.enqueue({})
     except Full as full:
         print(full)
+
+
+async def send_rows(rows: Any) -> None: ...
+
+
+async def send_payload(batch: BytesBatch) -> None:
+    assert_type(batch.payload, bytes)
+    assert_type(batch.json_array(), bytes)
+    assert_type(batch[0], bytes)
+    assert_type(batch[:2], list[bytes])
+    assert_type(list(batch), list[bytes])
+    assert_type(len(batch), int)
+
+
+rows = BackgroundDispatcher(send_rows, ms_delay=10, layout=Records([("status", "u2")]))
+assert_type(rows, BackgroundDispatcher[tuple[Any, ...]])
+assert_type(rows.enqueue((200,)), bool)
+assert_type(rows.enqueue_row(200, context=Context()), bool)
+
+payloads = BackgroundDispatcher(
+    send_payload, ms_delay=10, max_batch=9, layout=Bytes(max_batch_bytes=1_000_000)
+)
+assert_type(payloads, BackgroundDispatcher[Any])
+assert_type(payloads.statistics().max_batch_bytes, int | None)
+BackgroundDispatcher(send, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,341 @@
+# cython: language_level=3, freethreading_compatible=True
+# cython: autotestdict=False, auto_pickle=False
+# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
+"""Encoded entries, back to back with their separators in one arena."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.number cimport PyNumber_AsSsize_t
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from ringdispatch._ring cimport Core, Item, Ring, ring_lock, ring_unlock
+
+cdef extern from "Python.h":
+    bint PyBytes_CheckExact(PyObject *) noexcept
+    void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
+
+
+cdef class BytesBatch:
+    """Encoded entries, one after the other.
+
+    `len(batch)` entries; iterating and indexing give each as `bytes`, without its
+    separator.
+
+    Attributes:
+        payload: All of them, each followed by its separator.
+        nbytes: The length of `payload`.
+    """
+
+    # never changed once it is handed out
+    cdef readonly bytes payload
+    cdef uint32_t *ends  # positions in the arena, modulo 2**32, separators included
+    cdef uint32_t start  # of the first entry there
+    cdef uint64_t count
+    cdef uint64_t separator_size
+
+    def __cinit__(self):
+        self.payload = b""
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.ends)
+
+    @property
+    def nbytes(self):
+        return len(self.payload)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.entry(i) for i in range(*index.indices(self.count))]
+        cdef Py_ssize_t which = PyNumber_AsSsize_t(index, IndexError)
+        if which < 0:
+            which += self.count
+        if not 0 <= which < <Py_ssize_t> self.count:
+            raise IndexError(f"{index}: the batch has {self.count} entries")
+        return self.entry(which)
+
+    def __iter__(self):
+        cdef uint64_t which
+        for which in range(self.count):
+            yield self.entry(which)
+
+    def __repr__(self):
+        return f"<BytesBatch of {self.count} entries, {self.nbytes} bytes>"
+
+    def json_array(self):
+        """The entries as one JSON array; each must be a JSON value.
+
+        Returns:
+            `bytes`: `[`, the entries with `,` between them, `]`.
+        """
+        cdef uint64_t content = len(self.payload) - self.count * self.separator_size
+        array = PyBytes_FromStringAndSize(NULL, content + max(self.count, 1) + 1)
+        cdef char *to = PyBytes_AS_STRING(array)
+        cdef uint64_t which, size
+        to[0] = b"["
+        for which in range(self.count):
+            size = self.size_of(which)
+            to += 1
+            memcpy(to, PyBytes_AS_STRING(self.payload) + self.offset_of(which), size)
+            to += size
+            to[0] = b","
+        (to if self.count else to + 1)[0] = b"]"
+        return array
+
+    cdef bytes entry(self, uint64_t which):
+        return PyBytes_FromStringAndSize(
+            PyBytes_AS_STRING(self.payload) + self.offset_of(which),
+            self.size_of(which),
+        )
+
+    cdef uint32_t offset_of(self, uint64_t which) noexcept:
+        return self.ends[which - 1] - self.start if which else 0
+
+    cdef uint32_t size_of(self, uint64_t which) noexcept:
+        cdef uint32_t end = self.ends[which] - self.start
+        return end - self.offset_of(which) - <uint32_t> self.separator_size
+
+
+cdef class ByteRing(Ring):
+    """Entries as bytes in an arena; a BytesBatch as batch.
+
+    Args:
+        capacity: Most entries pending.
+        max_batch: Most entries in a batch.
+        encode: Makes bytes of an entry; None where entries are bytes.
+        separator: What follows each entry.
+        max_bytes: Most bytes pending, separators included; the size of the arena.
+        max_batch_bytes: Most bytes in a batch.
+    """
+
+    # never changed
+    cdef object encode
+    cdef bytes separator
+    cdef const char *separator_data
+    cdef uint64_t separator_size
+    cdef uint64_t max_bytes
+    cdef uint64_t max_batch_bytes
+    # under the ring's lock; byte positions only grow, as those of entries do
+    cdef char *arena
+    cdef uint32_t *ends  # by slot: where the entry ends, modulo 2**32
+    cdef uint64_t byte_head
+    cdef uint64_t byte_tail
+    cdef uint64_t largest  # entry pending at once with those that are now
+    cdef bint announced  # that the bytes pending fill a batch
+
+    def __cinit__(
+        self,
+        uint64_t capacity,
+        uint64_t max_batch,
+        object encode,
+        bytes separator not None,
+        uint64_t max_bytes,
+        uint64_t max_batch_bytes,
+    ):
+        self.bound = "capacity or max_bytes"
+        self.encode = encode
+        self.separator = separator
+        self.separator_data = PyBytes_AS_STRING(separator)
+        self.separator_size = PyBytes_GET_SIZE(separator)
+        self.max_bytes = max_bytes
+        self.max_batch_bytes = max_batch_bytes
+        self.core.most_bytes = max_batch_bytes
+        cdef uint64_t slots = (self.core.mask + 1) * sizeof(uint32_t)
+        self.arena = <char *> PyMem_RawMalloc(max_bytes)
+        self.ends = <uint32_t *> PyMem_RawMalloc(slots)
+        if self.arena is NULL or self.ends is NULL:
+            raise MemoryError(
+                f"max_bytes={max_bytes}, capacity={capacity}: no "
+                f"{max_bytes + slots:,} bytes for the ring; take smaller ones"
+            )
+        # touch the pages now, not in a request
+        memset(self.arena, 0, max_bytes)
+        memset(self.ends, 0, slots)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.arena)
+        PyMem_RawFree(self.ends)
+
+    # ---- in
+
+    cpdef object encoded(self, object entry):
+        encoded = entry if self.encode is None else self.encode(entry)
+        # Whose it is may change it while the entry waits.
+        return bytes(encoded) if isinstance(encoded, (bytearray, memoryview)) else encoded
+
+    cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
+        cdef Core *core = &self.core
+        if fields >= 0 or self.encode is not None or not PyBytes_CheckExact(given[0]):
+            return False
+        cdef Item item
+        item.data = PyBytes_AS_STRING(<object> given[0])
+        item.size = PyBytes_GET_SIZE(<object> given[0]) + self.separator_size
+        ring_lock(&core.mutex)
+        cdef uint64_t pending = self.byte_tail + item.size - self.byte_head
+        cdef bint stored = (
+            core.tail < core.stop
+            and pending <= self.max_bytes
+            and item.size <= core.most_bytes
+            and (self.announced or pending < self.full_batch(item.size))
+        )
+        if stored:
+            self.store(&item)
+            core.tail += 1
+        ring_unlock(&core.mutex)
+        return stored
+
+    cdef int prepare(
+        self, PyObject *const *given, Py_ssize_t fields, Item *item
+    ) except -1:
+        if fields >= 0:
+            Ring.prepare(self, given, fields, item)
+        entry = <object> given[0]
+        encoded = entry
+        if self.encode is not None and not item.encoded:
+            encoded = self.encode(entry)
+        try:
+            PyObject_GetBuffer(encoded, &item.view, PyBUF_SIMPLE)
+        except (TypeError, BufferError) as error:
+            raise self.refusal(entry, encoded) from error
+        item.viewed = True
+        item.data = <char *> item.view.buf
+        item.size = item.view.len + self.separator_size
+        return 0
+
+    cdef object refusal(self, object entry, object encoded):
+        if isinstance(encoded, memoryview):
+            return ValueError(f"entry={entry!r}: must be contiguous: pass bytes(entry)")
+        if self.encode is None:
+            return TypeError(
+                f"entry={entry!r}: must be bytes, bytearray or memoryview; "
+                "encode it, or give Bytes(encode=...)"
+            )
+        return TypeError(
+            f"encode={self.encode!r}: made {encoded!r} of an entry: must return bytes"
+        )
+
+    cdef bint fits(self, Item *item) noexcept nogil:
+        return self.byte_tail - self.byte_head + item.size <= self.max_bytes
+
+    cdef bint store(self, Item *item) noexcept nogil:
+        self.put(item.data, item.size - self.separator_size)
+        self.put(self.separator_data, self.separator_size)
+        self.ends[self.core.tail & self.core.mask] = <uint32_t> self.byte_tail
+        if item.size > self.largest:
+            self.largest = item.size
+        if self.announced or self.byte_tail - self.byte_head < self.full_batch(0):
+            return False
+        self.announced = True
+        return True
+
+    cdef void put(self, const char *data, uint64_t size) noexcept nogil:
+        cdef uint64_t at = self.byte_tail % self.max_bytes
+        cdef uint64_t until_end = min(size, self.max_bytes - at)
+        memcpy(self.arena + at, data, until_end)
+        memcpy(self.arena, data + until_end, size - until_end)
+        self.byte_tail += size
+
+    cdef uint64_t full_batch(self, uint64_t size) noexcept nogil:
+        """How many bytes fill a batch: what one may have, or leave no room for more."""
+        return min(self.max_batch_bytes, self.max_bytes - max(self.largest, size) + 1)
+
+    cdef PyObject *evict(self) noexcept nogil:
+        self.byte_head = self.start_of(self.core.head + 1)
+        return NULL
+
+    # ---- out
+
+    cdef uint64_t start_of(self, uint64_t position) noexcept nogil:
+        """The byte position at which that entry begins, and the one before ends."""
+        if position == self.core.head:
+            return self.byte_head
+        cdef uint32_t start = self.ends[(position - 1) & self.core.mask]
+        return self.byte_head + <uint32_t> (start - <uint32_t> self.byte_head)
+
+    cdef bint is_full(self, uint64_t first) noexcept nogil:
+        if self.core.tail - first >= self.core.max_batch:
+            return True
+        return self.byte_tail - self.start_of(first) >= self.full_batch(0)
+
+    cdef uint64_t batch_end(self, uint64_t first, uint64_t most) noexcept nogil:
+        return self.last_before(
+            self.start_of(first) + self.max_batch_bytes,
+            first,
+            first + min(self.core.tail - first, most),
+        )
+
+    cdef uint64_t last_before(
+        self, uint64_t end, uint64_t low, uint64_t high
+    ) noexcept nogil:
+        """The last position, of `low` to `high`, at which no byte lies beyond `end`."""
+        cdef uint64_t middle
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.start_of(middle) <= end:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+        if given_up or start == end:
+            return None
+        cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
+        batch.ends = <uint32_t *> PyMem_RawMalloc((end - start) * sizeof(uint32_t))
+        if batch.ends is NULL:
+            raise MemoryError(f"no memory for a batch of {end - start} entries")
+        ring_lock(&self.core.mutex)
+        # On a free-threaded build other entries may be the oldest by now.
+        end = self.core.head + min(self.core.tail - self.core.head, end - start)
+        cdef uint64_t size = self.start_of(end) - self.byte_head
+        ring_unlock(&self.core.mutex)
+        batch.payload = PyBytes_FromStringAndSize(NULL, size)
+        batch.separator_size = self.separator_size
+        return batch
+
+    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+        cdef uint64_t head = self.core.head
+        cdef uint64_t end
+        if storage is not None:
+            end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
+            count = self.last_before(end, head, head + count) - head
+            self.copy_to(<BytesBatch> storage, count)
+        self.byte_head = self.start_of(head + count)
+        if head + count == self.core.tail:
+            self.largest = 0
+        self.announced = False
+        return count
+
+    cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
+        cdef uint64_t first = self.core.head & self.core.mask
+        cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
+        memcpy(batch.ends, self.ends + first, until_end * sizeof(uint32_t))
+        memcpy(
+            batch.ends + until_end, self.ends, (count - until_end) * sizeof(uint32_t)
+        )
+        batch.start = <uint32_t> self.byte_head
+        batch.count = count
+        cdef char *payload = PyBytes_AS_STRING(batch.payload)
+        cdef uint64_t size = self.start_of(self.core.head + count) - self.byte_head
+        first = self.byte_head % self.max_bytes
+        until_end = min(size, self.max_bytes - first)
+        memcpy(payload, self.arena + first, until_end)
+        memcpy(payload + until_end, self.arena, size - until_end)
+        payload[size] = 0  # as every bytes object ends
+        Py_SET_SIZE(<PyObject *> batch.payload, size)
+
+    cdef void forget(self) noexcept:
+        self.byte_head = self.byte_tail = self.largest = 0
+        self.announced = False
+
+    cdef uint64_t count_bytes(self) noexcept nogil:
+        return self.byte_tail - self.byte_head
+
+    cdef tuple bounds(self, uint64_t pending_bytes):
+        return pending_bytes, self.max_bytes, self.max_batch_bytes
