@@ -2,10 +2,9 @@
 
     python benchmarks/enqueue_price.py [--check] [--json FILE]
 
-Counts instructions with callgrind, collected around the loop alone, the empty loop's
-own taken off; every case in a process of its own. Instruction counts hold still on a
-noisy machine, where times do not. Without valgrind or a C compiler it says so and gives
-ratios of nanoseconds. `--check` exits with 1 where a ratio is above its limit.
+Counts instructions with callgrind (instructions.py), the empty loop's own taken off;
+without valgrind or a C compiler it says so and gives ratios of nanoseconds. `--check`
+exits with 1 where a ratio is above its limit.
 
 The entry stays referenced elsewhere, so that freeing it is not charged to anyone.
 """
@@ -13,33 +12,19 @@ The entry stays referenced elsewhere, so that freeing it is not charged to anyon
 import argparse
 import asyncio
 import collections
-import ctypes
 import json
-import os
 import platform
 import queue
-import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
-from collections.abc import Callable
-from itertools import repeat
 from pathlib import Path
 
-CALLS = 20_000
+from instructions import CALLS, Cases, Loop, calling, prices, serve
+
 ENTRY = {"message": "new request", "id": 1}
 CONTEXT = object()
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-
-# Switches callgrind's collection from within the measured process.
-TOGGLE_C = """
-#include <valgrind/callgrind.h>
-void toggle(void) { CALLGRIND_TOGGLE_COLLECT; }
-"""
-
-Loop = Callable[[], None]
 
 
 def dispatcher(**options: object):
@@ -68,42 +53,6 @@ def full(**options: object):
     return made
 
 
-def bare_loop() -> Loop:
-    def run() -> None:
-        for _ in repeat(None, CALLS):
-            pass
-
-    return run
-
-
-def appending(sink: object, method: str) -> Loop:
-    """A loop of `sink.method(entry)`, the look-up included, as callers write it."""
-    names: dict[str, object] = {"repeat": repeat, "CALLS": CALLS}
-    exec(  # the method's name must stand in the code for the interpreter to specialise
-        f"def run(sink, entry):\n"
-        f"    for _ in repeat(None, CALLS):\n"
-        f"        sink.{method}(entry)\n",
-        names,
-    )
-    run = names["run"]
-    return lambda: run(sink, ENTRY)
-
-
-def with_context(by_keyword: bool) -> Loop:
-    sink = dispatcher()
-    entry, context = ENTRY, CONTEXT
-
-    def positional() -> None:
-        for _ in repeat(None, CALLS):
-            sink.enqueue(entry, context)
-
-    def keyword() -> None:
-        for _ in repeat(None, CALLS):
-            sink.enqueue(entry, context=context)
-
-    return keyword if by_keyword else positional
-
-
 def subclassed(*, slots: bool) -> Loop:
     from ringdispatch import BackgroundDispatcher
 
@@ -123,16 +72,30 @@ def subclassed(*, slots: bool) -> Loop:
     return appending(sink, "enqueue")
 
 
-CASES: dict[str, Callable[[], Loop]] = {
-    "empty loop": bare_loop,
+def appending(sink: object, method: str) -> Loop:
+    """A loop of `sink.method(entry)`, the look-up included."""
+    return calling(f"sink.{method}(entry)", sink=sink, entry=ENTRY)
+
+
+def with_context(argument: str) -> Loop:
+    """A loop of `enqueue(entry, ...)` with a context."""
+    return calling(
+        f"sink.enqueue(entry, {argument})",
+        sink=dispatcher(),
+        entry=ENTRY,
+        context=CONTEXT,
+    )
+
+
+CASES: Cases = {
     "deque.append": lambda: appending(collections.deque(), "append"),
     "SimpleQueue.put": lambda: appending(queue.SimpleQueue(), "put"),
     "asyncio.Queue.put_nowait": lambda: appending(asyncio.Queue(), "put_nowait"),
     "enqueue(entry)": lambda: appending(dispatcher(), "enqueue"),
     "enqueue(entry), own subclass": lambda: subclassed(slots=True),
     "enqueue(entry), subclass with dict": lambda: subclassed(slots=False),
-    "enqueue(entry, context)": lambda: with_context(by_keyword=False),
-    "enqueue(entry, context=context)": lambda: with_context(by_keyword=True),
+    "enqueue(entry, context)": lambda: with_context("context"),
+    "enqueue(entry, context=context)": lambda: with_context("context=context"),
     "full, drop_newest": lambda: appending(full(on_full="drop_newest"), "enqueue"),
     "full, drop_oldest": lambda: appending(full(on_full="drop_oldest"), "enqueue"),
 }
@@ -147,119 +110,31 @@ LIMITS = [
 ]
 
 
-def child(case: str, toggle: str | None) -> None:
-    """Run one case and leave without any teardown."""
-    loop = CASES[case]()
-    loop()  # warms up: the interpreter specialises its instructions
-    if toggle is None:
-        best = min(timed(CASES[case]()) for _ in range(15))
-        print(best / CALLS)
-    else:
-        loop = CASES[case]()
-        switch = ctypes.CDLL(toggle).toggle
-        switch()
-        loop()
-        switch()
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def timed(loop: Loop) -> int:
-    start = time.perf_counter_ns()
-    loop()
-    return time.perf_counter_ns() - start
-
-
-def instructions(case: str, toggle: str, folder: Path) -> float:
-    """Instructions per call of `case`, from callgrind."""
-    out = folder / "callgrind.out"
-    subprocess.run(
-        [
-            "valgrind",
-            "--tool=callgrind",
-            "--collect-atstart=no",
-            f"--callgrind-out-file={out}",
-            *(sys.executable, __file__, "--case", case, "--toggle", toggle),
-        ],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )
-    totals = next(
-        line for line in out.read_text().splitlines() if line.startswith("totals:")
-    )
-    return int(totals.split()[1]) / CALLS
-
-
-def nanoseconds(case: str) -> float:
-    """Nanoseconds per call of `case`, the best of fifteen loops."""
-    run = subprocess.run(
-        [sys.executable, __file__, "--case", case],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return float(run.stdout)
-
-
-def measure() -> tuple[str, dict[str, float]]:
-    """The unit that could be measured, and the price of each case in it."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        toggle = build_toggle(folder)
-        if toggle is None:
-            prices = {case: nanoseconds(case) for case in CASES}
-        else:
-            prices = {case: instructions(case, toggle, folder) for case in CASES}
-    loop = prices.pop("empty loop")
-    unit = "ns" if toggle is None else "instructions"
-    return unit, {case: price - loop for case, price in prices.items()}
-
-
-def build_toggle(folder: Path) -> str | None:
-    """The compiled switch, or None (and a line that says why) where it can't be had."""
-    compiler = shutil.which("cc")
-    if shutil.which("valgrind") is None or compiler is None:
-        print(
-            "valgrind or a C compiler is missing: nanoseconds instead of instructions"
-        )
-        return None
-    source, library = folder / "toggle.c", folder / "toggle.so"
-    source.write_text(TOGGLE_C)
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True
-    )
-    return str(library)
-
-
 def main() -> int:
     """Measure, print the table, and check the limits where asked."""
+    serve(CASES)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail above a limit")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--toggle", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        child(options.case, options.toggle)
 
-    unit, prices = measure()
+    unit, measured = prices(CASES)
     build = "free-threaded" if FREE_THREADED else "GIL"
     version = platform.python_version()
     print(f"CPython {version} ({build}), {platform.machine()}: {unit} per call")
-    for case, price in prices.items():
-        ratio = price / prices["deque.append"]
+    for case, price in measured.items():
+        ratio = price / measured["deque.append"]
         print(f"  {case:<36}{price:8.0f}   {ratio:5.2f} of deque.append")
     failed = 0
     print("limits")
     for case, base, gil, free in LIMITS:
         limit = free if FREE_THREADED else gil
-        ratio = prices[case] / prices[base]
+        ratio = measured[case] / measured[base]
         verdict = "met" if ratio <= limit else "NOT MET"
         failed += ratio > limit
         print(f"  {case:<36}{ratio:8.2f}   of {base}, limit {limit:.2f}: {verdict}")
     if options.json:
-        figures = {"python": version, "build": build, "unit": unit, "prices": prices}
+        figures = {"python": version, "build": build, "unit": unit, "prices": measured}
         options.json.write_text(json.dumps(figures, indent=2))
     return 1 if options.check and failed else 0
 
