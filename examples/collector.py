@@ -1,15 +1,20 @@
-"""Receives batches of entries as JSON and stores every entry in SQLite.
+"""Receives batches of entries and stores every entry in SQLite.
+
+A batch is a JSON array, lines of JSON, or a numpy file, as its content type says.
 
 From the environment: PORT, and DATABASE (a file, `entries.sqlite` by default).
 """
 
 import asyncio
 import contextlib
+import io
 import os
 import sqlite3
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,7 +36,31 @@ def connect() -> sqlite3.Connection:
     return connection
 
 
-def store(connection: sqlite3.Connection, batch: list[dict[str, object]]) -> None:
+def from_json(body: bytes) -> list[dict[str, object]]:
+    return orjson.loads(body)
+
+
+def from_lines(body: bytes) -> list[dict[str, object]]:
+    return [orjson.loads(line) for line in body.splitlines()]
+
+
+def from_numpy(body: bytes) -> list[dict[str, object]]:
+    rows = np.load(io.BytesIO(body)).tolist()
+    return [
+        {"request": request.decode(), "number": number, "url": url.decode()}
+        for request, number, url in rows
+    ]
+
+
+READERS = {
+    "application/json": from_json,
+    "application/x-ndjson": from_lines,
+    "application/x-npy": from_numpy,
+}
+
+
+def store(connection: sqlite3.Connection, kind: str, body: bytes) -> None:
+    batch = READERS[kind](body)
     with connection:  # one transaction
         connection.executemany(
             "INSERT INTO entries VALUES (:request, :number, :url)", batch
@@ -39,9 +68,9 @@ def store(connection: sqlite3.Connection, batch: list[dict[str, object]]) -> Non
 
 
 async def receive(request: Request) -> Response:
-    batch = await request.json()
+    kind, body = request.headers["content-type"], await request.body()
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(writer, store, request.app.state.connection, batch)
+    await loop.run_in_executor(writer, store, request.app.state.connection, kind, body)
     # Only now, so that what the sender counts as dispatched is stored.
     return Response(status_code=204)
 

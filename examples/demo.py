@@ -20,29 +20,22 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import aiohttp
 import psutil
 import uvloop
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
+
+from demo_view import SAMPLES_PER_SECOND, Sample, Statistics, View
 
 HERE = Path(__file__).parent
-SAMPLES_PER_SECOND = 4
 START_SECONDS = 30.0
 END_SECONDS = 30.0
-BARS = " ▁▂▃▄▅▆▇█"
-
-Statistics = dict[str, float]
 
 
 class DemoError(Exception):
@@ -158,107 +151,7 @@ async def ask(
             tally.wrong.append(f"request {request}: {response.status} {body[:80]!r}")
 
 
-# --------------------------------------------------------------------------- the view
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The state of things at one moment."""
-
-    at: float
-    answered: int
-    memory: int
-    statistics: Statistics
-
-    @property
-    def taken(self) -> float:
-        seen = self.statistics
-        return seen["dispatched"] + seen["failed"] + seen["in_flight"]
-
-    @property
-    def dropped(self) -> float:
-        names = ("rejected_full", "rejected_closed", "evicted", "abandoned", "failed")
-        return sum(self.statistics[name] for name in names)
-
-
-class View:
-    """What is shown while the traffic runs: a panel, or lines where nobody looks."""
-
-    FORMATS: ClassVar = {
-        "requests/s": "{:,.0f}",
-        "entries/batch": "{:,.1f}",
-        "calls/s": "{:,.1f}",
-        "oldest entry": "{:,.1f} ms",
-        "pending": "{:,.0f}",
-        "memory": "{:,.1f} MB",
-        "drops": "{:,.0f}",
-    }
-
-    def __init__(self, console: Console, options: argparse.Namespace) -> None:
-        self.console = console
-        self.options = options
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_PER_SECOND + 1)
-        self.now = dict.fromkeys(self.FORMATS, 0.0)
-        self.highest = dict.fromkeys(self.FORMATS, 0.0)
-        self.rates: deque[float] = deque(maxlen=60)
-        self.lines = 0
-
-    def add(self, sample: Sample) -> None:
-        self.samples.append(sample)
-        first = self.samples[0]
-        seconds = sample.at - first.at
-        if not seconds:
-            return
-        batches = sample.statistics["batches"] - first.statistics["batches"]
-        self.now = {
-            "requests/s": (sample.answered - first.answered) / seconds,
-            "entries/batch": (sample.taken - first.taken) / batches if batches else 0.0,
-            "calls/s": batches / seconds,
-            "oldest entry": 1000 * (sample.statistics["oldest_age_seconds"] or 0.0),
-            "pending": sample.statistics["pending"],
-            "memory": sample.memory / 1e6,
-            "drops": sample.dropped,
-        }
-        for name, value in self.now.items():
-            self.highest[name] = max(self.highest[name], value)
-        self.rates.append(self.now["requests/s"])
-
-    def line(self, elapsed: float) -> str:
-        shown = (f"{n} {form.format(self.now[n])}" for n, form in self.FORMATS.items())
-        return f"{elapsed:5.1f} s   " + "   ".join(shown)
-
-    def panel(self, elapsed: float) -> Panel:
-        options = self.options
-        table = Table(box=None, expand=True)
-        table.add_column("", style="dim")
-        table.add_column("now", justify="right", style="bold")
-        table.add_column("highest", justify="right", style="dim")
-        for name, form in self.FORMATS.items():
-            style = "red" if name == "drops" and self.now[name] else ""
-            table.add_row(
-                name,
-                form.format(self.now[name]),
-                form.format(self.highest[name]),
-                style=style,
-            )
-        top = max(self.rates, default=0.0) or 1.0
-        bars = "".join(BARS[round(rate / top * (len(BARS) - 1))] for rate in self.rates)
-        progress = ProgressBar(
-            options.seconds, min(elapsed, options.seconds), width=len(BARS) * 6
-        )
-        return Panel(
-            Group(table, Text(), Text(bars, style="cyan"), progress),
-            title=f"{options.delay:g} ms · {options.clients} clients · "
-            f"{options.entries} to a request",
-            width=64,
-        )
-
-    def show(self, elapsed: float, live: Live | None) -> None:
-        if live is not None:
-            live.update(self.panel(elapsed), refresh=True)
-        elif elapsed >= self.lines + 1:
-            self.lines = int(elapsed)
-            print(self.line(elapsed), flush=True)
+# -------------------------------------------------------------------------- the watch
 
 
 async def watch(
@@ -430,6 +323,7 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
                 COLLECTOR=f"http://127.0.0.1:{collector_port}/entries",
                 MS_DELAY=options.delay,
                 ENTRIES=options.entries,
+                LAYOUT=options.layout,
             )
         )
         await answering(collector, collector_port)
@@ -484,6 +378,9 @@ def read_options() -> argparse.Namespace:
         "--clients", type=at_least_one, default=16, help="at the same time"
     )
     parser.add_argument("--entries", type=at_least_one, default=1, help="to a request")
+    parser.add_argument(
+        "--layout", choices=["objects", "records", "bytes"], default="objects"
+    )
     return parser.parse_args()
 
 

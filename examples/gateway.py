@@ -4,25 +4,29 @@
     python examples/gateway.py
     curl http://127.0.0.1:8000/any/path
 
-From the environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, and ENTRIES
-(how many entries a request makes, 1 by default).
+From the environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, ENTRIES (how
+many entries a request makes, 1 by default), and LAYOUT: objects, which posts a JSON
+array; records, a numpy file; bytes, a line of JSON for each entry.
 """
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import uuid
 from collections.abc import AsyncIterator
 
 import httpx
+import numpy as np
+import orjson
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from ringdispatch import BackgroundDispatcher
+from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Objects, Records
 
 COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8001/entries")
 ENTRIES = int(os.environ.get("ENTRIES", "1"))
@@ -30,13 +34,51 @@ ENTRIES = int(os.environ.get("ENTRIES", "1"))
 client = httpx.AsyncClient()
 
 
-async def send(entries: list[dict[str, object]]) -> None:
-    response = await client.post(COLLECTOR, json=entries)
+async def post(content: bytes, kind: str) -> None:
+    response = await client.post(
+        COLLECTOR, content=content, headers={"content-type": kind}
+    )
     response.raise_for_status()
 
 
+async def send_objects(entries: list[dict[str, object]]) -> None:
+    await post(orjson.dumps(entries), "application/json")
+
+
+async def send_records(rows: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, rows)
+    await post(file.getvalue(), "application/x-npy")
+
+
+async def send_bytes(batch: BytesBatch) -> None:
+    await post(batch.payload, "application/x-ndjson")
+
+
+def as_dict(request: str, number: int, url: str) -> dict[str, object]:
+    return {"request": request, "number": number, "url": url}
+
+
+ROW = np.dtype([("request", "S36"), ("number", "u4"), ("url", "S80")])
+
+
+def as_row(request: str, number: int, url: str) -> tuple[bytes, int, bytes]:
+    # A longer text would be refused: what may be cut is for the caller to say.
+    return request.encode()[:36], number, url.encode()[:80]
+
+
+LAYOUTS = {
+    "objects": (Objects(), as_dict, send_objects),
+    "records": (Records(ROW), as_row, send_records),
+    "bytes": (Bytes(encode=orjson.dumps), as_dict, send_bytes),
+}
+layout, entry, send = LAYOUTS[os.environ.get("LAYOUT", "objects")]
 dispatcher = BackgroundDispatcher(
-    send, ms_delay=float(os.environ.get("MS_DELAY", "10")), name="gateway"
+    send,
+    ms_delay=float(os.environ.get("MS_DELAY", "10")),
+    capacity=200_000,  # a second of them, if the collector is held up
+    layout=layout,
+    name="gateway",
 )
 
 
@@ -44,7 +86,7 @@ async def hello(request: Request) -> PlainTextResponse:
     request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
     url = str(request.url)
     for number in range(ENTRIES):
-        dispatcher.enqueue({"request": request_id, "number": number, "url": url})
+        dispatcher.enqueue(entry(request_id, number, url))
     return PlainTextResponse("Hello World!")
 
 
