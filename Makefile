@@ -8,6 +8,7 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
 #             SANITIZER="address thread" runs those only
+# make layouts  what each layout costs the whole way, beside its peers
 # make sdist  the source distribution, in dist/
 # make clean  back to what is in version control
 #
@@ -24,7 +25,7 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload sanitize lint sdist clean
+.PHONY: demo test chaos soak overload layouts sanitize lint sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
@@ -37,6 +38,9 @@ chaos: $(built) .venv/.group-test
 
 soak overload: $(built)
 	$(python) tests/$@.py $(ARGS)
+
+layouts: $(built) .venv/.group-bench
+	$(python) benchmarks/whole_way.py $(ARGS)
 
 lint: $(built) .venv/.group-lint
 	$(python) -m ruff check
