@@ -18,6 +18,7 @@ from typing import Any
 from chaos_producers import KINDS, Producers, start
 from chaos_record import DROPS, Entry, Judge, Record, Violation
 from chaos_sink import BEHAVIOURS, CALM, Sink
+from layouts import LAYOUTS, can_be
 from loops import eventually, new_loop
 from ringdispatch import BackgroundDispatcher, Statistics
 
@@ -44,6 +45,7 @@ class Plan:
     seconds: float
     switch_interval: float
     ending: str
+    layout: str
 
 
 def draw(seed: int, number: int) -> Plan:
@@ -78,6 +80,7 @@ def draw(seed: int, number: int) -> Plan:
         seconds=rng.choice((0.02, 0.1, 0.3, 0.6)),
         switch_interval=rng.choice((1e-5, 1e-4, 5e-3)),
         ending=rng.choice(("close", "aclose", "with", "loop", "unclosed")),
+        layout=rng.choice([*filter(can_be, LAYOUTS)]),
     )
 
 
@@ -95,7 +98,7 @@ class Round:
             plan.options["max_in_flight"],
             self.over,
         )
-        self.dispatcher = BackgroundDispatcher[Entry](
+        self.dispatcher: BackgroundDispatcher[Entry] = LAYOUTS[plan.layout](
             getattr(self.sink, plan.function),
             on_error=record.on_error,
             on_drop=record.on_drop,

@@ -19,6 +19,17 @@ SEPARATOR = b"\r\n\0"  # of no size that divides anything
 ENTRY_BYTES = TICKET.size + len(SEPARATOR)
 
 
+class Aside(dict[int, list[Any]]):
+    """Entries by ticket."""
+
+    def put(self, entry: Any) -> int:
+        # The address of what is kept is a number that nobody else has; finding it needs
+        # no lock, so that this may be entered again from anywhere.
+        box = [entry]
+        self[id(box)] = box
+        return id(box)
+
+
 class Tickets(BackgroundDispatcher[Any]):
     """What the layouts have in common: entries are put aside under a ticket."""
 
@@ -32,7 +43,7 @@ class Tickets(BackgroundDispatcher[Any]):
         name: str | None = None,
         **options: Any,
     ) -> None:
-        self._aside: dict[int, list[Any]] = {}
+        self._aside = Aside()
         if callable(on_error) and not _options.is_async(on_error):
             on_error = self._wrapped_hook(on_error)
         super().__init__(
@@ -56,17 +67,10 @@ class Tickets(BackgroundDispatcher[Any]):
         """What goes into the ring for a ticket."""
         raise NotImplementedError
 
-    def _put_aside(self, entry: Any) -> int:
-        # The address of what is kept is a number that nobody else has; finding it needs
-        # no lock, so that this may be entered again from anywhere.
-        box = [entry]
-        self._aside[id(box)] = box
-        return id(box)
-
     # ---- in
 
     def enqueue(self, entry: Any, context: Any = None) -> bool:
-        ticket = self._put_aside(entry)
+        ticket = self._aside.put(entry)
         accepted = super().enqueue(self._packed(ticket), context)
         if not accepted:
             del self._aside[ticket]
@@ -75,7 +79,7 @@ class Tickets(BackgroundDispatcher[Any]):
     async def aenqueue(
         self, entry: Any, context: Any = None, timeout: float | None = None
     ) -> bool:
-        packed = self._packed(self._put_aside(entry))
+        packed = self._packed(self._aside.put(entry))
         return await super().aenqueue(packed, context, timeout)
 
     # ---- out
@@ -138,8 +142,9 @@ class OfEncoded(OfBytes):
 
     def _layout(self, capacity: int, max_batch: int) -> Any:
         plain = super()._layout(capacity, max_batch)
+        aside = self._aside  # a ring may outlive its dispatcher: it keeps no `self`
         return Bytes(
-            encode=lambda entry: TICKET.pack(self._put_aside(entry)),
+            encode=lambda entry: TICKET.pack(aside.put(entry)),
             separator=SEPARATOR,
             max_bytes=plain.max_bytes,
             max_batch_bytes=plain.max_batch_bytes,
