@@ -1,6 +1,6 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
 #             --clients 8 --entries 20" changes what it does
-# make test   the test suite; ARGS="-k close" goes to pytest
+# make test   the test suite, a process for each core; ARGS="-k close" goes to pytest
 # make chaos  rounds of drawn chaos, each judged to the entry; ARGS="--seconds 3600
 #             --seed 7" makes it longer, or repeats it
 # make lint   formatting, style, types, stubs
@@ -31,7 +31,7 @@ demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
 test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers
-	$(python) -m pytest $(ARGS)
+	$(python) -m pytest --numprocesses auto $(ARGS)
 
 chaos: $(built) .venv/.group-test
 	$(python) tests/chaos.py $(ARGS)

@@ -29,6 +29,9 @@ class Raises:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
+    def __repr__(self) -> str:
+        return f"Raises({self.error!r})"
+
     def __index__(self) -> int:
         raise self.error
 
