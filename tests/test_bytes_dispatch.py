@@ -284,6 +284,20 @@ def test_batch_may_be_written_as_it_is(loop_name: str, kind: str) -> None:
     assert written.decode().splitlines() == [f"line {n}" for n in range(1000)]
 
 
+def test_aenqueue_refuses_what_enqueue_refuses(stepped: SteppedLoop) -> None:
+    async def main() -> None:
+        async with BackgroundDispatcher(
+            Collector(), ms_delay=1, layout=Bytes()
+        ) as dispatcher:
+            with pytest.raises(TypeError, match="'text'.*encode it"):
+                await dispatcher.aenqueue("text")
+            with pytest.raises(ValueError, match="must be contiguous"):
+                await dispatcher.aenqueue(memoryview(b"abcdef")[::2])
+            assert dispatcher.statistics().accepted == 0
+
+    stepped.run_until_complete(main())
+
+
 def test_forked_child_starts_with_an_empty_arena() -> None:  # C17
     outcome = run_snippet(
         """

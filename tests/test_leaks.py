@@ -1,53 +1,24 @@
-"""Every error path and lifecycle, a thousand times over: nothing is left behind.
-
-Each runs in an interpreter of its own, which looks at what it holds after a warm-up and
-again at the end. References are counted where the interpreter can (a debug build);
-under AddressSanitizer LeakSanitizer has a look as well.
-"""
+"""Every error path and lifecycle, a thousand times over: nothing is left behind."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import copy
-import ctypes
-import gc
-import logging
 import os
-import sys
-import threading
 from collections.abc import Callable
 from functools import partial
-from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ringdispatch import BackgroundDispatcher, Full, _drops
+from leaks import Scenarios, leaves_nothing
+from ringdispatch import BackgroundDispatcher, Full
 from ringdispatch._ring import ObjectRing
-from subprocesses import run_snippet
 
-WARM_UP = 100
 CAPACITY = 1024
-# What threads that are late and the allocator may account for in half the repetitions.
-# A leak of one thing in ten of them exceeds it, or one of a ring in three.
-SLACK = {
-    "blocks": 40,
-    "objects": 40,
-    "references": 40,
-    "threads": 0,
-    "files": 0,
-    "memory": 3 * 2**19,
-}
-
-SCENARIOS: dict[str, tuple[Callable[[], Any], int]] = {}
-
-
-def scenario(run: Callable[[], Any], times: int = 1000) -> Callable[[], Any]:
-    """Repeat it that often; a coroutine function, all on one loop."""
-    SCENARIOS[run.__name__] = run, times
-    return run
+scenario = Scenarios()
 
 
 class Crash(Exception):
@@ -422,74 +393,8 @@ if hasattr(os, "fork"):
 
 # ---- what is held
 
-# LeakSanitizer's; then freed memory is kept for a while, to see who still uses it.
-look_for_leaks = getattr(ctypes.CDLL(None), "__lsan_do_recoverable_leak_check", None)
-
-
-def held() -> dict[str, int]:
-    for _ in range(3):
-        gc.collect()
-    found = {
-        "blocks": sys.getallocatedblocks(),
-        "objects": len(gc.get_objects()),
-        "threads": threading.active_count(),
-        "files": sum(1 for _ in Path("/proc/self/fd").iterdir()),
-    }
-    if hasattr(sys, "gettotalrefcount"):
-        found["references"] = sys.gettotalrefcount()
-    if look_for_leaks is None:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        found["memory"] = pages * os.sysconf("SC_PAGE_SIZE")
-    return found
-
-
-def watch(name: str) -> None:
-    """Repeat a scenario until no more is held than some repetitions before.
-
-    A leak grows for as long as one looks; the interpreter's caches are full one day.
-    """
-    run, times = SCENARIOS[name]
-    logging.getLogger("ringdispatch").addHandler(logging.StreamHandler(Nowhere()))
-    _drops.REPORT_SECONDS = 0.0  # whose timer keeps the ring for so long
-    with asyncio.Runner() as runner:
-        for _ in range(WARM_UP):
-            repeat(runner, run)
-        before = held()
-        for look in range(2, 11):
-            for _ in range(times // 2):
-                repeat(runner, run)
-            after = held()
-            growth = {what: after[what] - before[what] for what in after}
-            if look > 2 and all(growth[what] <= SLACK[what] for what in growth):
-                break
-            before = after
-        else:
-            raise AssertionError(f"{name}: in {times // 2} repetitions {growth} more")
-    if look_for_leaks is not None:
-        look_for_leaks()  # the interpreter loses some itself: .ci/sanitizers judges
-
-
-def repeat(runner: asyncio.Runner, run: Callable[[], Any]) -> None:
-    if iscoroutinefunction(run):
-        runner.run(run())
-    else:
-        run()
-
-
-class Nowhere:
-    def write(self, text: str) -> None: ...
-
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", scenario)
 def test_nothing_is_left_behind_by(name: str) -> None:
-    run_snippet(
-        f"""
-        import sys
-        sys.path[:0] = [{str(Path(__file__).parent)!r}]
-        import test_leaks
-        test_leaks.watch({name!r})
-        """,
-        prelude=False,
-        debug=False,
-    )
+    leaves_nothing(__file__, name)

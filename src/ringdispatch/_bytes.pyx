@@ -166,6 +166,8 @@ cdef class ByteRing(Ring):
 
     cpdef object encoded(self, object entry):
         encoded = entry if self.encode is None else self.encode(entry)
+        if isinstance(encoded, memoryview) and not encoded.c_contiguous:
+            raise self.refusal(entry, encoded)
         # Whose it is may change it while the entry waits.
         return bytes(encoded) if isinstance(encoded, (bytearray, memoryview)) else encoded
 
