@@ -1,6 +1,6 @@
 """Overload: producers at full rate against a dispatch function that never returns.
 
-    python tests/overload.py [--seconds 60] [--policy drop_oldest]
+    python tests/overload.py [--seconds 60] [--policy drop_oldest] [--layout bytes]
 
 For each overflow policy, two threads enqueue fresh entries as fast as they can
 while the only call of the dispatch function hangs and ignores its cancellation;
@@ -27,10 +27,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Full
 from ringdispatch._drops import REPORT_SECONDS
-from soak import FREE_THREADED, MIB, POLICIES, resident
+from soak import FREE_THREADED, LAYOUTS, MIB, POLICIES, laid_out, resident
 
 PRODUCERS = 2
 CAPACITY = 20_000
@@ -48,7 +49,7 @@ class HangingSink:
         self.recovers = threading.Event()
         self.calls: list[tuple[float, int]] = []
 
-    async def __call__(self, batch: list[bytes]) -> None:
+    async def __call__(self, batch: Any) -> None:
         self.calls.append((time.monotonic(), len(batch)))
         while not self.recovers.is_set():
             with suppress(asyncio.CancelledError):
@@ -74,7 +75,8 @@ class Lines(logging.Handler):
 class Producer:
     """One thread at full rate; notes what an enqueue took in each tenth of the time."""
 
-    dispatcher: BackgroundDispatcher[bytes]
+    dispatcher: BackgroundDispatcher[Any]
+    make: Callable[[int], Any]
     seconds: float
 
     def __post_init__(self) -> None:
@@ -82,25 +84,27 @@ class Producer:
         self.prices: list[float] = []
 
     def run(self) -> None:
-        enqueue = self.dispatcher.enqueue
+        enqueue, make = self.dispatcher.enqueue, self.make
         for _ in range(10):
             before, began = self.tried, time.monotonic()
             while time.monotonic() < began + self.seconds / 10:
                 for _ in range(1000):
                     with suppress(Full):
-                        self.accepted += enqueue(bytes(ENTRY_BYTES))
+                        self.accepted += enqueue(make(self.tried))
                 self.tried += 1000
             taken = time.monotonic() - began
             self.prices.append(1e9 * taken / (self.tried - before))
 
 
-def overload(seconds: float, policy: str) -> list[str]:
+def overload(seconds: float, policy: str, layout: str) -> list[str]:
     """Overload one dispatcher; returns what is wrong."""
     sink, lines = HangingSink(), Lines()
     logging.getLogger("ringdispatch").addHandler(lines)
+    chosen, make = laid_out(layout, ENTRY_BYTES, CAPACITY)
     before = resident()
-    dispatcher = BackgroundDispatcher[bytes](
+    dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(  # type: ignore[call-overload]
         sink,
+        layout=chosen,
         ms_delay=DELAY * 1000,
         capacity=CAPACITY,
         dispatch_timeout=seconds / 2,
@@ -108,7 +112,7 @@ def overload(seconds: float, policy: str) -> list[str]:
         home="thread",
         name="overload",
     )
-    producers = [Producer(dispatcher, seconds) for _ in range(PRODUCERS)]
+    producers = [Producer(dispatcher, make, seconds) for _ in range(PRODUCERS)]
     threads = [threading.Thread(target=producer.run) for producer in producers]
     for thread in threads:
         thread.start()
@@ -116,7 +120,7 @@ def overload(seconds: float, policy: str) -> list[str]:
     while any(thread.is_alive() for thread in threads):
         most = max(most, resident() - before)
         threads[0].join(0.05)
-    wrong = recovery(dispatcher, sink)
+    wrong = recovery(dispatcher, make, sink)
     if not dispatcher.close(DEADLINE):
         wrong.append("close: not all was settled")
     logging.getLogger("ringdispatch").removeHandler(lines)
@@ -139,14 +143,16 @@ def overload(seconds: float, policy: str) -> list[str]:
     return wrong
 
 
-def recovery(dispatcher: BackgroundDispatcher[bytes], sink: HangingSink) -> list[str]:
+def recovery(
+    dispatcher: BackgroundDispatcher[Any], make: Callable[[int], Any], sink: HangingSink
+) -> list[str]:
     """Let the sink go, and see that all flows again within two windows."""
     wrong = []
     if len(sink.calls) != 1 or dispatcher.pending != CAPACITY:
         wrong.append(f"{len(sink.calls)} calls while it hung, {dispatcher!r}")
     sink.recovers.set()
     wait_for(lambda: len(sink.calls) > 1)  # the sink lets go at its next step
-    dispatcher.enqueue(b"after the first")
+    dispatcher.enqueue(make(0))
     wait_for(lambda: len(sink.calls) > 2)
     wait_for(lambda: not dispatcher.statistics().in_flight)
     sizes = [size for _, size in sink.calls]
@@ -158,7 +164,7 @@ def recovery(dispatcher: BackgroundDispatcher[bytes], sink: HangingSink) -> list
 
 
 def told(
-    dispatcher: BackgroundDispatcher[bytes],
+    dispatcher: BackgroundDispatcher[Any],
     lines: Lines,
     seconds: float,
     producers: list[Producer],
@@ -194,10 +200,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="An overload run.")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--policy", choices=POLICIES, help="one only; else all")
+    parser.add_argument("--layout", choices=LAYOUTS, default="objects")
     given = parser.parse_args()
     wrong = []
     for policy in [given.policy] if given.policy else POLICIES:
-        wrong += [f"{policy}: {what}" for what in overload(given.seconds, policy)]
+        found = overload(given.seconds, policy, given.layout)
+        wrong += [f"{policy}: {what}" for what in found]
     print("\n".join(wrong) if wrong else "bounded, told, and recovered")
     return 1 if wrong else 0
 

@@ -1,6 +1,6 @@
 """A soak: entries by the million through each overflow policy, and nothing that grows.
 
-    python tests/soak.py [--entries 200000000] [--policy drop_oldest]
+    python tests/soak.py [--entries 200000000] [--policy drop_oldest] [--layout bytes]
 
 Fresh objects go in faster than they come out, from two threads, so that the ring is
 often full; the dispatch function now and then fails. After a warm-up the resident
@@ -20,20 +20,44 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from ringdispatch import BackgroundDispatcher, Full, Statistics
+from ringdispatch import (
+    BackgroundDispatcher,
+    Bytes,
+    Full,
+    Objects,
+    Records,
+    Statistics,
+)
 
 POLICIES = ("drop_newest", "drop_oldest", "raise")
+LAYOUTS = ("objects", "records", "bytes")
 MIB = 1 << 20
 PRODUCERS = 2
 LOOKS = 10
 # Its allocator gives pages back when it likes: the memory of a moment says little.
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 WARM_UP = 2_000_000
+ENTRY_BYTES = 8
+CAPACITY = 20_000
+
+
+def laid_out(
+    name: str, size: int, capacity: int
+) -> tuple[Objects | Records | Bytes, Callable[[int], Any]]:
+    """A layout with room for `capacity` entries of `size` bytes; what makes them."""
+    if name == "records":
+        row = [("number", "u8"), ("text", f"S{size}")]
+        return Records(row), lambda number: (number, bytes(size))
+    separator = b"\n"
+    most = (capacity + 1) * (size + len(separator))  # the entries' number is the bound
+    layout = Bytes(max_bytes=most) if name == "bytes" else Objects()
+    return layout, lambda number: b"%0*d" % (size, number)
 
 
 def resident() -> int:
@@ -78,9 +102,11 @@ SLACK = Size(
 class Producers:
     """Threads that enqueue at full rate, and pause together."""
 
-    def __init__(self, dispatcher: BackgroundDispatcher[bytes], entries: int) -> None:
+    def __init__(
+        self, dispatcher: BackgroundDispatcher[Any], make: Callable[[int], Any]
+    ) -> None:
         self.dispatcher = dispatcher
-        self.entries = entries
+        self.make = make
         self.tried = self.accepted = 0
 
     def produce(self, entries: int) -> None:
@@ -98,11 +124,11 @@ class Producers:
         self.accepted += sum(accepted for _, accepted in results)
 
     def _run(self, entries: int, results: list[tuple[int, int]]) -> None:
-        enqueue = self.dispatcher.enqueue
+        enqueue, make = self.dispatcher.enqueue, self.make
         accepted = 0
         for number in range(entries):
             with suppress(Full):
-                accepted += enqueue(b"%d" % number)
+                accepted += enqueue(make(number))
         results.append((entries, accepted))
 
 
@@ -117,7 +143,7 @@ class Sink:
     def __init__(self) -> None:
         self.calls = self.received = self.failed = 0
 
-    async def __call__(self, batch: list[bytes]) -> None:
+    async def __call__(self, batch: Any) -> None:
         self.calls += 1
         self.received += len(batch)
         await asyncio.sleep(0.002 if self.calls % 20 == 0 else 0)
@@ -126,19 +152,21 @@ class Sink:
             raise ConnectionError("the sink is down for this batch")
 
 
-def soak(entries: int, policy: str) -> list[str]:
+def soak(entries: int, policy: str, layout: str) -> list[str]:
     """Put the entries through; returns what is wrong."""
     sink = Sink()
-    dispatcher = BackgroundDispatcher(
+    chosen, make = laid_out(layout, ENTRY_BYTES, CAPACITY)
+    dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(  # type: ignore[call-overload]
         sink,
+        layout=chosen,
         ms_delay=1,
-        capacity=20_000,
+        capacity=CAPACITY,
         max_batch=5_000,
         max_in_flight=2,
         on_full=policy,
         home="thread",
     )
-    producers = Producers(dispatcher, entries)
+    producers = Producers(dispatcher, make)
     began = time.monotonic()
     producers.produce(max(WARM_UP, entries // 10))
     dispatcher.flush(60)
@@ -205,11 +233,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A soak run.")
     parser.add_argument("--entries", type=int, default=200_000_000)
     parser.add_argument("--policy", choices=POLICIES, help="one only; else all")
+    parser.add_argument("--layout", choices=LAYOUTS, default="objects")
     given = parser.parse_args()
     logging.getLogger("ringdispatch").setLevel(logging.ERROR)
     wrong = []
     for policy in [given.policy] if given.policy else POLICIES:
-        wrong += [f"{policy}: {what}" for what in soak(given.entries, policy)]
+        found = soak(given.entries, policy, given.layout)
+        wrong += [f"{policy}: {what}" for what in found]
     print("\n".join(wrong) if wrong else "nothing grew, and the books agree")
     return 1 if wrong else 0
 

@@ -289,7 +289,7 @@ def test_aenqueue_refuses_what_enqueue_refuses(stepped: SteppedLoop) -> None:
         async with BackgroundDispatcher(
             Collector(), ms_delay=1, layout=Bytes()
         ) as dispatcher:
-            with pytest.raises(TypeError, match="'text'.*encode it"):
+            with pytest.raises(TypeError, match=r"'text'.*encode it"):
                 await dispatcher.aenqueue("text")
             with pytest.raises(ValueError, match="must be contiguous"):
                 await dispatcher.aenqueue(memoryview(b"abcdef")[::2])

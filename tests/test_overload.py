@@ -14,6 +14,8 @@ from loops import LOOPS, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher, Full
 from support import Sink, SteppedLoop, books_agree
 
+pytestmark = pytest.mark.every_layout
+
 POLICIES = ["drop_newest", "drop_oldest", "raise"]
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
@@ -126,8 +128,16 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
     stepped.run_until_complete(main())
 
 
+@pytest.mark.objects_only("the programs have layouts of their own")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [
+        *((policy, "objects") for policy in POLICIES),
+        ("drop_oldest", "records"),
+        ("drop_oldest", "bytes"),
+    ],
+)
 @pytest.mark.parametrize(
     "program",
     [
@@ -135,11 +145,12 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
         pytest.param(["soak.py", "--entries", "1000000"], id="soak"),
     ],
 )
-def test_f30_in_short(program: list[str], policy: str) -> None:  # C7, C10
+def test_f30_in_short(program: list[str], policy: str, kind: str) -> None:  # C7, C10
     """The two programs find nothing wrong; they run for minutes when called alone."""
     name, *options = program
+    options += ["--policy", policy, "--layout", kind]
     outcome = subprocess.run(
-        [sys.executable, Path(__file__).with_name(name), *options, "--policy", policy],
+        [sys.executable, Path(__file__).with_name(name), *options],
         capture_output=True,
         text=True,
         check=False,
