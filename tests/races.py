@@ -2,9 +2,9 @@
 
     python tests/races.py [--seconds 10] [--threads 8] [--seed 7]
 
-Short rounds, each on a new ring or dispatcher of random size and policy. Every snapshot
-balances (C8); after a round nothing is lost and nothing came twice (C9). What luck
-hides, ThreadSanitizer sees: `.ci/sanitizers thread` runs this under it.
+Short rounds, each on a new ring or dispatcher of random layout, size and policy. Every
+snapshot balances (C8); after a round nothing is lost and nothing came twice (C9). What
+luck hides, ThreadSanitizer sees: `.ci/sanitizers thread` runs this under it.
 """
 
 from __future__ import annotations
@@ -19,33 +19,23 @@ import threading
 import time
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
+from lines import Line
+from racing import KINDS, Mark
 from ringdispatch import BackgroundDispatcher, Full, Statistics
-from ringdispatch._producer import POLICIES, Producer, give_enqueue
-from ringdispatch._ring import ObjectRing, Take
+from ringdispatch._producer import POLICIES
+from ringdispatch._ring import Take
 from support import books_agree
 
 ROUND_SECONDS = 0.15
 DEADLINE = 60.0  # seconds; under a sanitizer everything takes long
 
-Mark = tuple[int, int]  # an entry: whose it is, and its number
 
+class RingLine(Line):
+    """A ring, with the books where a dispatcher has them."""
 
-@give_enqueue
-class Line(Producer[Mark]):
-    """A ring, and nobody who would be told of anything."""
-
-    _now = staticmethod(time.monotonic)
-
-    def __init__(self, capacity: int, max_batch: int, on_full: str) -> None:
-        self._attach(ObjectRing(capacity, max_batch), on_full)
-
-    def _opened(self, position: int, context: object) -> None: ...
-    def _reached(self) -> None: ...
-    def _dropped(self) -> None: ...
-
-    def statistics(self) -> Statistics:
-        return Statistics(*self.ring.snapshot(time.monotonic()))
+    statistics = Line.books
 
 
 class Round:
@@ -53,6 +43,8 @@ class Round:
 
     def __init__(self, random: Random, threads: int) -> None:
         self.random = random
+        self.layout = random.choice(sorted(KINDS))
+        self.kind = KINDS[self.layout]
         self.capacity = random.choice([1, 2, 7, 64, 1000])
         self.max_batch = random.randint(1, self.capacity)
         self.max_in_flight = 3
@@ -67,7 +59,7 @@ class Round:
     def __str__(self) -> str:
         roles = ", ".join(role.__name__ for role in self.roles)
         return (
-            f"{type(self).__name__} capacity={self.capacity} "
+            f"{type(self).__name__} {self.layout} capacity={self.capacity} "
             f"max_batch={self.max_batch} max_in_flight={self.max_in_flight} "
             f"{self.on_full}: {roles}"
         )
@@ -101,10 +93,10 @@ class Round:
         assert not any(thread.is_alive() for thread in threads), "hung"
         self.check()
 
-    def hand_in(self, mine: int, attempt: Callable[[Mark], bool | None]) -> None:
+    def hand_in(self, mine: int, attempt: Callable[[Any], bool | None]) -> None:
         number = len(self.accepted[mine]) + self.refused[mine]
         try:
-            accepted = attempt((mine, number))
+            accepted = attempt(self.kind.pack(mine, number))
         except Full:
             accepted = False
         if accepted:
@@ -137,7 +129,13 @@ class RingRound(Round):
 
     def __init__(self, random: Random, threads: int) -> None:
         super().__init__(random, threads)
-        self.line = Line(self.capacity, self.max_batch, self.on_full)
+        self.line = RingLine(
+            self.kind.layout,
+            self.capacity,
+            max_batch=self.max_batch,
+            max_in_flight=self.max_in_flight,
+            on_full=self.on_full,
+        )
         self.takes: list[Take] = []  # of all threads: anyone may settle any of them
         self.out: list[tuple[int, list[Mark]]] = []
         self.settled: list[tuple[bool, int]] = []  # whether failed, how many entries
@@ -146,16 +144,19 @@ class RingRound(Round):
         while not self.over:
             for _ in range(100):
                 self.hand_in(mine, self.line.enqueue)
-            self.hand_in(mine, lambda mark: self.line._offer(mark, None))
+            self.hand_in(mine, self.offer)
+
+    def offer(self, entry: Any) -> bool | None:
+        return self.line._offer(self.line.ring.encoded(entry), None)
 
     def consume(self, mine: int, random: Random) -> None:
         while not self.over:
-            if not self.line.ring.reserve(3):
+            if not self.line.ring.reserve(self.max_in_flight):
                 continue
             take = self.line.ring.take(random.randint(1, self.max_batch))
             if take is not None:
                 assert take.end - take.start == len(take.entries) <= self.max_batch
-                self.out.append((take.start, take.entries))
+                self.out.append((take.start, self.kind.unpack(take.entries)))
                 self.takes.append(take)
                 self.settle(random)
             self.line.ring.release()
@@ -177,7 +178,7 @@ class RingRound(Round):
             ring = self.line.ring
             assert ring.head <= ring.tail
             assert ring.pending <= ring.capacity
-            assert 0 <= ring.places <= 3
+            assert 0 <= ring.places <= self.max_in_flight
             assert ring.opened >= 0.0
             _ = ring.has_room, ring.telling, ring.closed
 
@@ -222,8 +223,9 @@ class DispatcherRound(Round):
         home = random.choice(["auto", "thread"])
         # Two homes in turn may begin two calls at once, each in its own thread.
         self.max_in_flight = random.randint(1, 3) if home == "thread" else 1
-        self.dispatcher = BackgroundDispatcher[Mark](
+        self.dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(
             self.dispatch,
+            layout=self.kind.layout,
             ms_delay=0.5,
             capacity=self.capacity,
             max_batch=self.max_batch,
@@ -235,8 +237,8 @@ class DispatcherRound(Round):
         )
         self.fails = random.random() < 0.3
 
-    async def dispatch(self, batch: list[Mark]) -> None:
-        self.out += batch
+    async def dispatch(self, batch: Any) -> None:
+        self.out += self.kind.unpack(batch)
         await asyncio.sleep(0 if len(self.out) % 2 else 0.001)
         if self.fails:
             raise ConnectionError
@@ -252,7 +254,8 @@ class DispatcherRound(Round):
 
         async def main() -> None:
             number = len(self.accepted[mine])
-            if await self.dispatcher.aenqueue((mine, number), timeout=DEADLINE):
+            entry = self.kind.pack(mine, number)
+            if await self.dispatcher.aenqueue(entry, timeout=DEADLINE):
                 self.accepted[mine].append(number)
             else:
                 self.refused[mine] += 1
