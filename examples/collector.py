@@ -47,7 +47,12 @@ def from_lines(body: bytes) -> list[dict[str, object]]:
 def from_numpy(body: bytes) -> list[dict[str, object]]:
     rows = np.load(io.BytesIO(body)).tolist()
     return [
-        {"request": request.decode(), "number": number, "url": url.decode()}
+        # A URL that was cut may end in a part of a character.
+        {
+            "request": request.decode(),
+            "number": number,
+            "url": url.decode("utf-8", "ignore"),
+        }
         for request, number, url in rows
     ]
 

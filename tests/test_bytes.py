@@ -36,6 +36,7 @@ def test_bytes_come_out_as_they_went_in_however_they_lie_in_the_arena(
     max_bytes: int,
     capacity: int,
 ) -> None:  # C5, C7
+    max_bytes += len(separator)
     line = Line(Bytes(separator=separator, max_bytes=max_bytes), capacity)
     pending: deque[bytes] = deque()
     batches: list[tuple[BytesBatch, list[bytes]]] = []
@@ -166,7 +167,6 @@ KINDS: list[Callable[[bytes], Any]] = [
     memoryview,
     lambda data: memoryview(bytearray(data)),
     lambda data: memoryview(b"ab" + data + b"cd")[2:-2],
-    lambda data: array("b", data),
     type("Subclass", (bytes,), {}),
 ]
 
@@ -193,6 +193,7 @@ ENTRIES = [
     (5, TypeError, "must be bytes, bytearray or memoryview"),
     (None, TypeError, "must be bytes, bytearray or memoryview"),
     ([b"a"], TypeError, "must be bytes, bytearray or memoryview"),
+    (array("B", b"a"), TypeError, "must be bytes, bytearray or memoryview"),
     (memoryview(b"abcdef")[::2], ValueError, "must be contiguous: pass bytes(entry)"),
 ]
 
@@ -282,7 +283,31 @@ def test_entry_that_will_not_come_in_is_not_encoded() -> None:
     assert encoded == [b"in"]
 
 
+@pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest", "raise"])
+def test_nothing_is_encoded_for_a_closed_ring(
+    stepped: SteppedLoop, on_full: str
+) -> None:  # C15
+    def encode(entry: object) -> bytes:
+        raise AssertionError("it was closed")
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            in_vain, ms_delay=1, layout=Bytes(encode), on_full=on_full
+        )
+        await dispatcher.aclose()
+        assert not dispatcher.enqueue("entry")
+        assert not await dispatcher.aenqueue("entry")
+        assert dispatcher.statistics().rejected_closed == 2
+
+    stepped.run_until_complete(main())
+
+
 # ---- the constructor
+
+
+async def in_vain(batch: object) -> bytes:
+    raise AssertionError("nobody should call or await it")
+
 
 OPTIONS = [
     ({"encode": 5}, TypeError, "encode=5"),
@@ -294,11 +319,15 @@ OPTIONS = [
     ({"max_bytes": 2**32}, ValueError, "max_bytes=4294967296: must be <= 4294967295"),
     ({"max_batch_bytes": 0}, ValueError, "max_batch_bytes=0"),
     ({"max_batch_bytes": "1"}, TypeError, "max_batch_bytes='1'"),
+    ({"encode": in_vain}, TypeError, "encode=.*in_vain.*ordinary function"),
+    ({"max_bytes": 9, "separator": b"1234567890"}, ValueError, "at most 9 bytes"),
     ({"max_bytes": 9, "max_batch_bytes": 10}, ValueError, "max_batch_bytes=10.*=9"),
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=repr)
+@pytest.mark.parametrize(
+    ("options", "error", "message"), OPTIONS, ids=[message for *_, message in OPTIONS]
+)
 def test_option_out_of_its_range_is_named(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:  # C12

@@ -181,7 +181,7 @@ def test_random_traffic_keeps_every_bound_in_bytes(
     """C5, C6, C7, C9: whatever comes, in any order; the seed is in the test's name."""
     chance = random.Random(seed)
     separator = chance.choice([b"", b"\n", b"----"])
-    max_bytes = chance.choice([1, 30, 200, 5000])
+    max_bytes = chance.choice([4, 30, 200, 5000])
     max_batch_bytes = chance.choice([None, min(max_bytes, 25)])
     on_full = chance.choice(["drop_newest", "drop_oldest", "raise"])
     most = max_batch_bytes or max_bytes

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,52 @@ def test_batch_may_be_read_on_any_thread(read: Callable[[Any], Any]) -> None:
     assert dispatcher.close()
     batches.clear()
     assert bytes(read(batch)) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_batches_wait_for_memory_with_a_delay_between_tries_and_one_line() -> None:
+    outcome = run_snippet(
+        """
+        import resource
+        from pathlib import Path
+        from ringdispatch import Records
+        rows, kept, tried, logged = 1_000_000, [], 0, []
+        class Lines(logging.Handler):
+            def emit(self, record): logged.append(record.getMessage())
+        logging.getLogger("ringdispatch").addHandler(Lines())
+        class Counting(BackgroundDispatcher):
+            def take(self):
+                global tried
+                tried += 1
+                return super().take()
+        async def send(batch): kept.append(batch)
+        async def until(condition):
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.01)
+        async def main():
+            global tried
+            dispatcher = Counting(
+                send, ms_delay=50, capacity=rows, layout=Records([("x", "f8")]))
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            room = pages * resource.getpagesize() + 3 * 8 * rows
+            resource.setrlimit(resource.RLIMIT_AS, (room, room))
+            sent = 0
+            while not logged:  # each batch that is kept keeps a buffer
+                sent += dispatcher.enqueue((sent,))
+                await asyncio.sleep(0.02)
+            tried = 0
+            assert not await dispatcher.aflush(0.5)
+            assert dispatcher.pending > 0
+            assert tried <= 12, tried
+            kept.clear()
+            await until(lambda: not dispatcher.pending)
+            assert await dispatcher.aclose()
+            seen = dispatcher.statistics()
+            assert seen.dispatched == seen.accepted == sent, seen
+        asyncio.run(main())
+        say(*logged)
+        """
+    )
+    (line,) = outcome.lines
+    assert line.count("no memory for a batch, its entries wait: no 8,000,000") == 1

@@ -14,6 +14,7 @@ import pytest
 
 from lines import Line
 from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
+from ringdispatch._ring import shown
 from subprocesses import run_snippet
 from support import Sink, books_agree
 
@@ -86,6 +87,7 @@ VALUES = [
     ("?", None, TypeError),
     ("i4", b"5", TypeError),
     ("f8", np.array([1.0, 2.0]), TypeError),
+    ("f8", np.array([1.0]), TypeError),
     ("i4", [1], TypeError),
     ("M8[s]", 1.5, TypeError),
     ("M8[s]", dt.datetime(2020, 2, 2, tzinfo=dt.UTC), TypeError),
@@ -133,7 +135,7 @@ def test_value_that_a_field_cannot_hold_is_named_and_nothing_stored(
             with pytest.raises(error) as refused:
                 call()
             assert type(refused.value) is error
-            assert f"field 'field': {value!r}" in str(refused.value)
+            assert f"field 'field': {shown(value)}" in str(refused.value)
         assert line.books() == before
         assert line.enqueue(tuple(zeros))
     assert line.take().tobytes() == np.zeros(2, dtype).tobytes()
@@ -204,7 +206,7 @@ def test_what_a_value_raises_its_caller_gets(
 
 def test_value_that_cannot_be_printed_is_not_stored_either() -> None:
     line = Line(ROW)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(TypeError, match="Unprintable: ZeroDivisionError in its repr"):
         line.enqueue((Unprintable(), 1, b"", True))
     assert line.books().accepted == 0
 
@@ -375,3 +377,24 @@ def test_numpy_is_imported_for_records_alone_and_named_where_it_is_missing() -> 
     )
     said = "Records needs numpy: pip install 'ringdispatch[records]'"
     assert sorted(outcome.lines) == sorted([said, *["[b'entry']"] * 2])
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "shown"),
+    [
+        ("i4", 10**5000, "<int: ValueError in its repr>"),
+        ("f8", 10**5000, "<int: ValueError in its repr>"),
+        ("S4", b"x" * 10**6, "b'xxx"),
+    ],
+    ids=["int", "float", "bytes"],
+)
+def test_message_is_short_and_names_the_field_whatever_the_value(
+    code: str, value: Any, shown: str
+) -> None:
+    line = Line(Records([("field", code)]))
+    with pytest.raises((OverflowError, ValueError), match="'field'") as refused:
+        line.enqueue((value,))
+    assert shown in str(refused.value)
+    with pytest.raises(ValueError, match="has 2 fields, must have 1") as refused:
+        line.enqueue((value, value))
+    assert len(str(refused.value)) < 400

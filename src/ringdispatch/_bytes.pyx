@@ -14,6 +14,8 @@ from libc.string cimport memcpy, memset
 
 from ringdispatch._ring cimport Core, Item, Ring, ring_lock, ring_unlock
 
+from ringdispatch._ring import shown
+
 cdef extern from "Python.h":
     bint PyBytes_CheckExact(PyObject *) noexcept
     void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
@@ -201,9 +203,12 @@ cdef class ByteRing(Ring):
         encoded = entry
         if self.encode is not None and not item.encoded:
             encoded = self.encode(entry)
+        # Much else offers its memory too, such as numpy's numbers and text.
+        if not isinstance(encoded, (bytes, bytearray, memoryview)):
+            raise self.refusal(entry, encoded)
         try:
             PyObject_GetBuffer(encoded, &item.view, PyBUF_SIMPLE)
-        except (TypeError, BufferError) as error:
+        except BufferError as error:
             raise self.refusal(entry, encoded) from error
         item.viewed = True
         item.data = <char *> item.view.buf
@@ -212,14 +217,17 @@ cdef class ByteRing(Ring):
 
     cdef object refusal(self, object entry, object encoded):
         if isinstance(encoded, memoryview):
-            return ValueError(f"entry={entry!r}: must be contiguous: pass bytes(entry)")
+            return ValueError(
+                f"entry={shown(entry)}: must be contiguous: pass bytes(entry)"
+            )
         if self.encode is None:
             return TypeError(
-                f"entry={entry!r}: must be bytes, bytearray or memoryview; "
+                f"entry={shown(entry)}: must be bytes, bytearray or memoryview; "
                 "encode it, or give Bytes(encode=...)"
             )
         return TypeError(
-            f"encode={self.encode!r}: made {encoded!r} of an entry: must return bytes"
+            f"encode={self.encode!r}: made {shown(encoded)} of an entry: "
+            "must return bytes"
         )
 
     cdef bint fits(self, Item *item) noexcept nogil:
@@ -329,8 +337,9 @@ cdef class ByteRing(Ring):
         until_end = min(size, self.max_bytes - first)
         memcpy(payload, self.arena + first, until_end)
         memcpy(payload + until_end, self.arena, size - until_end)
-        payload[size] = 0  # as every bytes object ends
-        Py_SET_SIZE(<PyObject *> batch.payload, size)
+        if size < <uint64_t> PyBytes_GET_SIZE(batch.payload):
+            payload[size] = 0  # as every bytes object ends
+            Py_SET_SIZE(<PyObject *> batch.payload, size)
 
     cdef void forget(self) noexcept:
         self.byte_head = self.byte_tail = self.largest = 0

@@ -195,7 +195,7 @@ class BackgroundDispatcher(Windows[Entry]):
         timeout = _options.timeout(timeout)
         if self._home is not None and self._home.stalled:
             self._revive()
-        encoded = self.ring.encoded(entry)
+        encoded = entry if self.closed else self.ring.encoded(entry)
         accepted = None if self._room else self._offer(encoded, context)
         if accepted is None:
             accepted = await self._room.wait(

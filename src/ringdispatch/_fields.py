@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ._ring import shown
+
 # What to do instead of the kinds that records don't keep.
 _INSTEAD = {
     "O": "records keep no objects; use Objects() for them",
@@ -62,6 +64,8 @@ class Field:
         # numpy's own text and complex numbers would turn into floats, after a fashion.
         if self.kind == "S" or isinstance(value, str | bytes | np.complexfloating):
             return None
+        if isinstance(value, np.ndarray) and value.ndim:
+            return None
         try:
             return _plain_float(value) if self.kind == "f" else self._plain_int(value)
         except (TypeError, ValueError, OverflowError):
@@ -90,13 +94,15 @@ class Field:
 
     def refusal(self, value: Any) -> Exception:
         """The error for a value that the field does not take."""
-        what = f"field {self.name!r}: {value!r}"
+        what = f"field {self.name!r}: {shown(value)}"
         if self.kind == "S":
             if isinstance(value, bytes):
                 return ValueError(
                     f"{what} has {len(value)} bytes, {self.dtype} holds {self.size}: "
                     "shorten it, or make the field longer"
                 )
+            if isinstance(value, bytearray | memoryview):
+                return TypeError(f"{what} must be bytes: pass bytes(value)")
             return TypeError(f"{what} must be bytes: encode it")
         if self.kind == "f" and _is_finite(value):
             return OverflowError(f"{what} is beyond the range of {self.dtype}")

@@ -78,7 +78,9 @@ def _with_numpy() -> Any:
     """
     try:
         from . import _fields  # noqa: PLC0415
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
         raise ImportError(
             "Records needs numpy: pip install 'ringdispatch[records]'"
         ) from error
@@ -117,17 +119,33 @@ class Bytes:
     def __post_init__(self) -> None:
         if self.encode is not None:
             _options.function("encode", self.encode)
+            if _options.is_async(self.encode):
+                raise TypeError(
+                    f"encode={self.encode!r}: must be an ordinary function, "
+                    "enqueue awaits nothing"
+                )
         if not isinstance(self.separator, bytes):
             raise TypeError(f"separator={self.separator!r}: must be bytes")
         if _options.count("max_bytes", self.max_bytes) > _MOST_BYTES:
             raise ValueError(f"max_bytes={self.max_bytes}: must be <= {_MOST_BYTES}")
-        if self.max_batch_bytes is None:
-            return
-        if _options.count("max_batch_bytes", self.max_batch_bytes) > self.max_bytes:
+        most = self.max_batch_bytes
+        if most is not None and _options.count("max_batch_bytes", most) > (
+            self.max_bytes
+        ):
             raise ValueError(
-                f"max_batch_bytes={self.max_batch_bytes}: must be <= "
-                f"max_bytes={self.max_bytes}, or the ring is full before a batch is"
+                f"max_batch_bytes={most}: must be <= max_bytes={self.max_bytes}, "
+                "or the ring is full before a batch is"
             )
+        if len(self.separator) > self.most_in_batch:
+            raise ValueError(
+                f"separator={self.separator!r}: must have at most "
+                f"{self.most_in_batch} bytes, or no batch could hold an entry"
+            )
+
+    @property
+    def most_in_batch(self) -> int:
+        """Most bytes in a batch."""
+        return self.max_batch_bytes or self.max_bytes
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
@@ -138,5 +156,5 @@ class Bytes:
             self.encode,
             self.separator,
             self.max_bytes,
-            self.max_batch_bytes or self.max_bytes,
+            self.most_in_batch,
         )

@@ -248,12 +248,10 @@ cdef object admit(
     cdef Item item
     if core is &unattached:
         raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
-    cdef int outcome = ADMISSIBLE
-    if on_full != DROP_OLDEST:
-        # What will be refused is not prepared first: a full ring costs no encoding.
-        ring_lock(&core.mutex)
-        outcome = refuse(core, on_full)
-        ring_unlock(&core.mutex)
+    # What will be refused is not prepared first: a full ring costs no encoding.
+    ring_lock(&core.mutex)
+    cdef int outcome = refuse(core, on_full)
+    ring_unlock(&core.mutex)
     if outcome == REFUSED:
         return False
     if outcome == ADMISSIBLE:

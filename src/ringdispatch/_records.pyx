@@ -36,6 +36,8 @@ from ringdispatch._pack cimport (
 from ringdispatch._ring cimport Core, Item, ROW_BYTES, Ring
 from ringdispatch._ring cimport ring_lock, ring_mutex, ring_renew, ring_unlock
 
+from ringdispatch._ring import shown
+
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
     # on borrowed pointers
@@ -251,7 +253,7 @@ cdef class RecordRing(Ring):
         if fields < 0:
             if not PyTuple_Check(given[0]):
                 raise TypeError(
-                    f"entry={<object> given[0]!r}: must be a tuple of "
+                    f"entry={shown(<object> given[0])}: must be a tuple of "
                     f"{self.describe()}"
                 )
             fields = PyTuple_GET_SIZE(given[0])
@@ -259,7 +261,8 @@ cdef class RecordRing(Ring):
         if fields != self.field_count:
             row = tuple([<object> given[i] for i in range(fields)])
             raise ValueError(
-                f"entry={row!r}: has {fields} fields, must have {self.describe()}"
+                f"entry={shown(row)}: has {fields} fields, "
+                f"must have {self.describe()}"
             )
         cdef char *row_data = item.row
         if self.itemsize > ROW_BYTES:

@@ -422,6 +422,15 @@ cdef class Take:
         return first
 
 
+def shown(object value):
+    """The value for a message: its repr, if it has one, and not too much of it."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}: {type(error).__name__} in its repr>"
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def keep_for_ever(object thing):
     """Never free `thing`: in a forked child finalizers would act on the parent's."""
     Py_INCREF(<PyObject *> thing)

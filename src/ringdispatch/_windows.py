@@ -1,6 +1,7 @@
 """Behind the public face: windows, batches and calls, on whatever home there is."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -62,6 +63,7 @@ class Windows(Producer[Entry]):
         "_room",
         "_settlements",
         "_starting",
+        "_starved",
         "_taken_at",
         "_timer",
         "dispatch_function",
@@ -121,6 +123,7 @@ class Windows(Producer[Entry]):
         self._due = 0  # positions below it are to go out now
         self._ends_window = False  # whether the next take is the delay's
         self._taken_at = -math.inf  # when the delay's last take was
+        self._starved = False  # whether there was no memory for the last batch
         self._cut_short = False  # whether an end came before all was settled
         self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
@@ -300,11 +303,13 @@ class Windows(Producer[Entry]):
         ring = self.ring
         if ring.pending:
             now = self._now()
-            if now >= self._due_at() - _ON_TIME_SECONDS:
+            is_due = now >= self._due_at() - _ON_TIME_SECONDS
+            if is_due:
                 self._due = ring.reopen(now)
                 self._ends_window = ring.places < self._max_in_flight
-            self._due = max(self._due, self._settlements.urgent_end())
-            self._start_calls(home)
+            if is_due or not self._starved:
+                self._due = max(self._due, self._settlements.urgent_end())
+                self._start_calls(home)
         self._set_timer(home)
         self._settlements.finish()
 
@@ -375,7 +380,19 @@ class Windows(Producer[Entry]):
 
     def take(self) -> Take | None:
         """Take the next batch: a full one, or else what is due."""
-        return self.ring.take(self._max_batch, self._due)
+        try:
+            take = self.ring.take(self._max_batch, self._due)
+        except MemoryError as error:
+            # Tried again after another delay: at once would be for ever.
+            self._taken_at = self._now()
+            if not self._starved:
+                self._starved = True
+                self.reports.say(
+                    logging.ERROR, "no memory for a batch, its entries wait: %s", error
+                )
+            return None
+        self._starved = False
+        return take
 
     def taken(self, home: Home, now: float) -> None:
         """A batch has left the ring: there is room, and perhaps no window any more."""
