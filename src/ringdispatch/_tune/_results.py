@@ -1,0 +1,195 @@
+"""What was measured, as plain data: written as JSON, read by reports and tables."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+import json
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one cell is measured under.
+
+    Attributes:
+        rate: Entries per second that arrive; None: as many as the machine holds.
+        delay: The dispatcher's `ms_delay`, milliseconds.
+        sink: How long a call of the dispatch function takes, milliseconds; None: a
+            user's own function, whose latency is measured.
+        layout: `"objects"`, `"records"` or `"bytes"`.
+        capacity: The dispatcher's.
+        max_batch: The dispatcher's.
+        max_in_flight: The dispatcher's.
+        seconds: How long load was offered, without the warm-up.
+    """
+
+    rate: float | None
+    delay: float
+    sink: float | None
+    layout: str = "objects"
+    capacity: int = 65_536
+    max_batch: int | None = None
+    max_in_flight: int = 1
+    seconds: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one cell did.
+
+    Attributes:
+        rate: Entries per second that really arrived.
+        held: Whether the generator held the rate that was asked for.
+        batches: Calls of the dispatch function.
+        entries_per_batch: Their mean size.
+        calls_per_second: How many of them there were a second.
+        age_p50: Median age of an entry when its call began, from its scheduled
+            arrival on, milliseconds; age_p99, age_max alike.
+        stall_max: The longest that the event loop stood still, milliseconds.
+        request_p99: 99th percentile of what a request took that the same loop served,
+            from its scheduled arrival on, milliseconds.
+        cpu_seconds_per_million: Processor time per million entries.
+        sink_mean: Mean time of a call, milliseconds.
+        peak_pending: Most entries pending at once.
+        rss_growth: Resident bytes above those before the load.
+        dropped: Entries rejected or evicted.
+    """
+
+    rate: float
+    held: bool
+    batches: int
+    entries_per_batch: float
+    calls_per_second: float
+    age_p50: float
+    age_p99: float
+    age_max: float
+    stall_max: float
+    request_p99: float
+    cpu_seconds_per_million: float
+    sink_mean: float
+    peak_pending: int
+    rss_growth: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What the model says a cell will do; units as in Measured.
+
+    Attributes:
+        saturated: Whether more arrives than calls can take: entries are dropped.
+        memory: Bytes that pending entries and batches take at the peak.
+    """
+
+    entries_per_batch: float
+    calls_per_second: float
+    age_p50: float
+    age_p99: float
+    peak_pending: float
+    memory: float
+    saturated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a grid."""
+
+    setting: Setting
+    measured: Measured
+    predicted: Predicted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory over time, under a load that is more than the sink takes.
+
+    Attributes:
+        name: What held the entries.
+        points: (seconds, bytes above the start).
+        slope: Bytes a second, fitted to the part before the bound.
+        bound: Bytes at which it levelled off; None: it did not.
+        predicted_bound: What the model said; None: there is none.
+        bounded_after: Seconds until it levelled off.
+        limit: Bytes of address space that the process was allowed; None: any.
+        died: Whether it ran out of memory.
+        verdict: All of that in words.
+    """
+
+    name: str
+    points: list[tuple[float, float]]
+    slope: float
+    bound: float | None
+    predicted_bound: float | None
+    bounded_after: float | None
+    limit: int | None
+    died: bool
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the producer's call costs.
+
+    Attributes:
+        name: Whose call.
+        threads: How many called at once.
+        full: Whether there was no room.
+        ns_min: Nanoseconds; ns_median and ns_p99 alike.
+        ratio: Of the medians, to `collections.deque.append` in the same run.
+    """
+
+    name: str
+    threads: int
+    full: bool
+    ns_min: float
+    ns_median: float
+    ns_p99: float
+    ratio: float
+
+
+@dataclass(slots=True)
+class Results:
+    """A whole run.
+
+    Attributes:
+        kind: `"suite"` or `"tune"`.
+        machine: Name and value of all that a reader must know of it: CPU, cores,
+            memory, system, Python, versions of packages, commit, seed, date, mode.
+        prices: Of the producer's call.
+        takes: Of taking a batch: `{"entries": 10_000, "ns_per_entry": 0.2}`.
+        whole_way: `{"name": ..., "producers": 1, "million_per_second": ...}`.
+        cells: Of the grid.
+        memory: Under too much load.
+        recommendation: What to set, with `sentence`, and `reasons`; None: not asked.
+    """
+
+    kind: str
+    machine: dict[str, Any]
+    prices: list[Price] = field(default_factory=list)
+    takes: list[dict[str, Any]] = field(default_factory=list)
+    whole_way: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    recommendation: dict[str, Any] | None = None
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Read what `write` wrote."""
+        seen = json.loads(path.read_text())
+        seen["prices"] = [Price(**one) for one in seen["prices"]]
+        seen["cells"] = [_cell(one) for one in seen["cells"]]
+        seen["memory"] = [Memory(**one) for one in seen["memory"]]
+        return cls(**seen)
+
+
+def _cell(seen: dict[str, Any]) -> Cell:
+    predicted = seen["predicted"]
+    return Cell(
+        Setting(**seen["setting"]),
+        Measured(**seen["measured"]),
+        None if predicted is None else Predicted(**predicted),
+    )
