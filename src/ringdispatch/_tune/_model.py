@@ -1,0 +1,238 @@
+"""Predicts what a dispatcher will do under Poisson load; docs/tuning.md derives it.
+
+Times are milliseconds, `load` is entries a millisecond.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from ._results import Cell, Measured, Predicted, Setting
+
+# How much later than asked asyncio's timers fire, on average: its clock goes by whole
+# milliseconds of epoll, rounded up. docs/tuning.md says how that was measured.
+TIMER_LATE = 0.0
+
+# How long after the entry that fills a batch the loop takes it.
+LOOP_TURN = 0.1
+
+# Fewer batches than that make no mean, and no percentile.
+FEWEST_BATCHES = 30
+
+# What a reference takes, in the ring and in a batch.
+REFERENCE_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """What flows: the terms of the formulas."""
+
+    load: float  # entries that arrive in a millisecond
+    delay: float  # from a window's opening to its end
+    sink: float  # a call's duration
+    places: int  # calls at once
+    largest: int  # batch
+    capacity: int
+    duration: float  # of the run
+
+    @property
+    def place(self) -> float:
+        """How long until a place is free: many places are one with shorter calls."""
+        return self.sink / self.places
+
+    @property
+    def saturated(self) -> bool:
+        return self.load * self.place > self.largest
+
+
+@dataclass(frozen=True, slots=True)
+class _Steady:
+    """How it flows when it has been flowing for long."""
+
+    per_batch: float
+    calls: float
+    age_p50: float
+    age_p99: float
+    peak: float
+
+
+def predict(setting: Setting, *, sink_ms: float, entry_bytes: float) -> Predicted:
+    """Predict a cell from what it is given.
+
+    Args:
+        setting: Its rate must be a number: of a cell that is to take as much as the
+            machine holds, the rate that was measured.
+        sink_ms: What a call of the dispatch function takes, milliseconds.
+        entry_bytes: What a pending entry takes, without its reference in the ring.
+
+    Raises:
+        ValueError: the setting has no rate.
+    """
+    if setting.rate is None:
+        raise ValueError("rate=None: put in the rate that was measured")
+    flow = _Flow(
+        load=setting.rate / 1000,
+        delay=setting.delay + TIMER_LATE,
+        sink=sink_ms,
+        places=setting.max_in_flight,
+        largest=min(setting.max_batch or setting.capacity, setting.capacity),
+        capacity=setting.capacity,
+        duration=1000 * setting.seconds,
+    )
+    if flow.saturated:
+        steady = _without_end(flow)
+    elif flow.load * flow.delay > flow.largest:
+        steady = _ended_by_count(flow)
+    else:
+        steady = _ended_by_delay(flow)
+    peak = min(steady.peak, flow.capacity)
+    return Predicted(
+        entries_per_batch=steady.per_batch,
+        calls_per_second=1000 * steady.calls,
+        age_p50=steady.age_p50,
+        age_p99=steady.age_p99,
+        peak_pending=peak,
+        memory=_memory(setting, flow, steady, peak, entry_bytes),
+        saturated=flow.saturated,
+    )
+
+
+def _ended_by_delay(flow: _Flow) -> _Steady:
+    """The delay ends windows, or the end of a call that lasts longer.
+
+    A cycle, from take to take, is the gap before the next opener and the delay, or the
+    time until a place is free, whichever is longer. The gap is exponential.
+    """
+    delay, place = flow.delay, flow.place
+    spare = max(place - delay, 0.0)
+    cycle = delay + spare + math.exp(-flow.load * spare) / flow.load
+
+    def age(quantile: float) -> float:
+        if quantile * cycle < delay:
+            return quantile * cycle
+        return max(delay, place - (1 - quantile) * cycle)
+
+    return _Steady(
+        per_batch=flow.load * cycle,
+        calls=1 / cycle,
+        age_p50=age(0.5),
+        age_p99=age(0.99),
+        peak=_highest(flow.load * max(delay, place), flow.duration / cycle),
+    )
+
+
+def _ended_by_count(flow: _Flow) -> _Steady:
+    """Full batches go out early.
+
+    Where more has come until a full batch is taken, its window stays open, and what is
+    left when the delay ends goes out as a small batch. Else the window closes with it.
+    """
+    arrive = flow.load * flow.delay
+    full, rest = divmod(arrive, flow.largest)
+    stays = (1 - math.exp(-flow.load * LOOP_TURN)) ** full
+    spread = NormalDist(arrive, math.sqrt(arrive))
+    most = math.ceil((arrive + 6 * spread.stdev) / flow.largest)
+    batches = sum(1 - spread.cdf(each * flow.largest) for each in range(most))
+    calls = stays * batches / flow.delay + (1 - stays) * flow.load / flow.largest
+    rest *= stays
+
+    def age(quantile: float) -> float:
+        """Of `full` windows that last as long as a batch fills, and one of the rest."""
+        entries = full * flow.largest + rest
+        young = quantile * entries / (full + 1)
+        if young < rest:
+            return young / flow.load
+        return (flow.largest - (1 - quantile) * entries / full) / flow.load
+
+    return _Steady(
+        per_batch=flow.load / calls,
+        calls=calls,
+        age_p50=age(0.5),
+        age_p99=age(0.99),
+        peak=flow.largest,
+    )
+
+
+def _without_end(flow: _Flow) -> _Steady:
+    """More arrives than calls can take: what is pending grows until the ring is full.
+
+    From then on a batch is what has come since the last, and an entry that was accepted
+    waits for as many calls as there are batches in the ring.
+    """
+    left = flow.load - flow.largest / flow.place
+    peak = min(flow.capacity, flow.largest + left * flow.duration)
+    oldest = flow.place * peak / flow.largest
+    refill = flow.largest / flow.load
+    return _Steady(
+        per_batch=flow.largest,
+        calls=1 / flow.place,
+        age_p50=oldest - 0.50 * refill,
+        age_p99=oldest - 0.01 * refill,
+        peak=peak,
+    )
+
+
+def _highest(mean: float, cycles: float) -> float:
+    """The most that is pending in the longest of so many cycles.
+
+    The expected largest of as many Poisson counts, by Blom's approximation, with the
+    skewness of Cornish and Fisher.
+    """
+    cycles = max(cycles, 1.0)
+    score = NormalDist().inv_cdf((cycles - 0.375) / (cycles + 0.25))
+    return 1 + mean + score * math.sqrt(mean) + (score * score - 1) / 6
+
+
+def _memory(
+    setting: Setting, flow: _Flow, steady: _Steady, peak: float, entry_bytes: float
+) -> float:
+    """Bytes at the peak: the ring, what is pending, and what is in a call."""
+    in_calls = min(flow.load * flow.sink, flow.places * steady.per_batch)
+    if setting.layout == "records":
+        return (1 + flow.places) * flow.capacity * entry_bytes
+    slots = REFERENCE_BYTES * 2 ** math.ceil(math.log2(flow.capacity))
+    return slots + (peak + in_calls) * (entry_bytes + REFERENCE_BYTES)
+
+
+def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) -> Cell:
+    """Put beside what was measured what the model says of it.
+
+    The model is told how long a call took, which is the sink's affair, and nothing else
+    that was measured; of a cell without a rate, also the rate.
+    """
+    told = setting if setting.rate else replace(setting, rate=measured.rate)
+    return Cell(
+        setting,
+        measured,
+        predict(told, sink_ms=measured.sink_mean, entry_bytes=entry_bytes),
+    )
+
+
+def errors(cell: Cell) -> dict[str, float] | str:
+    """How far off the prediction is, as a share of what was measured.
+
+    Returns:
+        By figure of `Predicted`; or, where there is nothing to compare, why not.
+    """
+    predicted, measured = cell.predicted, cell.measured
+    if predicted is None:
+        return "not predicted"
+    if not measured.held:
+        return "rate not held"
+    if predicted.saturated:
+        return "saturated"
+    if measured.batches < FEWEST_BATCHES:
+        return "too few"
+    pairs = {
+        "entries_per_batch": measured.entries_per_batch,
+        "calls_per_second": measured.calls_per_second,
+        "age_p50": measured.age_p50,
+        "age_p99": measured.age_p99,
+        "peak_pending": measured.peak_pending,
+        "memory": measured.rss_growth,
+    }
+    return {
+        name: getattr(predicted, name) / seen - 1
+        for name, seen in pairs.items()
+        if seen > 0
+    }
