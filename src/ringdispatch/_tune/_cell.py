@@ -1,0 +1,327 @@
+"""Measures one setting: load on a schedule, a dispatcher, and what came of it.
+
+    python -m ringdispatch._tune._cell '{"setting": {...}, "seed": 1, ...}'
+
+prints the figures as JSON. Each cell has a process of its own, so that processor time
+and memory are its own, and no cell warms up another.
+"""
+
+import asyncio
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from .. import BackgroundDispatcher, Statistics
+from .._options import is_async
+from ._apart import OnProgress, answer, run_apart, take_order
+from ._entries import (
+    CellError,
+    Entries,
+    default_entries,
+    load_entries,
+    load_function,
+    make_layout,
+    one_line,
+)
+from ._load import Load
+from ._probes import Requests, StallSelector, percentile, resident
+from ._results import Measured, Setting
+
+# Entries in each batch of the warm-up: so few that they leave memory as it was.
+_WARM_UP_ENTRIES = 100
+_WARM_UP_BATCHES = 3
+# Seconds for what is pending when the load ends; what is left then was dropped.
+DRAIN_SECONDS = 10.0
+# Seconds to measure what the probes cost by themselves.
+_PROBE_SECONDS = 0.25
+# Ages that percentiles are taken of, about; fewer entries are all looked at.
+_MOST_AGES = 200_000
+# Seconds for a process to start, to warm up and to end; for progress bars.
+_OTHER_SECONDS = 0.7
+
+Sink = Callable[[Any], object]
+
+
+class _Recorder:
+    """The dispatch function: the sink, and when each of its calls began."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.calls: list[tuple[float, int]] = []
+        self.error: BaseException | None = None
+        self._sink = sink
+        # An ordinary function must be called by an ordinary one, in a worker thread.
+        self.function = self._await if is_async(sink) else self._call
+
+    def _call(self, batch: Any) -> Any:
+        self.calls.append((time.perf_counter(), len(batch)))
+        return self._sink(batch)
+
+    async def _await(self, batch: Any) -> None:
+        self.calls.append((time.perf_counter(), len(batch)))
+        await self._sink(batch)  # type: ignore[misc]
+
+    def failed(self, error: BaseException, batch: Any) -> None:
+        """Keep the first exception."""
+        del batch
+        self.error = self.error or error
+
+    def check(self) -> None:
+        """Raise what the sink raised, as one line."""
+        if self.error is not None:
+            raise CellError(
+                f"the dispatch function raised {one_line(self.error)} in one of its "
+                f"first {len(self.calls)} calls; see that it works, or try --dry"
+            )
+
+
+def stand_in(milliseconds: float) -> Sink:
+    """A sink that takes so long, and does nothing."""
+
+    async def sink(batch: Any) -> None:
+        del batch
+        if milliseconds:
+            await asyncio.sleep(milliseconds / 1000)
+
+    return sink
+
+
+def measure(
+    setting: Setting,
+    *,
+    seed: int,
+    sink: Sink | None = None,
+    entries: Entries | None = None,
+) -> Measured:
+    """Measure one setting in this process, on a loop of its own.
+
+    Args:
+        setting: What to measure.
+        seed: Of all that is drawn.
+        sink: The dispatch function. None: a stand-in that takes `setting.sink`.
+        entries: Makes an endless iterator of entries. None: of four fields.
+
+    Raises:
+        CellError: it can't be measured.
+    """
+    selector = StallSelector()
+    cell = _Cell(setting, seed, sink or stand_in(setting.sink or 0.0), entries)
+    with asyncio.Runner(
+        loop_factory=lambda: asyncio.SelectorEventLoop(selector)
+    ) as runner:
+        return runner.run(cell.run(selector))
+
+
+class _Cell:
+    def __init__(
+        self, setting: Setting, seed: int, sink: Sink, entries: Entries | None
+    ) -> None:
+        self.setting = setting
+        self.seed = seed
+        self.sink = sink
+        self.own = entries is not None
+        self.entries = entries or default_entries(setting.layout)
+
+    async def run(self, selector: StallSelector) -> Measured:
+        setting = self.setting
+        stream = self._stream()
+        sample = next(stream)
+        layout = make_layout(setting.layout, setting.capacity, sample, own=self.own)
+        load = Load(setting.rate, setting.seconds, self.seed)
+        requests = Requests(setting.seconds, self.seed + 1)
+        await self._warm_up(layout, stream)
+        idle = await self._probes_alone()
+        gc.collect()
+        before = resident()
+        recorder = _Recorder(self.sink)
+        dispatcher = self._dispatcher(recorder, layout)
+        selector.longest = 0.0
+        cpu = time.process_time()
+        serving = asyncio.create_task(requests.serve())
+        await load.offer(dispatcher.enqueue, stream)
+        await serving
+        stall = selector.longest
+        await _drain(dispatcher, recorder)
+        cpu = time.process_time() - cpu - idle * setting.seconds
+        peak = max(requests.peak_resident, resident())
+        recorder.check()
+        seen = dispatcher.statistics()
+        calls = recorder.calls
+        batches, handed = len(calls), sum(count for _, count in calls)
+        ages, oldest = _ages(load, calls)
+        return Measured(
+            rate=load.held_rate,
+            held=load.held(sum(ages) / max(1, len(ages))),
+            batches=batches,
+            entries_per_batch=handed / max(1, batches),
+            calls_per_second=_frequency(calls, setting.seconds),
+            age_p50=1e3 * percentile(ages, 50),
+            age_p99=1e3 * percentile(ages, 99),
+            age_max=1e3 * oldest,
+            stall_max=1e3 * stall,
+            request_p99=1e3 * percentile(sorted(requests.took), 99),
+            cpu_seconds_per_million=1e6 * max(cpu, 0.0) / max(1, handed),
+            sink_mean=1e3 * seen.dispatch_seconds_total / max(1, batches),
+            peak_pending=seen.peak_pending,
+            rss_growth=max(0, peak - before),
+            dropped=_dropped(seen),
+        )
+
+    def _stream(self) -> Iterator[Any]:
+        stream = self.entries()
+        try:
+            first = next(stream)
+        except Exception as error:  # noqa: BLE001 - the user's own code
+            raise CellError(f"making an entry raised {one_line(error)}") from None
+        return itertools.chain([first], stream)
+
+    def _dispatcher(
+        self, recorder: _Recorder, layout: Any, delay: float | None = None
+    ) -> BackgroundDispatcher[Any]:
+        setting = self.setting
+        dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(
+            recorder.function,
+            ms_delay=setting.delay if delay is None else delay,
+            layout=layout,
+            capacity=setting.capacity,
+            max_batch=setting.max_batch,
+            max_in_flight=setting.max_in_flight,
+            on_error=recorder.failed,
+            name="cell",
+        )
+        dispatcher.bind()
+        return dispatcher
+
+    async def _warm_up(self, layout: Any, stream: Iterator[Any]) -> None:
+        """Let the interpreter specialise, and the user's client connect."""
+        recorder = _Recorder(self.sink)
+        dispatcher = self._dispatcher(recorder, layout, delay=1.0)
+        count = min(_WARM_UP_ENTRIES, self.setting.capacity)
+        for _ in range(_WARM_UP_BATCHES):
+            for entry in itertools.islice(stream, count):
+                self._try(dispatcher, entry)
+            await dispatcher.aflush(None)
+            recorder.check()
+        await dispatcher.aclose()
+
+    def _try(self, dispatcher: BackgroundDispatcher[Any], entry: Any) -> None:
+        try:
+            dispatcher.enqueue(entry)
+        except Exception as error:  # noqa: BLE001 - of the user's entry
+            raise CellError(
+                f"enqueueing the entry {entry!r:.80} raised {one_line(error)}"
+            ) from None
+
+    async def _probes_alone(self) -> float:
+        """Seconds of processor time that the probes take in a second."""
+        probes = Requests(_PROBE_SECONDS, self.seed)
+        cpu = time.process_time()
+        await probes.serve()
+        return (time.process_time() - cpu) / _PROBE_SECONDS
+
+
+async def _drain(dispatcher: BackgroundDispatcher[Any], recorder: _Recorder) -> None:
+    """Let the last windows end by themselves, so that no batch is cut short."""
+    deadline = time.perf_counter() + DRAIN_SECONDS
+    while recorder.error is None and time.perf_counter() < deadline:
+        seen = dispatcher.statistics()
+        if not (seen.pending or seen.in_flight):
+            break
+        await asyncio.sleep(0.005)
+    await dispatcher.aclose(0.0)
+
+
+def _dropped(seen: Statistics) -> int:
+    """Entries that no call got."""
+    return seen.rejected_full + seen.rejected_oversized + seen.evicted + seen.abandoned
+
+
+def _frequency(calls: list[tuple[float, int]], seconds: float) -> float:
+    """Calls a second: from the first to the last, so that no part of a cycle counts."""
+    if len(calls) < 2:
+        return len(calls) / seconds
+    return (len(calls) - 1) / (calls[-1][0] - calls[0][0])
+
+
+def _ages(load: Load, calls: list[tuple[float, int]]) -> tuple[list[float], float]:
+    """Ages of entries when their call began, in seconds, ascending; and the oldest's.
+
+    Of very many entries only each so-many-th. The oldest of a batch is its first.
+    """
+    arrived = load.arrivals()
+    step = max(1, len(arrived) // _MOST_AGES)
+    ages: list[float] = []
+    first, oldest = 0, 0.0
+    for moment, count in calls:
+        now = moment - load.began
+        oldest = max(oldest, now - arrived[first])
+        begin = first + -first % step
+        ages += [now - one for one in arrived[begin : first + count : step]]
+        first += count
+    return sorted(ages), oldest
+
+
+# ---- in a process of its own
+
+
+def measure_apart(
+    setting: Setting,
+    *,
+    seed: int,
+    target: str | None = None,
+    entry: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Measured:
+    """Measure one setting in a fresh process.
+
+    Args:
+        setting: What to measure.
+        seed: Of all that is drawn.
+        target: The dispatch function, as "package.module:name". None: a stand-in that
+            takes `setting.sink`.
+        entry: What entries are like: "package.module:factory", or a file of JSON
+            samples. None: dicts of four fields.
+        on_progress: Called with how much of the time has passed, from 0 to 1.
+
+    Raises:
+        CellError: it can't be measured.
+    """
+    order = {
+        "setting": asdict(setting),
+        "seed": seed,
+        "target": target,
+        "entry": entry,
+    }
+    expected = setting.seconds + _OTHER_SECONDS
+    ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
+    if not ended.lines:
+        raise CellError(f"the measuring process died: {ended.why()}")
+    found = ended.lines[-1]
+    if "error" in found:
+        raise CellError(found["error"])
+    return Measured(**found)
+
+
+def _main() -> None:
+    order, answers = take_order()
+    setting = Setting(**order["setting"])
+    try:
+        target, entry = order["target"], order["entry"]
+        measured = measure(
+            setting,
+            seed=order["seed"],
+            sink=load_function(target) if target else None,
+            entries=load_entries(entry, setting.layout) if entry else None,
+        )
+    except (CellError, ImportError) as error:
+        answer(answers, {"error": str(error)})
+    else:
+        answer(answers, asdict(measured))
+    os._exit(0)  # no teardown: the user's module may have started anything
+
+
+if __name__ == "__main__":
+    _main()

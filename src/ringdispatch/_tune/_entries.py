@@ -1,0 +1,181 @@
+"""What arrives, what takes it, and the layout for it: stand-ins, or the user's own."""
+
+import importlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import Bytes, Objects, Records
+
+try:
+    import orjson
+
+    JSON = "orjson"
+    encode: Callable[[Any], bytes] = orjson.dumps
+except ImportError:
+    JSON = "json"
+
+    def encode(entry: Any) -> bytes:
+        """Encode as JSON."""
+        return json.dumps(entry, separators=(",", ":")).encode()
+
+
+Entries = Callable[[], Iterator[Any]]
+
+LAYOUTS = ("objects", "records", "bytes")
+_DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
+_NOW = 1.75e9
+
+
+class CellError(Exception):
+    """A cell could not be measured; one line says why, and what to do."""
+
+
+# ---- stand-ins
+
+
+def dicts() -> Iterator[dict[str, float]]:
+    """Dicts of four fields."""
+    for size in itertools.count():
+        yield {
+            "time": _NOW + size,
+            "size": size,
+            "seconds": 1e-6 * size,
+            "status": 200,
+        }
+
+
+def tuples() -> Iterator[tuple[float, ...]]:
+    """Tuples of the same four fields."""
+    for size in itertools.count():
+        yield (_NOW + size, size, 1e-6 * size, 200)
+
+
+def default_entries(layout: str) -> Entries:
+    """What arrives where the user gave nothing."""
+    return tuples if layout == "records" else dicts
+
+
+def make_layout(
+    name: str, capacity: int, sample: Any, *, own: bool
+) -> Objects | Records | Bytes:
+    """The layout of that name, for entries like the sample.
+
+    Args:
+        name: Of LAYOUTS.
+        capacity: The dispatcher's: the arena of bytes has room for so many.
+        sample: One entry.
+        own: Whether the entries are the user's own.
+
+    Raises:
+        CellError: the entry can't be laid out so.
+    """
+    if name == "objects":
+        return Objects()
+    if name == "records":
+        try:
+            return Records(_dtype(sample) if own else _DTYPE)
+        except ImportError as error:
+            raise CellError(str(error)) from None
+    if name == "bytes":
+        is_bytes = isinstance(sample, bytes | bytearray | memoryview)
+        line = sample if is_bytes else encode(sample)
+        # Twice the room: entries differ in length, and capacity is to be the bound.
+        room = min(max(16 << 20, 2 * capacity * (len(line) + 1)), 2**32 - 1)
+        return Bytes(encode=None if is_bytes else encode, max_bytes=room)
+    raise CellError(f"layout={name!r}: must be one of {', '.join(LAYOUTS)}")
+
+
+def _dtype(row: Any) -> list[tuple[str, str]]:
+    kinds = {bool: "?", int: "i8", float: "f8"}
+    if not isinstance(row, tuple) or any(type(value) not in kinds for value in row):
+        raise CellError(
+            f"layout='records' can't hold the entry {row!r:.80}: it takes rows of "
+            "numbers; use --layout objects or bytes, or samples that are such rows"
+        )
+    return [(f"field{i}", kinds[type(value)]) for i, value in enumerate(row)]
+
+
+# ---- the user's own
+
+
+def load_function(target: str) -> Callable[[Any], object]:
+    """The user's dispatch function, by "package.module:name".
+
+    Raises:
+        CellError: it can't be imported, is not there, or is not callable.
+    """
+    return _load("dispatch function", target)
+
+
+def load_entries(source: str, layout: str) -> Entries:
+    """Entries like the user's, by "package.module:factory" or a file of JSON samples.
+
+    A factory returns one entry for each call. The samples of a file, a JSON array or
+    one sample a line, come in turn, each time made afresh.
+
+    Raises:
+        CellError: there are none, or they can't be read.
+    """
+    module, colon, name = source.partition(":")
+    if colon and name.isidentifier() and not Path(source).exists():
+        factory: Callable[[], Any] = _load("entry factory", f"{module}:{name}")
+        return lambda: iter(factory, object())
+    lines = [encode(sample) for sample in _samples(source)]
+    as_row = layout == "records"
+
+    def entries() -> Iterator[Any]:
+        for line in itertools.cycle(lines):
+            entry = json.loads(line)
+            yield tuple(entry) if as_row and isinstance(entry, list) else entry
+
+    return entries
+
+
+def _samples(source: str) -> list[Any]:
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise CellError(f"--entry {source}: can't be read: {error}") from None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError as error:
+            raise CellError(
+                f"--entry {source}: is neither JSON nor a JSON sample a line: {error}"
+            ) from None
+    samples = found if isinstance(found, list) else [found]
+    if not samples:
+        raise CellError(f"--entry {source}: has no samples: give at least one")
+    return samples
+
+
+def _load(what: str, target: str) -> Any:
+    name, colon, path = target.partition(":")
+    if not (colon and name and path):
+        raise CellError(f"{what} {target!r}: must be given as package.module:name")
+    try:
+        found: Any = importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - whatever the user's module raises
+        raise CellError(
+            f"{what} {target!r}: importing {name} raised {one_line(error)}; "
+            "run from the folder it is imported from"
+        ) from None
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise CellError(f"{what} {target!r}: {name} has no {path!r}") from None
+    if not callable(found):
+        raise CellError(f"{what} {target!r}: is {found!r:.80}, which is not callable")
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

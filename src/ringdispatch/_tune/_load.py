@@ -1,0 +1,164 @@
+"""Open-loop load: entries arrive on a schedule, whether or not anyone keeps up.
+
+The schedule is drawn before the run from a seed: a Poisson process, given how many
+arrive in all. A producer on the event loop wakes about once a millisecond and enqueues
+all that is due. What is late, for whatever reason, is charged to the entries: their age
+counts from the schedule. So a loop that stands still can't hide the entries that would
+have come meanwhile (coordinated omission).
+"""
+
+import asyncio
+import math
+import random
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from time import perf_counter
+from typing import Any
+
+# Seconds that the producer sleeps at least. Timers of the loop are no finer.
+TICK = 0.001
+# Entries enqueued before others on the loop have a turn: some tenths of a millisecond.
+CHUNK = 500
+# A producer that holds this share of the rate asked for has held it.
+HELD = 0.98
+# No thread makes more entries a second, so no schedule has more.
+_MOST_PER_SECOND = 5_000_000
+
+Put = Callable[[Any], object]
+
+
+def schedule(rate: float, seconds: float, seed: int) -> "array[float]":
+    """When entries arrive, in seconds from the start, ascending.
+
+    Exactly `rate * seconds` of them: so two seeds differ in when entries arrive, not in
+    how many. That is a Poisson process given its count, whose arrivals lie as the sums
+    of exponential gaps do when they are scaled to the whole time.
+    """
+    count = max(1, round(min(rate, _MOST_PER_SECOND) * seconds))
+    draw, log = random.Random(seed).random, math.log
+    times = array("d", accumulate(-log(1.0 - draw()) for _ in range(count + 1)))
+    scale = count / rate / times.pop()
+    return array("d", [time * scale for time in times])
+
+
+@dataclass(slots=True)
+class Load:
+    """What is to arrive, and what became of it.
+
+    Attributes:
+        rate: Entries a second; None: as many as the machine holds. They arrive when
+            they are enqueued then.
+        seconds: For how long.
+        seed: Of the schedule.
+        began: When it began, on `time.perf_counter`'s clock.
+        offered: Entries handed to `put`.
+        elapsed: Seconds it took.
+        own_lateness: By how many seconds the producer was itself late, summed over all
+            entries: its own work since it last was up to date. That of others on the
+            loop is not counted.
+    """
+
+    rate: float | None
+    seconds: float
+    seed: int
+    began: float = 0.0
+    offered: int = 0
+    elapsed: float = 0.0
+    own_lateness: float = 0.0
+    _due: "array[float]" = field(default_factory=lambda: array("d"))
+    # Of each chunk: how many were offered, how many accepted, and when.
+    _offered: "array[int]" = field(default_factory=lambda: array("q"))
+    _accepted: "array[int]" = field(default_factory=lambda: array("q"))
+    _moments: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def __post_init__(self) -> None:
+        if self.rate is not None:
+            self._due = schedule(self.rate, self.seconds, self.seed)
+
+    async def offer(self, put: Put, entries: Iterator[Any]) -> None:
+        """Enqueue the entries by `put`, which returns False for one that it refuses."""
+        self.began = perf_counter()
+        if self.rate is None:
+            await self._flat_out(put, entries)
+        else:
+            await self._on_schedule(put, entries)
+        self.elapsed = perf_counter() - self.began
+
+    async def _flat_out(self, put: Put, entries: Iterator[Any]) -> None:
+        end = self.began + self.seconds
+        while perf_counter() < end:
+            self._put(put, entries, CHUNK)
+            await asyncio.sleep(0)
+
+    async def _on_schedule(self, put: Put, entries: Iterator[Any]) -> None:
+        due, count = self._due, len(self._due)
+        own = 0.0  # seconds of its own work since it was up to date
+        while self.offered < count:
+            now = perf_counter() - self.began
+            if now >= self.seconds and (
+                own > (1 - HELD) * self.seconds or now > 2 * self.seconds
+            ):
+                return  # it can't keep up
+            come = bisect_right(due, now, self.offered)
+            chunk = min(come - self.offered, CHUNK)
+            if chunk:
+                self._put(put, entries, chunk)
+                after = perf_counter() - self.began
+                own += after - now
+                self.own_lateness += own * chunk
+            if self.offered < come:
+                await asyncio.sleep(0)
+            elif come < count:
+                own = 0.0
+                await asyncio.sleep(max(TICK, due[come] - now))
+
+    def _put(self, put: Put, entries: Iterator[Any], count: int) -> None:
+        accepted = 0
+        self._moments.append(perf_counter())
+        for entry in islice(entries, count):
+            if put(entry) is not False:
+                accepted += 1
+        self.offered += count
+        self._offered.append(count)
+        self._accepted.append(accepted)
+
+    @property
+    def held_rate(self) -> float:
+        """Entries a second that really arrived."""
+        if self.offered == len(self._due):
+            return self.offered / self.seconds
+        return self.offered / self.elapsed
+
+    def held(self, mean_age: float) -> bool:
+        """Whether the load was the one asked for, not a slower or a later one.
+
+        Args:
+            mean_age: Of the entries, in seconds. Where the producer's own lateness is
+                more than half of it, it measures the producer.
+        """
+        if self.rate is None:
+            return True
+        if self.offered < HELD * self.rate * self.seconds:
+            return False
+        return self.own_lateness <= mean_age / 2 * self.offered
+
+    def arrivals(self) -> "array[float]":
+        """When each accepted entry arrived, in seconds from `began`, in their order.
+
+        A ring that is full stays full while a chunk is enqueued, so the first of a
+        chunk are those that were accepted.
+        """
+        arrived = array("d")
+        first = 0
+        for count, accepted, moment in zip(
+            self._offered, self._accepted, self._moments, strict=True
+        ):
+            if self.rate is None:
+                arrived.extend(array("d", [moment - self.began]) * accepted)
+            else:
+                arrived.extend(self._due[first : first + accepted])
+            first += count
+        return arrived

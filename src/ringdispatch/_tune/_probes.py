@@ -1,0 +1,89 @@
+"""What else a run tells: of the loop, of requests it serves, and of memory."""
+
+import asyncio
+import math
+import os
+import selectors
+import sys
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from ._load import TICK, schedule
+
+# Requests a second served on the loop beside the load.
+REQUESTS = 200.0
+_STATM = Path("/proc/self/statm")
+
+
+class StallSelector(selectors.DefaultSelector):
+    """Notes how long the loop runs callbacks before it looks for events again.
+
+    That is how long it stands still for everyone else. It costs two readings of the
+    clock per iteration and wakes nobody, which a probe that sleeps would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0.0
+        self._woke = perf_counter()
+
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """As any selector."""
+        self.longest = max(self.longest, perf_counter() - self._woke)
+        events = super().select(timeout)
+        self._woke = perf_counter()
+        return events
+
+
+class Requests:
+    """Small requests on a schedule of their own, served as a gateway would.
+
+    What each took counts from its scheduled arrival. With nothing else to do it is up
+    to 1 ms, since the timers of the loop are no finer. Each also samples the resident
+    memory.
+    """
+
+    def __init__(self, seconds: float, seed: int) -> None:
+        self._due = schedule(REQUESTS, seconds, seed)
+        self.took = array("d")
+        self.peak_resident = resident()
+
+    async def serve(self) -> None:
+        """Serve them all."""
+        began = perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for due in self._due:
+                while (left := began + due - perf_counter()) > 0:
+                    await asyncio.sleep(max(left, TICK / 2))
+                group.create_task(self._handle(began + due))
+
+    async def _handle(self, arrived: float) -> None:
+        await asyncio.sleep(0)
+        self.took.append(perf_counter() - arrived)
+        self.peak_resident = max(self.peak_resident, resident())
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    if sys.platform == "linux":
+        return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        import psutil  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            "memory can't be measured here without psutil: "
+            "pip install 'ringdispatch[tune]'"
+        ) from error
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The least value that so many percent of all do not exceed; 0.0 of none."""
+    if not ascending:
+        return 0.0
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
