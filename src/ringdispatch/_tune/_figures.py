@@ -1,0 +1,380 @@
+"""Which plots a run yields, and what they say in words."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ._html import TIMES, Html, join, number, short, size, tag
+from ._model import errors
+from ._plots import Axis, Bar, Line, bar_plot, key, line_plot, thin
+from ._results import Cell, Measured, Memory, Predicted, Price, Results, Setting
+
+MIB = 1024 * 1024
+OURS = "ringdispatch"
+BASELINE = "deque.append"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure of a cell that is drawn against the delay."""
+
+    title: str
+    unit: str
+    measured: Callable[[Measured], float]
+    predicted: Callable[[Predicted], float] | None = None
+
+
+MEASURES = (
+    Measure(
+        "Age at dispatch, median",
+        "ms",
+        lambda seen: seen.age_p50,
+        lambda said: said.age_p50,
+    ),
+    Measure(
+        "Age at dispatch, 99th percentile",
+        "ms",
+        lambda seen: seen.age_p99,
+        lambda said: said.age_p99,
+    ),
+    Measure(
+        "Entries per batch",
+        "entries",
+        lambda seen: seen.entries_per_batch,
+        lambda said: said.entries_per_batch,
+    ),
+    Measure(
+        "Calls of the dispatch function",
+        "calls/s",
+        lambda seen: seen.calls_per_second,
+        lambda said: said.calls_per_second,
+    ),
+    Measure(
+        "Most entries pending at once",
+        "entries",
+        lambda seen: seen.peak_pending,
+        lambda said: said.peak_pending,
+    ),
+    Measure(
+        "Growth of resident memory",
+        "MiB",
+        lambda seen: seen.rss_growth / MIB,
+        lambda said: said.memory / MIB,
+    ),
+    Measure("Longest stall of the event loop", "ms", lambda seen: seen.stall_max),
+    Measure(
+        "A request on the same loop, 99th percentile",
+        "ms",
+        lambda seen: seen.request_p99,
+    ),
+)
+COMPARED = (MEASURES[1], MEASURES[5], MEASURES[6])  # between layouts and options
+
+
+# ---- what cells have in common
+
+
+def variant(setting: Setting) -> tuple[str, int, int | None, int]:
+    """The options that are not on an axis of the grid."""
+    return (
+        setting.layout,
+        setting.capacity,
+        setting.max_batch,
+        setting.max_in_flight,
+    )
+
+
+def usual(cells: Iterable[Cell]) -> tuple[str, int, int | None, int]:
+    """The options that most cells have."""
+    return Counter(variant(cell.setting) for cell in cells).most_common(1)[0][0]
+
+
+def variant_name(options: tuple[str, int, int | None, int]) -> str:
+    """The options in words: objects, at most 2 000 a call."""
+    layout, _, max_batch, max_in_flight = options
+    words = [layout]
+    if max_batch is not None:
+        words.append(f"max {short(max_batch)}")
+    if max_in_flight > 1:
+        words.append(f"{max_in_flight} calls at once")
+    return ", ".join(words)
+
+
+def rate_name(rate: float | None) -> str:
+    """The rate that was asked for."""
+    return "as many as it holds" if rate is None else f"{short(rate)}/s"
+
+
+def sink_name(sink: float | None) -> str:
+    """What the sink does, as a heading."""
+    if sink is None:
+        return "your dispatch function"
+    return f"the sink takes {short(sink)} ms" if sink else "the sink returns at once"
+
+
+def remark(cell: Cell) -> str:
+    """Why a prediction is not judged; empty where it is, or where there is none."""
+    found = errors(cell)
+    return found if isinstance(found, str) and cell.predicted else ""
+
+
+def by_rate(cell: Cell) -> tuple[float, float, float]:
+    """The order of a grid: rate, sink, delay; what has no number is last."""
+    setting = cell.setting
+    infinite = float("inf")
+    return (
+        infinite if setting.rate is None else setting.rate,
+        infinite if setting.sink is None else setting.sink,
+        setting.delay,
+    )
+
+
+# ---- the grid
+
+
+def grid_figures(cells: Sequence[Cell]) -> Html:
+    """All measures against the delay: a line for each rate, a panel for each sink."""
+    common = usual(cells)
+    shown = sorted(
+        (one for one in cells if variant(one.setting) == common), key=by_rate
+    )
+    rates = list(dict.fromkeys(one.setting.rate for one in shown))
+    sinks = sorted({one.setting.sink for one in shown}, key=lambda sink: sink or 0)
+    figures = []
+    for measure in MEASURES:
+        panels = {
+            sink_name(sink): [
+                (
+                    "all" if rate is None else rate_name(rate),
+                    style,
+                    [one for one in shown if _at(one, rate, sink)],
+                )
+                for style, rate in enumerate(rates)
+            ]
+            for sink in sinks
+        }
+        figures.append(_figure(measure, panels))
+    wide = "figures" if len(sinks) > 1 else "figures small"
+    return join([_keys(rates), tag("div", *figures, class_=wide)])
+
+
+def variant_figures(cells: Sequence[Cell]) -> Html | None:
+    """Layouts and options beside each other, where some share rate and sink."""
+    places = sorted({(one.setting.rate or 0, one.setting.sink or 0) for one in cells})
+    panels: dict[str, list[tuple[str, int, list[Cell]]]] = {}
+    for rate, sink in places:
+        here = [
+            one
+            for one in cells
+            if (one.setting.rate or 0, one.setting.sink or 0) == (rate, sink)
+        ]
+        names = dict.fromkeys(variant_name(variant(one.setting)) for one in here)
+        if len(names) > 1:
+            heading = f"{rate_name(rate or None)}, {sink_name(here[0].setting.sink)}"
+            panels[heading] = [
+                (name, style, [one for one in here if _named(one, name)])
+                for style, name in enumerate(names)
+            ]
+    if not panels:
+        return None
+    figures = [_figure(measure, panels, predicted=False) for measure in COMPARED]
+    return tag("div", *figures, class_="figures small")
+
+
+def _at(cell: Cell, rate: float | None, sink: float | None) -> bool:
+    return (cell.setting.rate, cell.setting.sink) == (rate, sink)
+
+
+def _named(cell: Cell, name: str) -> bool:
+    return variant_name(variant(cell.setting)) == name
+
+
+def _figure(
+    measure: Measure,
+    panels: dict[str, list[tuple[str, int, list[Cell]]]],
+    *,
+    predicted: bool = True,
+) -> Html:
+    """One measure: a panel for each heading, all on the same axes."""
+    lines = {
+        heading: [
+            line
+            for name, style, cells in rows
+            for line in _lines(measure, name, style, cells, predicted=predicted)
+        ]
+        for heading, rows in panels.items()
+    }
+    points = [
+        point for several in lines.values() for one in several for point in one.points
+    ]
+    x = Axis.over((across for across, _ in points), "delay, ms", log=True)
+    y = Axis.over((up for _, up in points), measure.unit, log=True)
+    drawn = []
+    for heading, several in lines.items():
+        several.sort(key=lambda line: not line.dashed)
+        plot = line_plot(
+            f"{measure.title}: {heading}", _in_words(measure, several), several, x, y
+        )
+        head = [tag("h4", heading)] if len(lines) > 1 else []
+        drawn.append(tag("div", *head, plot, class_="panel"))
+    title = tag("figcaption", measure.title)
+    return tag("figure", title, tag("div", *drawn, class_="panels"))
+
+
+def _lines(
+    measure: Measure, name: str, style: int, cells: list[Cell], *, predicted: bool
+) -> list[Line]:
+    if not cells:
+        return []
+    cells = sorted(cells, key=lambda one: one.setting.delay)
+    points = {
+        (one.setting.delay, float(measure.measured(one.measured))): one for one in cells
+    }
+    hollow = frozenset(point for point, one in points.items() if remark(one))
+    lines = [Line(name, list(points), style, hollow=hollow)]
+    if predicted and measure.predicted:
+        said = [
+            (one.setting.delay, measure.predicted(one.predicted))
+            for one in cells
+            if one.predicted
+        ]
+        lines.append(Line(name, said, style, dashed=True))
+    return lines
+
+
+def _in_words(measure: Measure, lines: list[Line]) -> str:
+    """What a plot shows, for who does not see it."""
+    parts = [
+        f"{line.label}: "
+        + ", ".join(
+            f"{number(up)} {measure.unit} at {short(across)} ms"
+            for across, up in line.points
+        )
+        for line in lines
+        if line.points and not line.dashed
+    ]
+    return "Against the delay, both axes logarithmic. " + "; ".join(parts) + "."
+
+
+def _keys(rates: list[float | None]) -> Html:
+    """The key to all plots of the grid."""
+    several = [
+        tag("li", key(style), " ", rate_name(rate)) for style, rate in enumerate(rates)
+    ]
+    last = len(rates) - 1
+    several.append(tag("li", key(last, dashed=True), " predicted"))
+    hollow = " not judged: saturated, too few batches, or rate not held"
+    several.append(tag("li", key(last, hollow=True), hollow))
+    return tag("ul", *several, class_="keys")
+
+
+# ---- memory over time
+
+
+def memory_figures(memory: Sequence[Memory]) -> Html:
+    """Memory over time: all of them, and those that are bounded once more, closer."""
+    limits = sorted({one.limit for one in memory if one.limit is not None})
+    bounded = [one for one in memory if not one.died and one.bound is not None]
+    panels = [_memory_panel("All, and what the process was allowed", memory, limits)]
+    if bounded and len(bounded) < len(memory):
+        panels.append(_memory_panel("The bounded ones, closer", bounded, [], memory))
+    words = []
+    for style, one in enumerate(memory):
+        words.append(tag("li", key(style, plain=True), " ", one.name))
+    legend = tag("ul", *words, class_="keys")
+    return join([legend, tag("div", *panels, class_="figures two")])
+
+
+def _memory_panel(
+    title: str,
+    shown: Sequence[Memory],
+    limits: list[int],
+    everything: Sequence[Memory] | None = None,
+) -> Html:
+    order = list(everything or shown)
+    lines, levels = [], [(limit / MIB, f"limit {size(limit)}") for limit in limits]
+    for one in shown:
+        style = order.index(one)
+        points = [(across, up / MIB) for across, up in thin(one.points)]
+        lines.append(Line(" ", points, style, plain=True, died=one.died))
+        if everything and one.predicted_bound:
+            said = one.predicted_bound / MIB
+            ends = [(points[0][0], said), (points[-1][0], said)] if points else []
+            lines.append(Line("", ends, style, dashed=True))
+    points = [point for line in lines for point in line.points]
+    x = Axis.over((across for across, _ in points), "seconds", log=False)
+    tops = [up for _, up in points] + [value for value, _ in levels]
+    y = Axis.over(tops, "MiB above the start", log=False)
+    words = " ".join(f"{one.name}: {one.verdict}." for one in shown)
+    lines.sort(key=lambda line: not line.dashed)
+    plot = line_plot(f"Memory over time. {title}", words, lines, x, y, levels=levels)
+    return tag("figure", tag("figcaption", title), plot)
+
+
+# ---- bars
+
+
+def condition(price: Price) -> str:
+    """Under which conditions a call was measured, as a heading."""
+    threads = "one thread" if price.threads == 1 else f"{price.threads} threads"
+    return f"{threads}, {'no room' if price.full else 'with room'}"
+
+
+def ours(name: str) -> bool:
+    """Whether a row is this library's."""
+    return name.lower().startswith(OURS)
+
+
+def price_figures(prices: Sequence[Price]) -> Html:
+    """Bars: nanoseconds for each call, the cheapest first."""
+    every = [value for one in prices for value in (one.ns_median, one.ns_p99)]
+    axis = Axis.over(
+        every, "ns a call, logarithmic; the thin line ends at p99", log=True
+    )
+    drawn = []
+    for heading in dict.fromkeys(condition(one) for one in prices):
+        shown = sorted(
+            (one for one in prices if condition(one) == heading),
+            key=lambda one: one.ns_median,
+        )
+        bars = [
+            Bar(
+                one.name,
+                one.ns_median,
+                f"{number(one.ns_median)} ns, {number(one.ratio)}{TIMES}",
+                one.ns_p99,
+                ours(one.name),
+            )
+            for one in shown
+        ]
+        words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
+        plot = bar_plot(f"The producer's call, {heading}", words, bars, axis)
+        drawn.append(tag("figure", tag("figcaption", heading.capitalize()), plot))
+    return tag("div", *drawn, class_="figures two")
+
+
+def whole_way_figures(results: Results) -> Html:
+    """Bars: million entries a second, the most first, for each number of producers."""
+    rows = results.whole_way
+    top = [one["million_per_second"] for one in rows]
+    axis = Axis.over(top, "million entries a second", log=False)
+    drawn = []
+    for producers in sorted({one["producers"] for one in rows}):
+        shown = sorted(
+            (one for one in rows if one["producers"] == producers),
+            key=lambda one: -one["million_per_second"],
+        )
+        bars = [
+            Bar(
+                one["name"],
+                one["million_per_second"],
+                f"{number(one['million_per_second'])} M/s",
+                ours=ours(one["name"]),
+            )
+            for one in shown
+        ]
+        heading = "One producer" if producers == 1 else f"{producers} producers"
+        words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
+        plot = bar_plot(f"The whole way, {heading.lower()}", words, bars, axis)
+        drawn.append(tag("figure", tag("figcaption", heading), plot))
+    return tag("div", *drawn, class_="figures two")
