@@ -57,6 +57,7 @@ def run_apart(
     Raises:
         CellError: it did not end.
     """
+    deadline = expected + GRACE_SECONDS
     began = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", module, json.dumps(order)],
@@ -66,23 +67,23 @@ def run_apart(
         text=True,
         errors="replace",
     ) as process:
+        ended, passed = None, 0.0
         try:
-            while True:
+            while ended is None and passed < deadline:
                 try:
-                    out, errors = process.communicate(timeout=_PROGRESS_SECONDS)
-                    break
+                    ended = process.communicate(timeout=_PROGRESS_SECONDS)
                 except subprocess.TimeoutExpired:
                     passed = time.monotonic() - began
-                if passed > expected + GRACE_SECONDS:
-                    raise CellError(
-                        f"no result within {passed:.0f} s where {expected:.0f} were "
-                        "expected: does the dispatch function block the event loop?"
-                    )
-                if on_progress is not None:
-                    on_progress(min(1.0, passed / expected))
-        except BaseException:
-            process.kill()
-            raise
+                    if on_progress is not None:
+                        on_progress(min(1.0, passed / expected))
+        finally:
+            process.kill()  # nothing, where it has ended
+    if ended is None:
+        raise CellError(
+            f"no result within {passed:.0f} s where {expected:.0f} were expected: "
+            "does the dispatch function block the event loop?"
+        )
+    out, errors = ended
     # The process may have been cut off in the middle of its last line.
     lines = [json.loads(line) for line in out.splitlines() if line.endswith(("}", "]"))]
     return Ended(lines, process.returncode, errors)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from .. import BackgroundDispatcher, Statistics
-from .._options import is_async
+from ringdispatch import BackgroundDispatcher, Statistics
+from ringdispatch._options import is_async
+
 from ._apart import OnProgress, answer, run_apart, take_order
 from ._entries import (
     CellError,
@@ -174,7 +175,7 @@ class _Cell:
         stream = self.entries()
         try:
             first = next(stream)
-        except Exception as error:  # noqa: BLE001 - the user's own code
+        except Exception as error:
             raise CellError(f"making an entry raised {one_line(error)}") from None
         return itertools.chain([first], stream)
 
@@ -210,7 +211,7 @@ class _Cell:
     def _try(self, dispatcher: BackgroundDispatcher[Any], entry: Any) -> None:
         try:
             dispatcher.enqueue(entry)
-        except Exception as error:  # noqa: BLE001 - of the user's entry
+        except Exception as error:
             raise CellError(
                 f"enqueueing the entry {entry!r:.80} raised {one_line(error)}"
             ) from None

@@ -3,11 +3,12 @@
 import importlib
 import itertools
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import Bytes, Objects, Records
+from ringdispatch import Bytes, Objects, Records
 
 try:
     import orjson
@@ -27,6 +28,9 @@ Entries = Callable[[], Iterator[Any]]
 LAYOUTS = ("objects", "records", "bytes")
 _DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
 _NOW = 1.75e9
+_REFERENCE = 8
+# The separator, and the entry's end.
+_BESIDE_A_LINE = 5
 
 
 class CellError(Exception):
@@ -82,10 +86,18 @@ def make_layout(
     if name == "bytes":
         is_bytes = isinstance(sample, bytes | bytearray | memoryview)
         line = sample if is_bytes else encode(sample)
-        # Twice the room: entries differ in length, and capacity is to be the bound.
-        room = min(max(16 << 20, 2 * capacity * (len(line) + 1)), 2**32 - 1)
+        room = arena_bytes(capacity, len(line))
         return Bytes(encode=None if is_bytes else encode, max_bytes=room)
     raise CellError(f"layout={name!r}: must be one of {', '.join(LAYOUTS)}")
+
+
+def arena_bytes(capacity: int, line: float) -> int:
+    """The arena for so many lines of about that length.
+
+    It has room for twice as many: entries differ in length, and capacity is to be the
+    bound. No less than the layout's default.
+    """
+    return min(max(16 << 20, round(2 * capacity * (line + 1))), 2**32 - 1)
 
 
 def _dtype(row: Any) -> list[tuple[str, str]]:
@@ -98,6 +110,36 @@ def _dtype(row: Any) -> list[tuple[str, str]]:
     return [(f"field{i}", kinds[type(value)]) for i, value in enumerate(row)]
 
 
+def entry_bytes(layout: str, entries: Entries | None = None) -> float:
+    """What a pending entry takes, in bytes, without its reference in the ring.
+
+    Objects are made and kept, which counts what they share once, as it is in a ring.
+
+    Args:
+        layout: Of LAYOUTS.
+        entries: Makes an endless iterator of entries. None: of four fields.
+    """
+    stream = (entries or default_entries(layout))()
+    if layout == "records":
+        made = make_layout(layout, 1, next(stream), own=entries is not None)
+        return float(made.dtype.itemsize) if isinstance(made, Records) else 0.0
+    count = 2_000
+    if layout == "bytes":
+        lines = (
+            entry
+            if isinstance(entry, bytes | bytearray | memoryview)
+            else encode(entry)
+            for entry in itertools.islice(stream, count)
+        )
+        return sum(len(line) + _BESIDE_A_LINE for line in lines) / count
+    tracemalloc.start()
+    try:
+        kept = [*itertools.islice(stream, count)]
+        return tracemalloc.get_traced_memory()[0] / len(kept) - _REFERENCE
+    finally:
+        tracemalloc.stop()
+
+
 # ---- the user's own
 
 
@@ -107,7 +149,8 @@ def load_function(target: str) -> Callable[[Any], object]:
     Raises:
         CellError: it can't be imported, is not there, or is not callable.
     """
-    return _load("dispatch function", target)
+    found: Callable[[Any], object] = _load("dispatch function", target)
+    return found
 
 
 def load_entries(source: str, layout: str) -> Entries:
@@ -160,7 +203,7 @@ def _load(what: str, target: str) -> Any:
         raise CellError(f"{what} {target!r}: must be given as package.module:name")
     try:
         found: Any = importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - whatever the user's module raises
+    except Exception as error:
         raise CellError(
             f"{what} {target!r}: importing {name} raised {one_line(error)}; "
             "run from the folder it is imported from"

@@ -126,6 +126,11 @@ class Load:
         self._accepted.append(accepted)
 
     @property
+    def accepted(self) -> int:
+        """Entries that `put` did not refuse."""
+        return sum(self._accepted)
+
+    @property
     def held_rate(self) -> float:
         """Entries a second that really arrived."""
         if self.offered == len(self._due):

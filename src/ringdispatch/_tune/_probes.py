@@ -1,20 +1,23 @@
 """What else a run tells: of the loop, of requests it serves, and of memory."""
 
 import asyncio
+import importlib
 import math
 import os
 import selectors
-import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from ._load import TICK, schedule
+from ._load import schedule
 
 # Requests a second served on the loop beside the load.
 REQUESTS = 200.0
 _STATM = Path("/proc/self/statm")
+_HAS_STATM = _STATM.exists()
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if _HAS_STATM else 0
 
 
 class StallSelector(selectors.DefaultSelector):
@@ -57,8 +60,7 @@ class Requests:
         began = perf_counter()
         async with asyncio.TaskGroup() as group:
             for due in self._due:
-                while (left := began + due - perf_counter()) > 0:
-                    await asyncio.sleep(max(left, TICK / 2))
+                await asyncio.sleep(began + due - perf_counter())
                 group.create_task(self._handle(began + due))
 
     async def _handle(self, arrived: float) -> None:
@@ -68,11 +70,15 @@ class Requests:
 
 
 def resident() -> int:
-    """Resident bytes of this process."""
-    if sys.platform == "linux":
-        return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Resident bytes of this process.
+
+    Raises:
+        ImportError: there is no /proc here, nor psutil.
+    """
+    if _HAS_STATM:
+        return int(_STATM.read_bytes().split()[1]) * _PAGE_BYTES
     try:
-        import psutil  # noqa: PLC0415
+        psutil: Any = importlib.import_module("psutil")
     except ImportError as error:
         raise ImportError(
             "memory can't be measured here without psutil: "

@@ -1,0 +1,294 @@
+"""Memory under more load than the sink takes: does it grow, and to where?
+
+    python -m ringdispatch._tune._memory '{"setting": {...}, "by_hand": true, ...}'
+
+offers the load in a process of its own, in a box: with so much address space and no
+more. What is bounded lives in it; what is not runs out of memory, really.
+"""
+
+import asyncio
+import gc
+import importlib
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ringdispatch import BackgroundDispatcher, Statistics
+
+from ._apart import OnProgress, answer, run_apart, take_order
+from ._cell import DRAIN_SECONDS
+from ._entries import CellError, default_entries, entry_bytes, make_layout
+from ._load import Load
+from ._model import predict
+from ._probes import resident
+from ._results import Memory, Setting
+
+MIB = 1 << 20
+OURS = "ringdispatch"
+BY_HAND = "asyncio.Queue and a task, by hand"
+# Bytes that a process may take above what it has when the load begins.
+LIMIT = 256 * MIB
+# Where there is no box: what a verdict supposes.
+_SUPPOSED_LIMIT = 512 * MIB
+_SAMPLES = 150
+# What levels off does so for at least this share of the time, and from then on grows
+# by less than this share of the slope before, or by next to nothing.
+_LEVEL_SHARE = 0.25
+_LEVEL_SLOPE = 0.05
+_LEVEL_BYTES = 0.5 * MIB
+_STATM = Path("/proc/self/statm")
+
+
+def grow_apart(
+    setting: Setting,
+    *,
+    seed: int,
+    by_hand: bool = False,
+    limit: int = LIMIT,
+    on_progress: OnProgress | None = None,
+) -> Memory:
+    """Offer a load in a fresh process, in a box, and see what memory does.
+
+    Args:
+        setting: The load, the sink (a stand-in), and the dispatcher's options. More
+            than the sink takes is `rate > 1000 * max_batch / sink`.
+        seed: Of the schedule.
+        by_hand: Whether an unbounded queue written by hand takes the load, instead of
+            the dispatcher.
+        limit: Bytes that the process may take above what it has at the start.
+        on_progress: Called with how much of the time has passed, from 0 to 1.
+
+    Raises:
+        CellError: the dispatcher died, or its books do not agree with what came.
+    """
+    order = {
+        "setting": asdict(setting),
+        "seed": seed,
+        "by_hand": by_hand,
+        "limit": limit,
+    }
+    expected = setting.seconds + 1.5
+    ended = run_apart("ringdispatch._tune._memory", order, expected, on_progress)
+    points = [(line[0], line[1]) for line in ended.lines if isinstance(line, list)]
+    said = next((line for line in ended.lines if isinstance(line, dict)), {})
+    died = ended.code != 0
+    if died and not (by_hand and "MemoryError" in ended.errors):
+        raise CellError(f"the process that was to show memory died: {ended.why()}")
+    if not by_hand and said["wrong"]:
+        raise CellError(f"the books do not agree: {said['wrong']}")
+    slope, level = fit(points)
+    if died:
+        slope, level = _slope(points), None
+    boxed = said.get("boxed", True)
+    predicted = None
+    if not by_hand:
+        predicted = predict(
+            replace(setting, rate=said["rate"]),
+            sink_ms=setting.sink or 0.0,
+            entry_bytes=entry_bytes(setting.layout, default_entries(setting.layout)),
+        ).memory
+    return Memory(
+        name=BY_HAND if by_hand else OURS,
+        points=points,
+        slope=slope,
+        bound=level and level[1],
+        predicted_bound=predicted,
+        bounded_after=level and level[0],
+        limit=limit if boxed else None,
+        died=died,
+        verdict=verdict(
+            slope, level, limit if boxed else None, points[-1][0] if died else None
+        ),
+    )
+
+
+def verdict(
+    slope: float,
+    level: tuple[float, float] | None,
+    limit: int | None,
+    died_after: float | None,
+) -> str:
+    """What memory did, in words.
+
+    Args:
+        slope: Bytes a second.
+        level: (seconds, bytes) at which it levelled off; None: it did not.
+        limit: Of the box, in bytes; None: there was none.
+        died_after: Seconds; None: it lived.
+    """
+    box = "" if limit is None else f" in a box of {limit / MIB:.0f} MiB"
+    if level is not None:
+        after, bound = level
+        lived = f"; lived{box}" if box else ""
+        return f"bounded at {bound / MIB:.3g} MiB after {after:.1f} s{lived}"
+    grows = f"grows {slope / MIB:.3g} MiB/s"
+    if died_after is not None:
+        return f"{grows}: out of memory after {died_after:.1f} s{box}"
+    if slope <= 0:
+        return f"{grows}: no bound was seen"
+    room = limit or _SUPPOSED_LIMIT
+    none = "" if limit else " (this system has no limit of address space to show it)"
+    return (
+        f"{grows}: out of memory in {room / slope:.0f} s at {room / MIB:.0f} MiB{none}"
+    )
+
+
+# ---- slope and level
+
+
+def fit(
+    points: list[tuple[float, float]],
+) -> tuple[float, tuple[float, float] | None]:
+    """Fit a line that goes over into a level one.
+
+    Of all places where it may do so, that with the least squares counts; the slope is
+    that of the part before.
+
+    Returns:
+        The slope, in bytes a second, and (seconds, bytes) where it levelled off; None:
+        it did not.
+    """
+    if len(points) < 8:
+        return _slope(points), None
+    turn = min(range(2, len(points) - 1), key=lambda turn: _misfit(points, turn))
+    before, after = points[: turn + 1], points[turn:]
+    slope, (began, ended) = _slope(before), (after[0][0], after[-1][0])
+    still = max(0.0, _slope(after))
+    lasts = ended - began >= _LEVEL_SHARE * (ended - points[0][0])
+    level = still < _LEVEL_SLOPE * slope or still * (ended - began) < _LEVEL_BYTES
+    if lasts and level:
+        return slope, (began, statistics.fmean(size for _, size in after))
+    return _slope(points), None
+
+
+def _misfit(points: list[tuple[float, float]], turn: int) -> float:
+    """Squares of what is left of a line up to that point, and a level from it on."""
+    before, after = points[: turn + 1], [size for _, size in points[turn:]]
+    line = statistics.linear_regression(*zip(*before, strict=True))
+    mean = statistics.fmean(after)
+    return sum(
+        (size - line.slope * at - line.intercept) ** 2 for at, size in before
+    ) + sum((size - mean) ** 2 for size in after)
+
+
+def _slope(points: list[tuple[float, float]]) -> float:
+    """By least squares; 0.0 of fewer than two points."""
+    if len(points) < 2:
+        return 0.0
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+# ---- in a process of its own
+
+
+async def queue_by_hand(
+    queue: "asyncio.Queue[Any]", sink: Callable[[Any], Awaitable[None]], most: int
+) -> None:
+    """What many services have: a queue without a bound, and a task that empties it."""
+    while True:
+        batch = [await queue.get()]
+        while len(batch) < most and not queue.empty():
+            batch.append(queue.get_nowait())
+        await sink(batch)
+
+
+class _Sink:
+    """Takes its time, and counts what it gets."""
+
+    def __init__(self, milliseconds: float) -> None:
+        self.received = 0
+        self._seconds = milliseconds / 1000
+
+    async def __call__(self, batch: Any) -> None:
+        self.received += len(batch)
+        await asyncio.sleep(self._seconds)
+
+
+async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
+    """Offer the load, writing points; returns what the books say at the end."""
+    setting, limit = Setting(**order["setting"]), order["limit"]
+    asyncio.get_running_loop().set_exception_handler(_die_of_memory)
+    load = Load(setting.rate, setting.seconds, order["seed"])
+    sink = _Sink(setting.sink or 0.0)
+    stream = default_entries(setting.layout)()
+    layout = make_layout(setting.layout, setting.capacity, next(stream), own=False)
+    gc.collect()
+    boxed = _box(limit)
+    start = resident()
+    if order["by_hand"]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        most = setting.max_batch or setting.capacity
+        consuming = asyncio.create_task(queue_by_hand(queue, sink, most))
+        offering = asyncio.create_task(load.offer(queue.put_nowait, stream))
+    else:
+        dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(
+            sink,
+            ms_delay=setting.delay,
+            capacity=setting.capacity,
+            max_batch=setting.max_batch,
+            max_in_flight=setting.max_in_flight,
+            layout=layout,
+            name="memory",
+        )
+        dispatcher.bind()
+        offering = asyncio.create_task(load.offer(dispatcher.enqueue, stream))
+    began = time.perf_counter()
+    while not offering.done():
+        grown = resident() - start
+        answer(answers, [time.perf_counter() - began, grown])
+        if not boxed and grown > limit:
+            offering.cancel()
+        await asyncio.wait([offering], timeout=setting.seconds / _SAMPLES)
+    found = {"boxed": boxed, "rate": load.held_rate, "wrong": ""}
+    if offering.cancelled():
+        return found
+    offering.result()  # raises MemoryError
+    if order["by_hand"]:
+        consuming.cancel()
+    else:
+        await dispatcher.aclose(DRAIN_SECONDS)
+        found["wrong"] = _disagreement(dispatcher.statistics(), load, sink.received)
+    return found
+
+
+def _disagreement(seen: Statistics, load: Load, received: int) -> str:
+    """What the books say otherwise than what came and went; empty: nothing."""
+    came = (load.accepted, load.offered - load.accepted)
+    went = (load.accepted - seen.abandoned, 0, 0)
+    if (seen.accepted, seen.rejected_full) == came and (
+        (received, seen.pending, seen.in_flight) == went
+        and seen.dispatched + seen.failed == received
+    ):
+        return ""
+    return f"{load.offered} came, {load.accepted} accepted, {received} sent: {seen}"
+
+
+def _box(limit: int) -> bool:
+    """Allow this process so many bytes more; returns whether the system can do that."""
+    if not _STATM.exists():
+        return False  # macOS accepts the limit and does nothing, Windows has none
+    resource: Any = importlib.import_module("resource")
+    size = int(_STATM.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (size + limit, size + limit))
+    return True
+
+
+def _die_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Die also where the loop would log it and go on, with a producer that never wakes."""
+    if isinstance(context.get("exception"), MemoryError):
+        os.write(2, b"MemoryError in a callback of the loop\n")
+        os._exit(1)
+    loop.default_exception_handler(context)
+
+
+def _main() -> None:
+    order, answers = take_order()
+    answer(answers, asyncio.run(_grow(order, answers)))
+
+
+if __name__ == "__main__":
+    _main()
