@@ -123,8 +123,8 @@ class _Cell:
         self.setting = setting
         self.seed = seed
         self.sink = sink
-        self.own = entries is not None
         self.entries = entries or default_entries(setting.layout)
+        self.own = self.entries is not default_entries(setting.layout)
 
     async def run(self, selector: StallSelector) -> Measured:
         setting = self.setting

@@ -121,7 +121,8 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
     """
     stream = (entries or default_entries(layout))()
     if layout == "records":
-        made = make_layout(layout, 1, next(stream), own=entries is not None)
+        own = entries not in (None, tuples)
+        made = make_layout(layout, 1, next(stream), own=own)
         return float(made.dtype.itemsize) if isinstance(made, Records) else 0.0
     count = 2_000
     if layout == "bytes":

@@ -89,7 +89,7 @@ def grow_apart(
         predicted = predict(
             replace(setting, rate=said["rate"]),
             sink_ms=setting.sink or 0.0,
-            entry_bytes=entry_bytes(setting.layout, default_entries(setting.layout)),
+            entry_bytes=entry_bytes(setting.layout),
         ).memory
     return Memory(
         name=BY_HAND if by_hand else OURS,
@@ -152,6 +152,9 @@ def fit(
         The slope, in bytes a second, and (seconds, bytes) where it levelled off; None:
         it did not.
     """
+    sizes = [size for _, size in points]
+    if points and max(sizes) - sizes[0] < _LEVEL_BYTES:
+        return _slope(points), (points[0][0], statistics.fmean(sizes))
     if len(points) < 8:
         return _slope(points), None
     turn = min(range(2, len(points) - 1), key=lambda turn: _misfit(points, turn))
@@ -278,7 +281,7 @@ def _box(limit: int) -> bool:
 
 
 def _die_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Die also where the loop would log it and go on, with a producer that never wakes."""
+    """Die also where the loop would log it, and the producer would never wake."""
     if isinstance(context.get("exception"), MemoryError):
         os.write(2, b"MemoryError in a callback of the loop\n")
         os._exit(1)

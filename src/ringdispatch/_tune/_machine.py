@@ -1,0 +1,109 @@
+"""What a reader of figures must know of where they come from."""
+
+import importlib
+import os
+import platform
+import subprocess
+import sysconfig
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ._entries import JSON
+
+_GIB = 1 << 30
+# What the measured code itself uses, where it is installed.
+_PACKAGES = ("ringdispatch", "numpy", "orjson")
+
+
+def describe(*, seed: int, mode: str, peers: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe this machine and this run, for Results.machine.
+
+    Args:
+        seed: Of all that was drawn.
+        mode: Which run this was, as "quick".
+        peers: Names of further packages, as they are installed by.
+    """
+    return {
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "memory": _memory(),
+        "system": f"{platform.platform(terse=True)}, {platform.machine()}",
+        "python": _python(),
+        "packages": {name: _version(name) for name in (*_PACKAGES, *peers)},
+        "json": JSON,
+        "commit": _commit(),
+        "seed": seed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mode": mode,
+    }
+
+
+def _cpu() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or "unknown"
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> str:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemTotal:"):
+            return f"{int(line.split()[1]) * 1024 / _GIB:.1f} GiB"
+    try:
+        psutil: Any = importlib.import_module("psutil")
+    except ImportError:
+        return "unknown"
+    return f"{psutil.virtual_memory().total / _GIB:.1f} GiB"
+
+
+def _python() -> str:
+    build = "free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else "GIL"
+    name, number = platform.python_implementation(), platform.python_version()
+    return f"{name} {number}, {build}, {platform.python_compiler()}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """Of the checkout that this file belongs to; with a word where it was changed."""
+    if not _git("ls-files", Path(__file__).name):
+        return "not a checkout"  # it may lie in one of another project
+    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def _git(*words: str) -> str:
+    try:
+        run = subprocess.run(
+            ["git", *words],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout.strip()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
