@@ -3,10 +3,15 @@
 Times are milliseconds, `load` is entries a millisecond.
 """
 
+import itertools
 import math
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import NormalDist, median
+from typing import Any
 
+from ._entries import default_entries, load_entries, make_layout
 from ._results import Cell, Measured, Predicted, Setting
 
 # How much later than asked asyncio's timers fire, on average: its clock goes by whole
@@ -18,6 +23,12 @@ LOOP_TURN = 0.1
 
 # Fewer batches than that make no mean, and no percentile.
 FEWEST_BATCHES = 30
+
+# To which the allocator rounds up the size of an object.
+ALIGNMENT = 16
+
+# Bytes that the layout of bytes sets aside at least (_entries.make_layout).
+LEAST_ARENA = 16 << 20
 
 # What a reference takes, in the ring and in a batch.
 REFERENCE_BYTES = 8
@@ -128,7 +139,8 @@ def _ended_by_count(flow: _Flow) -> _Steady:
     left when the delay ends goes out as a small batch. Else the window closes with it.
     """
     arrive = flow.load * flow.delay
-    full, rest = divmod(arrive, flow.largest)
+    full = math.floor(arrive / flow.largest)
+    rest = arrive - full * flow.largest
     stays = (1 - math.exp(-flow.load * LOOP_TURN)) ** full
     spread = NormalDist(arrive, math.sqrt(arrive))
     most = math.ceil((arrive + 6 * spread.stdev) / flow.largest)
@@ -186,12 +198,54 @@ def _highest(mean: float, cycles: float) -> float:
 def _memory(
     setting: Setting, flow: _Flow, steady: _Steady, peak: float, entry_bytes: float
 ) -> float:
-    """Bytes at the peak: the ring, what is pending, and what is in a call."""
+    """Bytes at the peak: the ring, what is pending, and what is in calls."""
     in_calls = min(flow.load * flow.sink, flow.places * steady.per_batch)
+    slots = REFERENCE_BYTES * power_of_two(flow.capacity)
     if setting.layout == "records":
         return (1 + flow.places) * flow.capacity * entry_bytes
-    slots = REFERENCE_BYTES * 2 ** math.ceil(math.log2(flow.capacity))
+    if setting.layout == "bytes":
+        arena = max(LEAST_ARENA, 2 * flow.capacity * entry_bytes)
+        return arena + slots / 2 + max(in_calls, steady.per_batch) * entry_bytes
     return slots + (peak + in_calls) * (entry_bytes + REFERENCE_BYTES)
+
+
+def power_of_two(least: float) -> int:
+    """The smallest that is no less: what a ring has slots for."""
+    return 1 << (max(math.ceil(least), 1) - 1).bit_length()
+
+
+def entry_bytes(layout: str, entry: str | None = None) -> float:
+    """What a pending entry takes, without its reference in the ring.
+
+    Args:
+        layout: `"objects"`, `"records"` or `"bytes"`.
+        entry: As in `measure_apart`.
+
+    Raises:
+        CellError: there is no such entry.
+    """
+    make = load_entries(entry, layout) if entry else default_entries(layout)
+    stream = make()
+    sample = next(stream)
+    if layout != "objects":
+        made: Any = make_layout(layout, 1, sample, own=entry is not None)
+        if layout == "records":
+            return float(made.dtype.itemsize)
+        encoded = [made.encode(one) if made.encode else one for one in _some(stream)]
+        return sum(map(len, encoded)) / len(encoded) + len(made.separator)
+    kept = _some(stream)  # from the interpreter's free lists, which are not traced
+    tracemalloc.start()
+    try:
+        kept = _some(stream)
+        blocks = tracemalloc.take_snapshot().traces
+    finally:
+        tracemalloc.stop()
+    taken = sum(math.ceil(block.size / ALIGNMENT) * ALIGNMENT for block in blocks)
+    return taken / len(kept) - REFERENCE_BYTES
+
+
+def _some(stream: Any) -> list[Any]:
+    return list(itertools.islice(stream, 1000))
 
 
 def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) -> Cell:
@@ -206,6 +260,29 @@ def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) ->
         measured,
         predict(told, sink_ms=measured.sink_mean, entry_bytes=entry_bytes),
     )
+
+
+def merged(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for all repeats of a setting: their medians; what counts adds up."""
+    repeats: dict[Setting, list[Cell]] = {}
+    for cell in cells:
+        repeats.setdefault(cell.setting, []).append(cell)
+    return [
+        Cell(setting, _middle([one.measured for one in several]), several[0].predicted)
+        for setting, several in repeats.items()
+    ]
+
+
+def _middle(several: Sequence[Measured]) -> Measured:
+    figures = {
+        field.name: median([getattr(one, field.name) for one in several])
+        for field in fields(Measured)
+    }
+    figures["held"] = all(one.held for one in several)
+    figures["batches"] = sum(one.batches for one in several)
+    for name in ("peak_pending", "rss_growth", "dropped"):
+        figures[name] = round(figures[name])
+    return Measured(**figures)
 
 
 def errors(cell: Cell) -> dict[str, float] | str:

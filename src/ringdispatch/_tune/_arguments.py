@@ -1,0 +1,226 @@
+"""The tuner's command line: what may be asked for, and what makes no sense."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from ._entries import LAYOUTS
+from ._recommend import Budgets
+
+DESCRIPTION = """\
+Run your own dispatch function under open-loop load with several delays, and recommend
+ms_delay, capacity and max_batch for it."""
+EPILOG = """\
+example: python -m ringdispatch tune shop.logs:send --rate 2000 --entry samples.json
+docs/tuning.md says how to read the result."""
+
+# Runs of each setting, so that differences can be told from noise.
+REPEATS = 3
+FOLDER = Path(".benchmarks")
+
+
+class UsageError(Exception):
+    """What was asked for can't be done; one line says why, and the way out."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the options")
+
+
+def _positive(words: str) -> float:
+    value = float(words)
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError
+    return value
+
+
+def _amount(what: str) -> Callable[[str], float]:
+    """A type for argparse: a number > 0 of something."""
+
+    def parse(words: str) -> float:
+        try:
+            return _positive(words)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{words!r}: must be a number of {what} > 0"
+            ) from None
+
+    return parse
+
+
+def _delays(words: str) -> list[float]:
+    try:
+        return sorted({_positive(word) for word in words.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r}: must be numbers of milliseconds > 0, such as 10,100"
+        ) from None
+
+
+def _latency(words: str) -> float:
+    try:
+        if 0 <= (value := float(words)) < math.inf:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{words!r}: must be a number of milliseconds >= 0"
+    )
+
+
+def _count(words: str) -> int:
+    try:
+        if (value := int(words)) >= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{words!r}: must be an integer >= 1")
+
+
+def parser() -> argparse.ArgumentParser:
+    found = _Parser(prog="python -m ringdispatch", description=DESCRIPTION)
+    tune = found.add_subparsers(
+        dest="command", required=True, metavar="tune"
+    ).add_parser(
+        "tune",
+        help="recommend the delay for a dispatch function",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = tune.add_argument
+    add(
+        "target",
+        nargs="?",
+        metavar="package.module:function",
+        help="the dispatch function; not needed with --dry",
+    )
+    load = tune.add_argument_group("the load")
+    add = load.add_argument
+    add(
+        "--rate",
+        type=_amount("entries a second"),
+        action="append",
+        metavar="N",
+        help="entries a second; may be given several times (default: 1000)",
+    )
+    add(
+        "--entry",
+        metavar="FILE|MODULE:FACTORY",
+        help="what entries are like: JSON samples (an array, or one a line), or a "
+        "function that returns an entry (default: dicts of four numbers)",
+    )
+    add(
+        "--seconds",
+        type=_amount("seconds"),
+        default=3.0,
+        metavar="S",
+        help=f"of load, for each of the {REPEATS} runs of a setting (default: 3)",
+    )
+    add(
+        "--dry",
+        type=_latency,
+        metavar="MS",
+        help="instead of the dispatch function, a stand-in that takes so long",
+    )
+    add("--seed", type=int, default=1, metavar="N", help="of the arrivals (default: 1)")
+    add = tune.add_argument_group("the dispatcher").add_argument
+    add(
+        "--delays",
+        type=_delays,
+        default=[10.0, 20.0, 50.0, 100.0],
+        metavar="MS,MS",
+        help="the delays to try, milliseconds (default: 10,20,50,100)",
+    )
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        default="objects",
+        help="how entries lie in the ring (default: objects)",
+    )
+    add(
+        "--capacity",
+        type=_count,
+        default=65_536,
+        metavar="N",
+        help="most entries pending while measuring (default: 65536)",
+    )
+    add = tune.add_argument_group("what you can afford").add_argument
+    add(
+        "--budget-age",
+        type=_amount("milliseconds"),
+        metavar="MS",
+        help="how old entries may be when their call begins (99th percentile)",
+    )
+    add(
+        "--budget-memory",
+        type=_amount("MiB"),
+        metavar="MIB",
+        help="how much memory may grow",
+    )
+    add(
+        "--budget-calls",
+        type=_amount("calls a second"),
+        metavar="N",
+        help="how many calls of the dispatch function a second",
+    )
+    add = tune.add_argument_group("what is written").add_argument
+    add(
+        "--report",
+        type=Path,
+        default=FOLDER / "tune.html",
+        metavar="FILE",
+        help=f"the report, a page of HTML (default: {FOLDER}/tune.html)",
+    )
+    add(
+        "--json",
+        type=Path,
+        default=FOLDER / "tune.json",
+        metavar="FILE",
+        help=f"the figures (default: {FOLDER}/tune.json)",
+    )
+    return found
+
+
+def check(options: argparse.Namespace) -> Budgets:
+    """Check what belongs together; returns the budgets.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if options.target is None and options.dry is None:
+        raise UsageError(
+            "no dispatch function: name one as package.module:function, or try --dry 5"
+        )
+    options.rate = sorted(set(options.rate or [1000.0]))
+    budgets = Budgets(options.budget_age, options.budget_memory, options.budget_calls)
+    if budgets.age is not None and budgets.age < options.delays[0]:
+        raise UsageError(
+            f"--budget-age {budgets.age:g} and --delays contradict: an entry may wait "
+            f"the whole delay, and the shortest is {options.delays[0]:g} ms; "
+            f"try --delays {budgets.age / 2:g}"
+        )
+    if budgets.age is not None and budgets.calls is not None:
+        gap = 1000 / options.rate[-1]
+        least = 1000 / (budgets.age + gap)
+        if budgets.calls < least:
+            raise UsageError(
+                f"--budget-age {budgets.age:g} and --budget-calls {budgets.calls:g} "
+                f"contradict: at {options.rate[-1]:,g} entries/s it takes "
+                f"{math.ceil(least)} calls/s for none to be older than that; raise the "
+                f"age to {math.ceil(1000 / budgets.calls - gap)} or the calls to "
+                f"{math.ceil(least)}"
+            )
+    for path in (options.report, options.json):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a"):
+                pass
+        except OSError as error:
+            raise UsageError(f"{path}: can't be written: {error.strerror}") from None
+    return budgets

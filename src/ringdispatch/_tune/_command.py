@@ -1,0 +1,233 @@
+"""`python -m ringdispatch tune`: measures, predicts, recommends, reports."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ._arguments import REPEATS, UsageError, check, parser
+from ._cell import measure_apart
+from ._entries import CellError
+from ._machine import describe
+from ._model import entry_bytes, errors, merged, with_prediction
+from ._recommend import MIB, Recommendation, recommend
+from ._report import write
+from ._results import Cell, Measured, Predicted, Results, Setting
+
+# A generator that was disturbed once gets another chance.
+TRIES = 2
+NO_TERMINAL_WIDTH = 100
+
+
+# ---- measuring
+
+
+class _Bars:
+    """How far it is: bars on a terminal, else a line for each run."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self._console = console
+        self._runs = runs
+        self._done = 0
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._all = self._bars.add_task("in all", total=runs)
+        self._one = self._bars.add_task("", total=1.0)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While it is measured."""
+        with self._bars:
+            yield
+
+    def begin(self, words: str) -> None:
+        """A run begins."""
+        self._bars.reset(self._one, description=words)
+        if not self._console.is_terminal:
+            self._console.print(f"run {self._done + 1} of {self._runs}: {words}")
+
+    def advance(self, share: float) -> None:
+        """Some of the run has passed."""
+        self._bars.update(self._one, completed=share)
+        self._bars.update(self._all, completed=self._done + share)
+
+    def end(self) -> None:
+        """The run has ended."""
+        self._done += 1
+        self._bars.update(self._all, completed=self._done)
+
+
+def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
+    """Every setting, some times: in turns, so that a disturbance is not one delay's."""
+    settings = [
+        Setting(
+            rate=rate,
+            delay=delay,
+            sink=options.dry,
+            layout=options.layout,
+            capacity=options.capacity,
+            seconds=options.seconds,
+        )
+        for rate in options.rate
+        for delay in options.delays
+    ]
+    size = entry_bytes(options.layout, options.entry)
+    bars = _Bars(console, REPEATS * len(settings))
+    cells = []
+    with bars.shown():
+        for repeat in range(REPEATS):
+            for setting in settings:
+                bars.begin(f"{setting.rate:,g} entries/s, {setting.delay:g} ms")
+                measured = _measure(setting, options, repeat, bars)
+                cells.append(with_prediction(setting, measured, size))
+                bars.end()
+    return cells
+
+
+def _measure(
+    setting: Setting, options: argparse.Namespace, repeat: int, bars: _Bars
+) -> Measured:
+    for attempt in range(TRIES):
+        measured = measure_apart(
+            setting,
+            seed=options.seed + repeat + REPEATS * attempt,
+            target=options.target if options.dry is None else None,
+            entry=options.entry,
+            on_progress=bars.advance,
+        )
+        if measured.held:
+            return measured
+    raise UsageError(
+        f"--rate {setting.rate:g}: the generator did not hold it with a delay of "
+        f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and what it "
+        f"enqueued late would count as old: try --rate {_held_rate(measured.rate):g}"
+    )
+
+
+def _held_rate(reached: float) -> float:
+    """Some four fifths of it, to one figure."""
+    unit = math.pow(10, math.floor(math.log10(max(0.8 * reached, 1))))
+    return max(1.0, math.floor(0.8 * reached / unit) * unit)
+
+
+# ---- showing
+
+
+HEADS = (
+    "entries\na second",
+    "delay\nms",
+    "entries\na batch",
+    "calls\na second",
+    "age ms\np50",
+    "\np99",
+    "most\npending",
+    "\nMiB",
+    "request\np99 ms",
+    "off by",
+)
+
+
+def _table(cells: Sequence[Cell]) -> Table:
+    """What was measured, and in the line below what the model says."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for head in HEADS:
+        table.add_column(head, justify="right", no_wrap=True)
+    for cell in cells:
+        seen, said = cell.measured, cell.predicted
+        table.add_row(
+            f"{seen.rate:,.0f}",
+            f"{cell.setting.delay:g}",
+            *_figures(seen),
+            f"{seen.rss_growth / MIB:.1f}",
+            f"{seen.request_p99:.1f}",
+            f"{seen.dropped:,} dropped" if seen.dropped else _off(cell),
+        )
+        if said is not None:
+            table.add_row(
+                "",
+                "model",
+                *_figures(said),
+                f"{said.memory / MIB:.1f}",
+                style="cyan",
+                end_section=True,
+            )
+    return table
+
+
+def _figures(one: Measured | Predicted) -> list[str]:
+    """Those that are both measured and predicted."""
+    return [
+        f"{one.entries_per_batch:,.1f}",
+        f"{one.calls_per_second:,.1f}",
+        f"{one.age_p50:,.1f}",
+        f"{one.age_p99:,.1f}",
+        f"{one.peak_pending:,.0f}",
+    ]
+
+
+def _off(cell: Cell) -> str:
+    """The largest relative error of the figures that the model answers for."""
+    off = errors(cell)
+    if isinstance(off, str):
+        return off
+    worst = max(
+        abs(off[name]) for name in off if name not in {"age_p50", "peak_pending"}
+    )
+    return f"{worst:.0%}"
+
+
+def _show(console: Console, cells: Sequence[Cell], found: Recommendation) -> None:
+    console.print(_table(cells))
+    console.print(found.sentence, style="bold", highlight=False)
+    for reason in found.reasons:
+        console.print(Padding(reason, (0, 0, 0, 2)), highlight=False)
+
+
+def _results(
+    options: argparse.Namespace, cells: list[Cell], found: Recommendation
+) -> Results:
+    results = Results("tune", describe(seed=options.seed, mode="tune"), cells=cells)
+    results.recommendation = found.as_dict()
+    return results
+
+
+def _tune(options: argparse.Namespace) -> None:
+    budgets = check(options)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=NO_TERMINAL_WIDTH)
+    repeats = _measure_all(options, console)
+    size = entry_bytes(options.layout, options.entry)
+    found = recommend(repeats, budgets, entry_bytes=size)
+    cells = merged(repeats)
+    _show(console, cells, found)
+    results = _results(options, cells, found)
+    results.write(options.json)
+    write(results, options.report)
+    console.print(f"\n{options.report} shows it, {options.json} has the figures")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it; returns the exit status."""
+    try:
+        _tune(parser().parse_args(arguments))
+    except (UsageError, CellError, ImportError) as error:
+        sys.stderr.write(f"ringdispatch tune: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("ringdispatch tune: interrupted, nothing was written\n")
+        return 130
+    return 0

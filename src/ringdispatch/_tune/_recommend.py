@@ -1,0 +1,427 @@
+"""Recommends a delay, a capacity and a max_batch from what was measured.
+
+Of the delays that meet the budgets, the one under which requests are served fastest.
+Delays that are as good within the noise are a tie, broken by fewer calls: so with
+nothing against it, the longest. docs/tuning.md gives the rules with their reasons.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from ._model import power_of_two
+from ._results import Cell, Measured
+
+MIB = 1024 * 1024
+
+# Of a figure, where no setting was measured twice.
+ASSUMED_NOISE = 0.2
+# Of a figure, at least: repeats may agree by chance.
+LEAST_NOISE = 0.1
+# Milliseconds: the loop's timers are no finer, so nor is what a request took.
+TICK = 1.0
+# Bytes: the allocator takes memory from the system in pieces of that size.
+ARENA = MIB
+
+# The ring has room for so many times what comes in the longest cycle.
+HEADROOM = 2
+LEAST_CAPACITY = 1024
+# Batches of objects beyond that stop the loop for longer, when they are let go.
+GOOD_BATCH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What the user can afford; None: any.
+
+    Attributes:
+        age: 99th percentile of the age of entries, milliseconds.
+        memory: MiB.
+        calls: Of the dispatch function, a second.
+    """
+
+    age: float | None = None
+    memory: float | None = None
+    calls: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of one delay: the worst of the rates, and by how much repeats differ."""
+
+    value: float
+    noise: float
+
+    @property
+    def most(self) -> float:
+        """With the noise on top."""
+        return self.value + self.noise
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one delay costs."""
+
+    delay: float
+    rate: float
+    sink: float
+    places: int
+    age: Figure
+    memory: Figure
+    calls: Figure
+    request: Figure
+    per_batch: float
+    dropped: bool
+
+    @property
+    def pending(self) -> float:
+        """What comes from one take to the next at the highest rate."""
+        return self.rate / 1000 * (self.delay + self.sink / self.places)
+
+
+@dataclass(slots=True)
+class Recommendation:
+    """What to set, why, and what it costs.
+
+    Attributes:
+        delay: None: no delay meets the budgets.
+        binds: The budget that ruled out what else had been better; None: none did.
+        ties: Delays that are as good, within the noise.
+        relax: The budgets to raise, and to what, where no delay meets them.
+        costs: What the delay costs: name and value.
+        noise: By how much repeats of the same setting differ, as a share.
+    """
+
+    sentence: str
+    delay: float | None = None
+    capacity: int | None = None
+    max_batch: int | None = None
+    binds: str | None = None
+    ties: list[float] = field(default_factory=list)
+    relax: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    noise: float = ASSUMED_NOISE
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `Results.recommendation`."""
+        return asdict(self)
+
+
+def recommend(
+    cells: Sequence[Cell], budgets: Budgets, *, entry_bytes: float
+) -> Recommendation:
+    """Recommend what to set for all the rates that were measured.
+
+    Args:
+        cells: Alike but for rate and delay; those of the same setting are repeats, and
+            tell the noise.
+        budgets: What must not be exceeded at any of the rates.
+        entry_bytes: What a pending entry takes.
+
+    Raises:
+        ValueError: no cells.
+    """
+    if not cells:
+        raise ValueError("cells=[]: nothing was measured")
+    noise = _noise(cells)
+    delays = sorted({cell.setting.delay for cell in cells})
+    candidates = [
+        _candidate([cell for cell in cells if cell.setting.delay == delay], noise)
+        for delay in delays
+    ]
+    able = [one for one in candidates if not one.dropped]
+    if not able:
+        return _saturated(candidates, noise)
+    fitting = [one for one in able if not _exceeded(one, budgets)]
+    if not fitting:
+        return _relaxed(able, budgets, noise)
+    best, ties = _best(fitting)
+    wanted, _ = _best(able)
+    binds = ", ".join(_exceeded(wanted, budgets)) if wanted is not best else None
+    capacity, why_capacity = _capacity(best, budgets, entry_bytes)
+    max_batch, why_batch = _max_batch(best, cells[0].setting.layout, budgets)
+    found = Recommendation(
+        sentence="",
+        delay=best.delay,
+        capacity=capacity,
+        max_batch=max_batch,
+        binds=binds,
+        ties=[one.delay for one in ties],
+        costs=_costs(best),
+        noise=noise,
+    )
+    found.reasons = [
+        _why_delay(best, ties, noise),
+        _why_not_longer(best, wanted, binds, budgets),
+        why_capacity,
+        why_batch,
+    ]
+    found.sentence = _sentence(found)
+    return found
+
+
+# ---- the figures of a delay
+
+
+def _noise(cells: Sequence[Cell]) -> float:
+    """By how much calls, ages and requests of the same setting differ, as a share.
+
+    The median over the settings: one repeat that was disturbed is not the noise.
+    """
+    ranges = []
+    for repeats in _repeats(cells):
+        if len(repeats) > 1:
+            for name in ("calls_per_second", "age_p99", "request_p99"):
+                seen = [getattr(one, name) for one in repeats]
+                if middle := median(seen):
+                    ranges.append((max(seen) - min(seen)) / middle)
+    return max(LEAST_NOISE, median(ranges)) if ranges else ASSUMED_NOISE
+
+
+def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
+    """What was measured of each setting."""
+    found: dict[object, list[Measured]] = {}
+    for cell in cells:
+        found.setdefault(cell.setting, []).append(cell.measured)
+    return list(found.values())
+
+
+def _median(repeats: Sequence[Measured], name: str) -> float:
+    return float(median([getattr(one, name) for one in repeats]))
+
+
+def _candidate(cells: Sequence[Cell], noise: float) -> Candidate:
+    setting = cells[0].setting
+    rates = _repeats(cells)
+
+    def worst(name: str) -> float:
+        return max(_median(each, name) for each in rates)
+
+    def figure(name: str, least: float = 0.0, unit: float = 1.0) -> Figure:
+        value = worst(name) / unit
+        return Figure(value, max(noise * value, least / unit))
+
+    return Candidate(
+        delay=setting.delay,
+        rate=worst("rate"),
+        sink=worst("sink_mean"),
+        places=setting.max_in_flight,
+        age=figure("age_p99"),
+        memory=figure("rss_growth", ARENA, MIB),
+        calls=figure("calls_per_second"),
+        request=figure("request_p99", TICK),
+        per_batch=worst("entries_per_batch"),
+        dropped=worst("dropped") > 0,
+    )
+
+
+# ---- which delay
+
+
+def _exceeded(one: Candidate, budgets: Budgets) -> dict[str, float]:
+    """The budgets that a delay does not meet, and what it needs."""
+    needs = {}
+    for name, limit in asdict(budgets).items():
+        value = getattr(one, name).value
+        if limit is not None and value > limit:
+            needs[name] = value
+    return needs
+
+
+def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
+    """The best of them, and those that are as good within the noise."""
+    fastest = min(candidates, key=lambda one: one.request.value)
+    good = [one for one in candidates if one.request.value <= fastest.request.most]
+    best = min(good, key=lambda one: (round(one.calls.value, 1), one.delay))
+    return best, [one for one in good if one is not best]
+
+
+# ---- how much room, and how large a batch
+
+
+def _capacity(one: Candidate, budgets: Budgets, entry_bytes: float) -> tuple[int, str]:
+    """A power of two, as the ring's own size is, with room for twice the longest cycle.
+
+    With a memory budget, no more than fits it when the ring and the calls are full.
+    """
+    capacity = max(LEAST_CAPACITY, power_of_two(HEADROOM * one.pending))
+    why = (
+        f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
+        f"delay and {one.sink / one.places:.3g} ms of a call are {one.pending:,.0f}; "
+        f"twice that, as a power of two, and no less than {LEAST_CAPACITY:,}"
+    )
+    if budgets.memory is None:
+        return capacity, why
+    each = (1 + one.places) * (entry_bytes + 8)
+    fits = int(budgets.memory * MIB / each)
+    if fits >= capacity:
+        return capacity, why
+    capacity = max(fits, math.ceil(one.pending))
+    return capacity, (
+        f"capacity={capacity:,}: when the sink stands still, that many entries of "
+        f"{entry_bytes:,.0f} bytes pend and as many are in each call, in all "
+        f"{capacity * each / MIB:.3g} MiB; {one.pending:,.0f} come in the longest cycle"
+    )
+
+
+def _max_batch(one: Candidate, layout: str, budgets: Budgets) -> tuple[int | None, str]:
+    """Small batches of objects, where batches would be large and calls can be more."""
+    if layout != "objects":
+        return None, f"no max_batch: letting a batch of {layout} go costs nothing"
+    if one.per_batch <= GOOD_BATCH:
+        return None, (
+            f"no max_batch: a batch has {one.per_batch:,.0f} entries, and up to "
+            f"{GOOD_BATCH:,} are let go of in less than a millisecond"
+        )
+    in_a_call = HEADROOM * one.rate / 1000 * one.sink / one.places
+    size = max(GOOD_BATCH, power_of_two(in_a_call))
+    if size >= one.per_batch:
+        return None, (
+            f"no max_batch: with {one.sink:.3g} ms a call, smaller batches than "
+            f"{size:,} could not keep up with twice the load"
+        )
+    calls = one.rate / size + 1000 / one.delay
+    if budgets.calls is not None and calls > budgets.calls:
+        return None, (
+            f"no max_batch: {size:,} would make it {calls:,.0f} calls/s, more than "
+            f"the budget of {budgets.calls:g}"
+        )
+    return size, (
+        f"max_batch={size:,}: else a batch has {one.per_batch:,.0f} objects, and the "
+        f"loop stands still while they are let go of; it makes up to {calls:,.0f} "
+        "calls/s"
+    )
+
+
+# ---- in words
+
+
+def _costs(one: Candidate) -> dict[str, float]:
+    return {
+        "age": one.age.value,
+        "memory": one.memory.value,
+        "calls": one.calls.value,
+        "request": one.request.value,
+        "entries_per_batch": one.per_batch,
+    }
+
+
+WORDS = {
+    "age": ("--budget-age", "{:,.3g} ms of age (p99)"),
+    "memory": ("--budget-memory", "{:,.3g} MiB"),
+    "calls": ("--budget-calls", "{:,.4g} calls/s"),
+}
+
+
+def _amount(name: str, value: float) -> str:
+    return WORDS[name][1].format(value)
+
+
+def _list(delays: Iterable[float]) -> str:
+    words = [f"{delay:g}" for delay in delays]
+    head = ", ".join(words[:-1])
+    return f"{head} and {words[-1]} ms" if head else f"{words[-1]} ms"
+
+
+def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: float) -> str:
+    if ties:
+        others = _list(other.delay for other in ties)
+        return (
+            f"tie: {_list(sorted([one.delay, *(t.delay for t in ties)]))} serve "
+            f"requests alike, within the noise of {noise:.0%} or {TICK:g} ms; "
+            f"{one.delay:g} ms makes the fewest calls, {one.calls.value:,.4g}/s, "
+            f"{others} up to {max(t.calls.value for t in ties):,.4g}/s"
+        )
+    return (
+        f"requests on the same loop take {one.request.value:.3g} ms at p99, less than "
+        f"with any other delay that fits, beyond the noise of {noise:.0%}"
+    )
+
+
+def _why_not_longer(
+    one: Candidate, wanted: Candidate, binds: str | None, budgets: Budgets
+) -> str:
+    if binds:
+        exceeded = _exceeded(wanted, budgets)
+        needs = ", ".join(_amount(name, value) for name, value in exceeded.items())
+        limits = ", ".join(f"{WORDS[n][0]} {getattr(budgets, n):g}" for n in exceeded)
+        return f"{limits} binds: {wanted.delay:g} ms would need {needs}"
+    if budgets == Budgets():
+        return (
+            f"no budget was given: {_amount('age', one.age.value)} are taken to be "
+            "affordable; --budget-age says what is"
+        )
+    return f"no budget binds: without them it were {one.delay:g} ms all the same"
+
+
+def _sentence(found: Recommendation) -> str:
+    costs = found.costs
+    batch = "" if found.max_batch is None else f", max_batch={found.max_batch}"
+    binding = f"the {found.binds} budget binds" if found.binds else "no budget binds"
+    tie = f"; tie with {_list(found.ties)}, broken by fewer calls" if found.ties else ""
+    return (
+        f"Set ms_delay={found.delay:g}, capacity={found.capacity}{batch}: it costs "
+        f"{_amount('age', costs['age'])}, {_amount('memory', costs['memory'])} and "
+        f"{_amount('calls', costs['calls'])} of {costs['entries_per_batch']:,.4g} "
+        f"entries; {binding}{tie}."
+    )
+
+
+def _relaxed(
+    able: Sequence[Candidate], budgets: Budgets, noise: float
+) -> Recommendation:
+    """No delay meets the budgets: what to relax, for the one that comes closest."""
+
+    def distance(one: Candidate) -> tuple[int, float]:
+        needs = _exceeded(one, budgets)
+        shares = [value / getattr(budgets, name) for name, value in needs.items()]
+        return len(needs), max(shares)
+
+    closest = min(able, key=distance)
+    relax = {
+        name: _rounded_up(getattr(closest, name).most)
+        for name in _exceeded(closest, budgets)
+    }
+    options = " and ".join(
+        f"{WORDS[name][0]} from {getattr(budgets, name):g} to {value:g}"
+        for name, value in relax.items()
+    )
+    reasons = []
+    for one in able:
+        needs = _exceeded(one, budgets)
+        words = ", ".join(
+            f"{_amount(name, value)} where {getattr(budgets, name):g} are affordable"
+            for name, value in needs.items()
+        )
+        reasons.append(f"{one.delay:g} ms needs {words}")
+    return Recommendation(
+        sentence=f"No delay meets the budgets: relax {options}, then {closest.delay:g} "
+        "ms does.",
+        relax=relax,
+        costs=_costs(closest),
+        reasons=reasons,
+        noise=noise,
+    )
+
+
+def _rounded_up(value: float) -> float:
+    """To two figures, so that a budget of it is met."""
+    unit = math.pow(10, math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
+
+
+def _saturated(candidates: Sequence[Candidate], noise: float) -> Recommendation:
+    """Entries were dropped with every delay: none is to be recommended."""
+    one = candidates[-1]
+    capacity, why = _capacity(one, Budgets(), 0)
+    return Recommendation(
+        sentence="No delay helps: entries were dropped with each of them; take the "
+        f"load in with --capacity {capacity}, or have calls take less than "
+        f"{one.sink:.3g} ms.",
+        reasons=[why],
+        costs=_costs(one),
+        noise=noise,
+    )
