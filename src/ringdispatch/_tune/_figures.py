@@ -12,6 +12,7 @@ from ._results import Cell, Measured, Memory, Predicted, Price, Results, Setting
 MIB = 1024 * 1024
 OURS = "ringdispatch"
 BASELINE = "deque.append"
+USUAL_CAPACITY = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ MEASURES = (
         lambda said: said.age_p50,
     ),
     Measure(
-        "Age at dispatch, 99th percentile",
+        "Age at dispatch, p99",
         "ms",
         lambda seen: seen.age_p99,
         lambda said: said.age_p99,
@@ -63,7 +64,7 @@ MEASURES = (
     ),
     Measure("Longest stall of the event loop", "ms", lambda seen: seen.stall_max),
     Measure(
-        "A request on the same loop, 99th percentile",
+        "Request on the same loop, p99",
         "ms",
         lambda seen: seen.request_p99,
     ),
@@ -91,10 +92,12 @@ def usual(cells: Iterable[Cell]) -> tuple[str, int, int | None, int]:
 
 def variant_name(options: tuple[str, int, int | None, int]) -> str:
     """The options in words: objects, at most 2 000 a call."""
-    layout, _, max_batch, max_in_flight = options
+    layout, capacity, max_batch, max_in_flight = options
     words = [layout]
+    if capacity != USUAL_CAPACITY:
+        words.append(f"capacity {short(capacity)}")
     if max_batch is not None:
-        words.append(f"max {short(max_batch)}")
+        words.append(f"at most {short(max_batch)} a call")
     if max_in_flight > 1:
         words.append(f"{max_in_flight} calls at once")
     return ", ".join(words)
@@ -102,7 +105,7 @@ def variant_name(options: tuple[str, int, int | None, int]) -> str:
 
 def rate_name(rate: float | None) -> str:
     """The rate that was asked for."""
-    return "as many as it holds" if rate is None else f"{short(rate)}/s"
+    return "the most it holds" if rate is None else f"{short(rate)}/s"
 
 
 def sink_name(sink: float | None) -> str:
@@ -145,9 +148,13 @@ def grid_figures(cells: Sequence[Cell]) -> Html:
         panels = {
             sink_name(sink): [
                 (
-                    "all" if rate is None else rate_name(rate),
+                    "the most" if rate is None else rate_name(rate),
                     style,
-                    [one for one in shown if _at(one, rate, sink)],
+                    [
+                        one
+                        for one in shown
+                        if _at(one, rate, sink, variant_name(common))
+                    ],
                 )
                 for style, rate in enumerate(rates)
             ]
@@ -160,47 +167,49 @@ def grid_figures(cells: Sequence[Cell]) -> Html:
 
 def variant_figures(cells: Sequence[Cell]) -> Html | None:
     """Layouts and options beside each other, where some share rate and sink."""
-    places = sorted({(one.setting.rate or 0, one.setting.sink or 0) for one in cells})
-    panels: dict[str, list[tuple[str, int, list[Cell]]]] = {}
-    for rate, sink in places:
-        here = [
-            one
-            for one in cells
-            if (one.setting.rate or 0, one.setting.sink or 0) == (rate, sink)
-        ]
-        names = dict.fromkeys(variant_name(variant(one.setting)) for one in here)
-        if len(names) > 1:
-            heading = f"{rate_name(rate or None)}, {sink_name(here[0].setting.sink)}"
-            panels[heading] = [
-                (name, style, [one for one in here if _named(one, name)])
-                for style, name in enumerate(names)
-            ]
-    if not panels:
+    common = usual(cells)
+    others = [one for one in cells if variant(one.setting) != common]
+    loads = {(one.setting.rate, one.setting.sink) for one in others}
+    shown = [one for one in cells if (one.setting.rate, one.setting.sink) in loads]
+    if not shown:
         return None
-    figures = [_figure(measure, panels, predicted=False) for measure in COMPARED]
-    return tag("div", *figures, class_="figures small")
+    names = [variant_name(common)]
+    names += [variant_name(variant(one.setting)) for one in others]
+    names = list(dict.fromkeys(names))
+    panels = {
+        f"{rate_name(rate)}, {sink_name(sink)}": [
+            (name, style, [one for one in shown if _at(one, rate, sink, name)])
+            for style, name in enumerate(names)
+        ]
+        for rate, sink in dict.fromkeys(
+            (one.setting.rate, one.setting.sink) for one in sorted(shown, key=by_rate)
+        )
+    }
+    figures = [_figure(measure, panels, of_rates=False) for measure in COMPARED]
+    several = [tag("li", key(style), " ", name) for style, name in enumerate(names)]
+    keys = tag("ul", *several, class_="keys")
+    return join([keys, tag("div", *figures, class_="figures small")])
 
 
-def _at(cell: Cell, rate: float | None, sink: float | None) -> bool:
-    return (cell.setting.rate, cell.setting.sink) == (rate, sink)
-
-
-def _named(cell: Cell, name: str) -> bool:
-    return variant_name(variant(cell.setting)) == name
+def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
+    setting = cell.setting
+    return (setting.rate, setting.sink) == (rate, sink) and (
+        variant_name(variant(setting)) == name
+    )
 
 
 def _figure(
     measure: Measure,
     panels: dict[str, list[tuple[str, int, list[Cell]]]],
     *,
-    predicted: bool = True,
+    of_rates: bool = True,
 ) -> Html:
     """One measure: a panel for each heading, all on the same axes."""
     lines = {
         heading: [
             line
             for name, style, cells in rows
-            for line in _lines(measure, name, style, cells, predicted=predicted)
+            for line in _lines(measure, name, style, cells, of_rates=of_rates)
         ]
         for heading, rows in panels.items()
     }
@@ -215,14 +224,14 @@ def _figure(
         plot = line_plot(
             f"{measure.title}: {heading}", _in_words(measure, several), several, x, y
         )
-        head = [tag("h4", heading)] if len(lines) > 1 else []
+        head = [tag("h4", heading)] if len(lines) > 1 or not of_rates else []
         drawn.append(tag("div", *head, plot, class_="panel"))
     title = tag("figcaption", measure.title)
     return tag("figure", title, tag("div", *drawn, class_="panels"))
 
 
 def _lines(
-    measure: Measure, name: str, style: int, cells: list[Cell], *, predicted: bool
+    measure: Measure, name: str, style: int, cells: list[Cell], *, of_rates: bool
 ) -> list[Line]:
     if not cells:
         return []
@@ -231,8 +240,8 @@ def _lines(
         (one.setting.delay, float(measure.measured(one.measured))): one for one in cells
     }
     hollow = frozenset(point for point, one in points.items() if remark(one))
-    lines = [Line(name, list(points), style, hollow=hollow)]
-    if predicted and measure.predicted:
+    lines = [Line(name, list(points), style, labelled=of_rates, hollow=hollow)]
+    if of_rates and measure.predicted:
         said = [
             (one.setting.delay, measure.predicted(one.predicted))
             for one in cells
@@ -278,11 +287,12 @@ def memory_figures(memory: Sequence[Memory]) -> Html:
     panels = [_memory_panel("All, and what the process was allowed", memory, limits)]
     if bounded and len(bounded) < len(memory):
         panels.append(_memory_panel("The bounded ones, closer", bounded, [], memory))
-    words = []
-    for style, one in enumerate(memory):
-        words.append(tag("li", key(style, plain=True), " ", one.name))
-    legend = tag("ul", *words, class_="keys")
-    return join([legend, tag("div", *panels, class_="figures two")])
+    words = [
+        tag("li", key(style), " ", tag("b", one.name), tag("br"), one.verdict)
+        for style, one in enumerate(memory)
+    ]
+    legend = tag("ul", *words, class_="keys told")
+    return tag("div", legend, *panels, class_="figures small")
 
 
 def _memory_panel(
@@ -296,11 +306,13 @@ def _memory_panel(
     for one in shown:
         style = order.index(one)
         points = [(across, up / MIB) for across, up in thin(one.points)]
-        lines.append(Line(" ", points, style, plain=True, died=one.died))
+        lines.append(
+            Line(one.name, points, style, labelled=False, plain=True, died=one.died)
+        )
         if everything and one.predicted_bound:
             said = one.predicted_bound / MIB
             ends = [(points[0][0], said), (points[-1][0], said)] if points else []
-            lines.append(Line("", ends, style, dashed=True))
+            lines.append(Line(one.name, ends, style, dashed=True))
     points = [point for line in lines for point in line.points]
     x = Axis.over((across for across, _ in points), "seconds", log=False)
     tops = [up for _, up in points] + [value for value, _ in levels]
@@ -377,4 +389,4 @@ def whole_way_figures(results: Results) -> Html:
         words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
         plot = bar_plot(f"The whole way, {heading.lower()}", words, bars, axis)
         drawn.append(tag("figure", tag("figcaption", heading), plot))
-    return tag("div", *drawn, class_="figures two")
+    return tag("div", *drawn, class_="figures small")

@@ -74,7 +74,8 @@ def size(value: float | None) -> str:
 
 def share(value: float) -> str:
     """A relative error: +3.1 %."""
-    return f"{100 * value:+.1f} %".replace("-", MINUS)
+    rounded = round(100 * value, 1) or 0.0  # no minus before a zero
+    return f"{rounded:+.1f} %".replace("-", MINUS)
 
 
 def table(
@@ -89,7 +90,7 @@ def table(
 
     Args:
         heads: Of the columns.
-        groups: Of rows, set apart by a line.
+        groups: Of rows, set apart by a line; a row of one cell heads the others.
         above: A row of heads over several columns each: the text, how many.
         words: So many columns on the left are words, the others figures.
         caption: Over it.
@@ -113,6 +114,9 @@ def table(
 
 def _row(cells: Sequence[object], words: int) -> Html:
     first, *others = cells
+    if not others:
+        inner = tag("th", tag("span", first), colspan=99, scope="rowgroup")
+        return tag("tr", inner, class_="heading")
     return tag(
         "tr",
         tag("th", first, scope="row"),

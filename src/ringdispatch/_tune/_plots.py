@@ -15,8 +15,9 @@ STYLES = 6
 WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 68, 24, 36
 LABEL_HEIGHT = 13
-CHARACTER = 6.4  # the mean width of one, as labels are set
 FEW_TICKS = 2
+LONGEST_NAME = 40  # above a bar
+FEW_SHAPES = 5  # along a line of many points
 
 Point = tuple[float, float]
 
@@ -36,11 +37,11 @@ class Line:
     """Points that belong together.
 
     Attributes:
-        label: Stands at the right end; empty: none does.
+        label: Its name; stands at the right end where it is `labelled`.
         points: From left to right.
         style: Colour and shape, 0 to 5.
         dashed: Without shapes: predicted.
-        plain: Without shapes: so many points that they are a line.
+        plain: So many points that only a few get their shape.
         hollow: Which points are hollow.
         died: Whether a cross ends it.
     """
@@ -48,6 +49,7 @@ class Line:
     label: str
     points: Sequence[Point]
     style: int
+    labelled: bool = True
     dashed: bool = False
     plain: bool = False
     hollow: frozenset[Point] = frozenset()
@@ -144,16 +146,16 @@ def line_plot(
         at = y.place(value, bottom, TOP)
         parts.append(tag("path", d=f"M{LEFT} {at:.1f}H{right}", class_="level"))
         parts.append(tag("text", name, x=LEFT + 4, y=f"{at - 5:.1f}", class_="level"))
-    wanted: list[tuple[float, str, int]] = []
+    wanted: list[tuple[Point, str, int]] = []
     for line in lines:
         shown = [
             point for point in line.points if x.shows(point[0]) and y.shows(point[1])
         ]
         if shown:
             parts.append(_line(line, shown, [spot(point) for point in shown]))
-            if line.label and not line.dashed:
-                wanted.append((spot(shown[-1])[1], line.label, line.style))
-    parts += _labels(wanted, right + 8)
+            if line.labelled and not line.dashed:
+                wanted.append((spot(shown[-1]), line.label, line.style))
+    parts[1:1] = _labels(wanted, right + 15)
     return _drawing(title, description, HEIGHT, parts)
 
 
@@ -161,8 +163,10 @@ def _line(line: Line, points: list[Point], spots: list[Point]) -> Html:
     path = "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in spots)
     kind = "predicted" if line.dashed else "measured"
     parts = [tag("path", d=path, class_=f"line {kind}")]
-    if not line.dashed and not line.plain:
-        for point, (across, down) in zip(points, spots, strict=True):
+    if not line.dashed:
+        step = math.ceil(len(points) / FEW_SHAPES) if line.plain else 1
+        marked = list(zip(points, spots, strict=True))[step // 2 :: step]
+        for point, (across, down) in marked:
             parts.append(
                 tag(
                     "path",
@@ -203,18 +207,18 @@ def _grid(x: Axis, y: Axis) -> Html:
     return join(parts)
 
 
-def _labels(wanted: list[tuple[float, str, int]], across: int) -> list[Html]:
-    """The names of lines at their right ends, moved apart where they would collide."""
-    wanted.sort()
-    places = spread([down for down, _, _ in wanted], TOP, HEIGHT - BOTTOM + 4)
+def _labels(wanted: list[tuple[Point, str, int]], left: int) -> list[Html]:
+    """The names of lines, right of their ends, moved apart where they would collide."""
+    wanted.sort(key=lambda one: one[0][1])
+    places = spread([down for (_, down), _, _ in wanted], TOP, HEIGHT - BOTTOM + 4)
     parts = []
-    for (down, text, style), place in zip(wanted, places, strict=True):
-        leader = f"M{across - 6} {down:.1f}L{across + 4} {place:.1f}"
+    for ((across, down), text, style), place in zip(wanted, places, strict=True):
+        leader = f"M{across:.1f} {down:.1f}L{left - 4} {place:.1f}"
         parts.append(
             tag(
                 "g",
                 tag("path", d=leader, class_="leader"),
-                tag("text", text, x=across + 7, y=f"{place + 4:.1f}", class_="label"),
+                tag("text", text, x=left, y=f"{place + 4:.1f}", class_="label"),
                 class_=f"s{style % STYLES}",
             )
         )
@@ -277,7 +281,7 @@ def bar_plot(title: str, description: str, bars: Sequence[Bar], axis: Axis) -> H
 def _bar(bar: Bar, axis: Axis, top: int, right: int) -> Html:
     end = axis.place(max(bar.value, axis.low), 1, right)
     parts = [
-        tag("text", bar.name, x=1, y=top + 12, class_="name"),
+        tag("text", _cut(bar.name), x=1, y=top + 12, class_="name"),
         tag("text", bar.said, x=right, y=top + 12, class_="said", text_anchor="end"),
         tag("path", d=f"M1 {top + 16}H{end:.1f}v7H1z", class_="bar"),
     ]
@@ -288,13 +292,15 @@ def _bar(bar: Bar, axis: Axis, top: int, right: int) -> Html:
     return tag("g", *parts, class_="ours" if bar.ours else "theirs")
 
 
-def key(
-    style: int, *, dashed: bool = False, hollow: bool = False, plain: bool = False
-) -> Html:
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def key(style: int, *, dashed: bool = False, hollow: bool = False) -> Html:
     """A piece of a line, to stand beside its name in the text."""
     kind = "predicted" if dashed else "measured"
     parts = [tag("path", d="M0 6H24", class_=f"line {kind}")]
-    if not dashed and not plain:
+    if not dashed:
         shape = SHAPES[style % STYLES]
         kind = "point hollow" if hollow else "point"
         parts.append(tag("path", d=shape, transform="translate(12 6)", class_=kind))

@@ -19,6 +19,7 @@ from ._tables import (
     machine_facts,
     measured_table,
     memory_table,
+    model_in_words,
     model_table,
     plain_table,
     predicted_table,
@@ -95,6 +96,8 @@ def _findings(results: Results) -> Html | None:
     """What was found, in words."""
     said = [join([tag("b", one.name), ": ", one.verdict]) for one in results.memory]
     said += _call_in_words(results.prices)
+    if model := model_in_words(results.cells):
+        said.append(join([tag("b", "Predicted against measured"), ": ", model]))
     if not said:
         return None
     points = (tag("li", one) for one in said)

@@ -26,7 +26,7 @@ main { max-width: 1160px; margin: 0 auto; padding: 28px 20px 64px; }
 h1, h2, h3 { line-height: 1.2; letter-spacing: -0.012em; text-wrap: balance; }
 h1 { font-size: 1.9rem; margin: 0 0 4px; }
 h2 {
-  font-size: 1.35rem; margin: 56px 0 8px; padding-top: 14px;
+  font-size: 1.35rem; margin: 44px 0 8px; padding-top: 14px;
   border-top: 1px solid var(--rule);
 }
 h3 { font-size: 1.05rem; margin: 32px 0 6px; }
@@ -51,6 +51,8 @@ dl.facts div {
   display: flex; justify-content: space-between; gap: 18px; padding: 5px 0;
   border-bottom: 1px solid var(--grid);
 }
+dl.facts .long { grid-column: 1 / -1; justify-content: flex-start; }
+dl.facts .long dd { text-align: left; }
 dl.facts dt { color: var(--soft); flex: none; }
 dl.facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 
@@ -58,6 +60,9 @@ ul.keys {
   list-style: none; padding: 0; margin: 10px 0 18px; font-size: 0.85rem;
   display: flex; flex-wrap: wrap; gap: 2px 20px;
 }
+ul.told { display: block; font-size: 0.9rem; }
+ul.told li { margin: 0 0 10px; padding-left: 32px; }
+ul.told svg.key { margin-left: -32px; margin-right: 4px; }
 svg.key { width: 24px; height: 12px; vertical-align: -1px; overflow: visible; }
 figure { margin: 0 0 30px; min-width: 0; }
 figcaption { font-weight: 600; margin: 0 0 6px; }
@@ -67,13 +72,14 @@ h4 { font-size: 0.85rem; font-weight: 400; color: var(--soft); margin: 0; }
   grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr));
 }
 .figures.two {
-  grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min(400px, 100%), 440px));
+  column-gap: 72px;
 }
 .figures.small .panels { grid-template-columns: 1fr; }
 .panel { min-width: 0; }
 
 svg.plot {
-  display: block; width: 100%; max-width: 560px; height: auto; overflow: visible;
+  display: block; width: 100%; max-width: 440px; height: auto; overflow: visible;
   font-size: 11.5px; font-variant-numeric: tabular-nums;
 }
 svg text { fill: var(--soft); }
@@ -85,7 +91,7 @@ svg .line { stroke: var(--own); stroke-width: 1.8; stroke-linejoin: round; }
 svg .line.predicted { stroke-width: 1.4; stroke-dasharray: 4 3; }
 svg .point { fill: var(--own); stroke: var(--paper); stroke-width: 0.8; }
 svg .point.hollow { fill: var(--paper); stroke: var(--own); stroke-width: 1.5; }
-svg .leader { stroke: var(--own); stroke-width: 0.6; }
+svg .leader { stroke: var(--own); stroke-width: 0.6; opacity: 0.7; }
 svg .label { fill: var(--own); font-weight: 600; }
 svg .cross { stroke: var(--bad); stroke-width: 2.6; }
 svg path.level { stroke: var(--bad); stroke-dasharray: 1 3; stroke-width: 1.6; }
@@ -108,7 +114,7 @@ table {
   font-variant-numeric: tabular-nums;
 }
 caption { text-align: left; font-weight: 600; font-size: 0.95rem; padding: 0 0 6px; }
-th, td { padding: 4px 11px; text-align: right; white-space: nowrap; }
+th, td { padding: 4px 8px; text-align: right; white-space: nowrap; }
 thead th {
   vertical-align: bottom; font-weight: 600; border-bottom: 1px solid var(--ink);
 }
@@ -120,6 +126,8 @@ th:first-child, td.word { text-align: left; }
 tbody th { font-weight: 400; position: sticky; left: 0; background: var(--paper); }
 thead th:first-child { position: sticky; left: 0; background: var(--paper); }
 tbody { border-bottom: 1px solid var(--rule); }
+.heading th { padding-top: 12px; }
+.heading span { position: sticky; left: 8px; font-weight: 600; }
 tbody tr:hover > * { background: var(--tint); }
 .words1 thead th:first-child, .words2 thead th:nth-child(-n+2),
 .words3 thead th:nth-child(-n+3), .words4 thead th:nth-child(-n+4) { text-align: left; }
@@ -132,7 +140,6 @@ footer { margin-top: 48px; font-size: 0.85rem; color: var(--soft); }
   h1 { font-size: 1.55rem; }
   h2 { margin-top: 42px; font-size: 1.22rem; }
   .recommendation .sentence { font-size: 1.1rem; }
-  th, td { padding: 4px 8px; }
 }
 @page { size: A4; margin: 14mm 13mm; }
 @page wide { size: A4 landscape; margin: 12mm; }
@@ -141,7 +148,7 @@ footer { margin-top: 48px; font-size: 0.85rem; color: var(--soft); }
   main { padding: 0; max-width: none; }
   h1 { font-size: 20pt; }
   h2 { font-size: 14pt; margin-top: 22pt; break-after: avoid; }
-  h3, figcaption, h4 { break-after: avoid; }
+  h3, figcaption, h4, h2 + p, .heading { break-after: avoid; }
   figure, .panel, svg, .recommendation, tr { break-inside: avoid; }
   .panels, .figures.small { grid-template-columns: repeat(3, 1fr); gap: 4px 12px; }
   .figures.two { grid-template-columns: repeat(2, 1fr); gap: 8px 18px; }

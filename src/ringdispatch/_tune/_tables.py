@@ -1,6 +1,5 @@
 """The tables of the report."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from statistics import median
@@ -29,6 +28,7 @@ JUDGED = (
     ("memory", "memory", 0.15),
 )
 SHORTER, LONGER = 10, 100
+LONG = 30  # a fact with more characters gets a line of its own
 
 
 def head(name: str, unit: str = "") -> Html:
@@ -43,10 +43,11 @@ def marked(name: str) -> object:
 
 def machine_facts(results: Results) -> Html:
     """Name and value of all that a reader must know of the machine and the run."""
-    rows = [
-        tag("div", tag("dt", name.replace("_", " ")), tag("dd", _plain(value)))
-        for name, value in results.machine.items()
-    ]
+    rows = []
+    for name, value in results.machine.items():
+        text = _plain(value)
+        fact = tag("dt", name.replace("_", " ")), tag("dd", text)
+        rows.append(tag("div", *fact, class_="long" if len(text) > LONG else None))
     return tag("dl", *rows, class_="facts")
 
 
@@ -151,18 +152,18 @@ def measured_table(cells: Sequence[Cell]) -> Html:
         (head("batches"), lambda one: short(one.measured.batches)),
         (head("batch", "entries"), lambda one: number(one.measured.entries_per_batch)),
         (head("calls/s"), lambda one: number(one.measured.calls_per_second)),
-        (head("age p50", "ms"), lambda one: number(one.measured.age_p50)),
-        (head("age p99", "ms"), lambda one: number(one.measured.age_p99)),
-        (head("age max", "ms"), lambda one: number(one.measured.age_max)),
-        (head("stall max", "ms"), lambda one: number(one.measured.stall_max)),
-        (head("request p99", "ms"), lambda one: number(one.measured.request_p99)),
+        (head("age", "p50, ms"), lambda one: number(one.measured.age_p50)),
+        (head("age", "p99, ms"), lambda one: number(one.measured.age_p99)),
+        (head("age", "max, ms"), lambda one: number(one.measured.age_max)),
+        (head("stall", "max, ms"), lambda one: number(one.measured.stall_max)),
+        (head("request", "p99, ms"), lambda one: number(one.measured.request_p99)),
         (head("CPU", "s/million"), _processor),
         (head("call", "ms, mean"), lambda one: number(one.measured.sink_mean)),
         (head("peak", "pending"), lambda one: number(one.measured.peak_pending)),
         (head("RSS", "growth"), lambda one: size(one.measured.rss_growth)),
         (head("dropped", "entries"), _dropped),
     ]
-    names = ["rate", head("sink", "ms"), head("delay", "ms"), "options"]
+    names = ["rate", head("sink", "ms"), head("delay", "ms")]
     heads = [*names, *(name for name, _ in columns)]
     groups = _grouped(cells, lambda one: [read(one) for _, read in columns])
     return table(heads, groups, words=1, caption="Measured")
@@ -186,10 +187,10 @@ def _dropped(cell: Cell) -> object:
 
 def predicted_table(cells: Sequence[Cell]) -> Html:
     """Measured and predicted side by side, and how far apart."""
-    heads: list[object] = ["rate", head("sink", "ms"), head("delay", "ms"), "options"]
+    heads: list[object] = ["rate", head("sink", "ms"), head("delay", "ms")]
     for _ in JUDGED:
         heads += ["measured", "predicted", "off"]
-    above = [("", 4), *((name, 3) for name, _, _ in JUDGED)]
+    above = [("", 3), *((name, 3) for name, _, _ in JUDGED)]
     groups = _grouped([one for one in cells if one.predicted], _beside)
     caption = "Measured against predicted"
     return table(heads, groups, above=above, words=1, caption=caption)
@@ -220,15 +221,15 @@ def _beside(cell: Cell) -> list[object]:
 def _grouped(
     cells: Sequence[Cell], read: Callable[[Cell], list[object]]
 ) -> Iterable[list[list[object]]]:
-    """Rows, those of one rate, sink and options together."""
-
-    def place(one: Cell) -> tuple[str, Any, Any]:
-        return str(variant(one.setting)), *by_rate(one)[:2]
-
-    order = {options: at for at, options in enumerate(_variants(cells))}
-    ranked = sorted(cells, key=lambda one: (order[variant(one.setting)], *by_rate(one)))
-    for _, several in groupby(ranked, key=place):
-        yield [_names(one) + read(one) for one in several]
+    """Rows, those of one rate and sink together, under their options."""
+    variants = _variants(cells)
+    for options in variants:
+        alike = [one for one in cells if variant(one.setting) == options]
+        if len(variants) > 1:
+            yield [[variant_name(options)]]
+        ranked = sorted(alike, key=by_rate)
+        for _, several in groupby(ranked, key=lambda one: by_rate(one)[:2]):
+            yield [_names(one) + read(one) for one in several]
 
 
 def _variants(cells: Sequence[Cell]) -> list[tuple[str, int, int | None, int]]:
@@ -241,7 +242,7 @@ def _names(cell: Cell) -> list[object]:
     setting = cell.setting
     rate: object = "most" if setting.rate is None else rate_name(setting.rate)
     sink = "yours" if setting.sink is None else short(setting.sink)
-    return [rate, sink, short(setting.delay), variant_name(variant(setting))]
+    return [rate, sink, short(setting.delay)]
 
 
 def versus_table(cells: Sequence[Cell]) -> Html | None:
@@ -289,23 +290,33 @@ def model_table(cells: Sequence[Cell]) -> Html | None:
     rows: list[list[object]] = []
     for title, name, limit in JUDGED:
         off = [abs(one[name]) for one in judged if name in one]
-        if not off:
-            continue
-        within = NONE
-        if limit is not None:
-            met = sum(one <= limit for one in off)
-            within = f"{met} of {len(off)} within {100 * limit:.0f} %"
-        worst = max(off)
-        rows.append(
-            [title.split(",")[0], f"{100 * median(off):.1f} %", _high(worst), within]
-        )
+        if off:
+            middle, worst = f"{100 * median(off):.1f} %", f"{100 * max(off):.1f} %"
+            within = _within(off, limit)
+            rows.append([title.removesuffix(", ms"), middle, worst, within])
     heads: list[object] = ["figure", "median", "worst", "within the limit"]
     counted = f"How far off the model is, in {len(judged)} cells"
     return table(heads, [rows], caption=counted)
 
 
-def _high(value: float) -> str:
-    return f"{100 * value:.1f} %" if math.isfinite(value) else NONE
+def _within(off: list[float], limit: float | None) -> str:
+    if limit is None:
+        return "no limit"
+    met = sum(one <= limit for one in off)
+    return f"{met} of {len(off)} within {100 * limit:.0f} %"
+
+
+def model_in_words(cells: Sequence[Cell]) -> str:
+    """How often the model is within its limits; empty where nothing is judged."""
+    judged = [found for one in cells if isinstance(found := errors(one), dict)]
+    said = []
+    for title, name, limit in JUDGED:
+        off = [abs(one[name]) for one in judged if name in one]
+        if off and limit is not None:
+            met = sum(one <= limit for one in off)
+            within = f"within {100 * limit:.0f} % in {met} of {len(off)} cells"
+            said.append(f"{title.removesuffix(', ms')} {within}")
+    return "; ".join(said)
 
 
 def remarks(cells: Sequence[Cell]) -> str:
