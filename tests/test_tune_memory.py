@@ -1,0 +1,133 @@
+"""Memory under too much load: what is said of it, and who dies of it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ringdispatch._tune._entries import entry_bytes
+from ringdispatch._tune._memory import BY_HAND, MIB, OURS, fit, grow_apart, verdict
+from ringdispatch._tune._results import Setting
+
+TIMES = [each / 50 for each in range(150)]
+FLAT_OUT = Setting(None, 10.0, 50.0, capacity=10_000, max_batch=2_000, seconds=0.3)
+LIMIT = 32 * MIB
+UNBOXED = "(this system has no limit of address space to show it)"
+
+boxes = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(),
+    reason="no address-space limit on this system",
+)
+
+
+def noisy(size: float) -> float:
+    return size + random.uniform(-0.2, 0.2) * MIB
+
+
+def test_what_levels_off_is_bounded() -> None:
+    points = [(at, noisy(min(40 * at, 20) * MIB)) for at in TIMES]
+    slope, level = fit(points)
+    assert level is not None
+    after, bound = level
+    assert slope == pytest.approx(40 * MIB, rel=0.15)
+    assert after == pytest.approx(0.5, abs=0.1)
+    assert bound == pytest.approx(20 * MIB, rel=0.02)
+
+
+def test_what_goes_on_growing_is_not() -> None:
+    slope, level = fit([(at, noisy(48 * at * MIB)) for at in TIMES])
+    assert level is None
+    assert slope == pytest.approx(48 * MIB, rel=0.02)
+
+
+def test_what_grows_more_slowly_after_a_while_is_not() -> None:
+    points = [(at, (min(40 * at, 20) + 5 * at) * MIB) for at in TIMES]
+    assert fit(points)[1] is None
+
+
+def test_what_was_there_from_the_start_is_bounded_at_once() -> None:
+    slope, level = fit([(at, 16 * MIB + 1000 * at) for at in TIMES])
+    assert level is not None
+    assert level[0] == 0.0
+    assert level[1] == pytest.approx(16 * MIB, rel=0.001)
+    assert slope == pytest.approx(1000)
+
+
+def test_few_points_are_fitted_too() -> None:
+    assert fit([]) == (0.0, None)
+    assert fit([(0.0, 0.0), (1.0, 5 * MIB)]) == (5 * MIB, None)
+
+
+@pytest.mark.parametrize(
+    ("slope", "level", "limit", "died_after", "words"),
+    [
+        (30 * MIB, (0.7, 21 * MIB), None, None, "bounded at 21 MiB after 0.7 s"),
+        (
+            30 * MIB,
+            (0.7, 21 * MIB),
+            256 * MIB,
+            None,
+            "bounded at 21 MiB after 0.7 s; lived in a box of 256 MiB",
+        ),
+        (
+            48 * MIB,
+            None,
+            256 * MIB,
+            5.31,
+            "grows 48 MiB/s: out of memory after 5.3 s in a box of 256 MiB",
+        ),
+        (
+            48 * MIB,
+            None,
+            512 * MIB,
+            None,
+            "grows 48 MiB/s: out of memory in 11 s at 512 MiB",
+        ),
+        (
+            48 * MIB,
+            None,
+            None,
+            None,
+            f"grows 48 MiB/s: out of memory in 11 s at 512 MiB {UNBOXED}",
+        ),
+    ],
+)
+def test_the_verdict_is_in_words(
+    slope: float,
+    level: tuple[float, float] | None,
+    limit: int | None,
+    died_after: float | None,
+    words: str,
+) -> None:
+    assert verdict(slope, level, limit, died_after) == words
+
+
+@boxes
+def test_ours_lives_in_the_box_and_its_books_agree() -> None:
+    seen = grow_apart(FLAT_OUT, seed=7, limit=LIMIT)  # raises where they do not
+    assert (seen.name, seen.died, seen.limit) == (OURS, False, LIMIT)
+    assert max(size for _, size in seen.points) < LIMIT
+    assert seen.predicted_bound is not None
+    assert seen.predicted_bound < LIMIT
+
+
+@boxes
+def test_a_queue_by_hand_dies_in_the_same_box() -> None:
+    for_long = replace(FLAT_OUT, seconds=20.0)
+    seen = grow_apart(for_long, seed=7, by_hand=True, limit=LIMIT)
+    assert (seen.name, seen.died, seen.bound) == (BY_HAND, True, None)
+    assert seen.slope > 0
+    assert "out of memory after" in seen.verdict
+
+
+def test_what_an_entry_takes() -> None:
+    assert 150 < entry_bytes("objects") < 500
+    assert 50 < entry_bytes("bytes") < 100
+
+
+def test_what_a_row_takes() -> None:
+    pytest.importorskip("numpy")
+    assert entry_bytes("records") == 18
