@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ._html import TIMES, Html, join, number, short, size, tag
+from ._html import TIMES, Html, join, number, plain, short, size, tag
 from ._model import errors
 from ._plots import Axis, Bar, Line, bar_plot, key, line_plot, thin
 from ._results import Cell, Measured, Memory, Predicted, Price, Results, Setting
@@ -95,9 +95,9 @@ def variant_name(options: tuple[str, int, int | None, int]) -> str:
     layout, capacity, max_batch, max_in_flight = options
     words = [layout]
     if capacity != USUAL_CAPACITY:
-        words.append(f"capacity {short(capacity)}")
+        words.append(f"capacity {plain(capacity)}")
     if max_batch is not None:
-        words.append(f"at most {short(max_batch)} a call")
+        words.append(f"at most {plain(max_batch)} a call")
     if max_in_flight > 1:
         words.append(f"{max_in_flight} calls at once")
     return ", ".join(words)
@@ -105,14 +105,14 @@ def variant_name(options: tuple[str, int, int | None, int]) -> str:
 
 def rate_name(rate: float | None) -> str:
     """The rate that was asked for."""
-    return "the most it holds" if rate is None else f"{short(rate)}/s"
+    return "the most it holds" if rate is None else f"{plain(rate)}/s"
 
 
 def sink_name(sink: float | None) -> str:
     """What the sink does, as a heading."""
     if sink is None:
         return "your dispatch function"
-    return f"the sink takes {short(sink)} ms" if sink else "the sink returns at once"
+    return f"the sink takes {plain(sink)} ms" if sink else "the sink returns at once"
 
 
 def remark(cell: Cell) -> str:
@@ -148,7 +148,7 @@ def grid_figures(cells: Sequence[Cell]) -> Html:
         panels = {
             sink_name(sink): [
                 (
-                    "the most" if rate is None else rate_name(rate),
+                    "the most" if rate is None else f"{short(rate)}/s",
                     style,
                     [
                         one
@@ -256,7 +256,7 @@ def _in_words(measure: Measure, lines: list[Line]) -> str:
     parts = [
         f"{line.label}: "
         + ", ".join(
-            f"{number(up)} {measure.unit} at {short(across)} ms"
+            f"{number(up)} {measure.unit} at {plain(across)} ms"
             for across, up in line.points
         )
         for line in lines

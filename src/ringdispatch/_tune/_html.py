@@ -54,12 +54,17 @@ def number(value: float | None) -> str:
     return f"{value:,.{digits}f}".replace(",", NARROW).replace("-", MINUS)
 
 
-def short(value: float) -> str:
-    """A number of an axis: as few figures as it takes."""
-    for power, letter in ((9, " G"), (6, " M")):
-        if abs(value) >= 10**power:
-            return f"{value / 10**power:g}{letter}"
+def plain(value: float) -> str:
+    """A number that somebody chose: as few figures as it takes."""
     return f"{value:,.6g}".replace(",", NARROW).replace("-", MINUS)
+
+
+def short(value: float) -> str:
+    """The same in a plot, where there is little room: 50 k."""
+    for power, letter in ((9, "G"), (6, "M"), (4, "k")):
+        if abs(value) >= 10**power:
+            return f"{value / 10 ** (power // 3 * 3):.4g}{NARROW}{letter}"
+    return plain(value)
 
 
 def size(value: float | None) -> str:

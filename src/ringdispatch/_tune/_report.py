@@ -177,8 +177,9 @@ def _tables(results: Results) -> Html | None:
     if results.cells:
         parts += [versus_table(results.cells), measured_table(results.cells)]
     if any(one.predicted for one in results.cells):
-        parts += [model_table(results.cells), _not_judged(results)]
-        parts.append(predicted_table(results.cells))
+        told = [model_table(results.cells), _not_judged(results)]
+        told.append(predicted_table(results.cells))
+        parts.append(tag("div", *(one for one in told if one), class_="predictions"))
     if results.memory:
         parts.append(memory_table(results.memory))
     if results.prices:

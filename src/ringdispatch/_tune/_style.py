@@ -150,10 +150,12 @@ footer { margin-top: 48px; font-size: 0.85rem; color: var(--soft); }
   h2 { font-size: 14pt; margin-top: 22pt; break-after: avoid; }
   h3, figcaption, h4, h2 + p, .heading { break-after: avoid; }
   figure, .panel, svg, .recommendation, tr { break-inside: avoid; }
-  .panels, .figures.small { grid-template-columns: repeat(3, 1fr); gap: 4px 12px; }
+  .panels, .figures.small { grid-template-columns: repeat(3, 1fr); gap: 4px 20px; }
+  h4, ul.keys { font-size: 8pt; }
   .figures.two { grid-template-columns: repeat(2, 1fr); gap: 8px 18px; }
   dl.facts { font-size: 8.5pt; }
   .wide { page: wide; break-before: page; }
+  .predictions { break-before: page; }
   .wide h2 { border-top: 0; margin-top: 0; }
   .box { overflow: visible; width: auto; }
   table { font-size: 7.5pt; }

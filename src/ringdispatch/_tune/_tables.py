@@ -14,7 +14,7 @@ from ._figures import (
     variant,
     variant_name,
 )
-from ._html import NONE, TIMES, Html, join, number, share, short, size, table, tag
+from ._html import NONE, TIMES, Html, join, number, plain, share, size, table, tag
 from ._model import errors
 from ._results import Cell, Memory, Price, Results
 
@@ -149,7 +149,7 @@ def measured_table(cells: Sequence[Cell]) -> Html:
     """All that was measured in each cell."""
     columns: list[tuple[Html, Callable[[Cell], object]]] = [
         (head("arrived", "entries/s"), _arrived),
-        (head("batches"), lambda one: short(one.measured.batches)),
+        (head("batches"), lambda one: plain(one.measured.batches)),
         (head("batch", "entries"), lambda one: number(one.measured.entries_per_batch)),
         (head("calls/s"), lambda one: number(one.measured.calls_per_second)),
         (head("age", "p50, ms"), lambda one: number(one.measured.age_p50)),
@@ -241,8 +241,8 @@ def _variants(cells: Sequence[Cell]) -> list[tuple[str, int, int | None, int]]:
 def _names(cell: Cell) -> list[object]:
     setting = cell.setting
     rate: object = "most" if setting.rate is None else rate_name(setting.rate)
-    sink = "yours" if setting.sink is None else short(setting.sink)
-    return [rate, sink, short(setting.delay)]
+    sink = "yours" if setting.sink is None else plain(setting.sink)
+    return [rate, sink, plain(setting.delay)]
 
 
 def versus_table(cells: Sequence[Cell]) -> Html | None:

@@ -1,0 +1,290 @@
+"""The report of a run: one page that needs nothing else, with what was measured."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from ringdispatch._tune._html import number, plain, share, short, size, tag
+from ringdispatch._tune._plots import Axis, Line, line_plot, spread, thin
+from ringdispatch._tune._report import page, write
+from ringdispatch._tune._results import (
+    Cell,
+    Measured,
+    Memory,
+    Predicted,
+    Price,
+    Results,
+    Setting,
+)
+
+HOSTILE = '<script>alert("1 & 2")</script>'
+MIB = 1024 * 1024
+VOID = {"br", "col", "meta"}
+
+
+class Page(HTMLParser):
+    """Checks that what opens is closed, and collects what is there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.words)
+
+
+def cell(asked: float | None, delay: float, sink: float | None, **changed: Any) -> Cell:
+    own = {name: changed.pop(name) for name in ("layout",) if name in changed}
+    seen = {
+        "rate": asked or 1e6,
+        "held": True,
+        "batches": 100,
+        "entries_per_batch": 100.0,
+        "calls_per_second": 98.0,
+        "age_p50": 5.1,
+        "age_p99": 10.4,
+        "age_max": 12.0,
+        "stall_max": 1.0,
+        "request_p99": 2.0,
+        "cpu_seconds_per_million": 1.1,
+        "sink_mean": 5.0,
+        "peak_pending": 120,
+        "rss_growth": 3 * MIB,
+        "dropped": 0,
+    }
+    saturated = changed.pop("saturated", False)
+    said = Predicted(100.0, 99.0, 5.0, 20.8, 130.0, 3.0 * MIB, saturated)
+    return Cell(Setting(asked, delay, sink, **own), Measured(**seen | changed), said)
+
+
+def memory(name: str = "ringdispatch", *, died: bool = False) -> Memory:
+    points = [(at / 10, at * MIB) for at in range(1000)]
+    verdict = "out of memory" if died else "bounded at 21 MiB after 0.7 s"
+    bound = None if died else 21.0 * MIB
+    return Memory(name, points, MIB, bound, bound, 0.7, 99 * MIB, died, verdict)
+
+
+def price(name: str, nanoseconds: float) -> Price:
+    return Price(
+        name, 1, False, nanoseconds, nanoseconds, 2 * nanoseconds, nanoseconds / 20
+    )
+
+
+def everything(name: str = "ringdispatch, objects") -> Results:
+    return Results(
+        "suite",
+        machine={"cpu": name, "packages": {"numpy": name}, "commit": None},
+        prices=[price(name, 25.0), price("deque.append", 20.0)],
+        takes=[{"layout": name, "entries": 1000, "ns_per_entry": 0.3}],
+        whole_way=[{"name": name, "producers": 2, "million_per_second": 3.5}],
+        cells=[
+            *(cell(rate, delay, 5) for rate in (100, None) for delay in (10, 100)),
+            cell(100, 10, 5, layout="bytes"),
+        ],
+        memory=[memory(name), memory("a list", died=True)],
+        recommendation={"sentence": f"Set {name}.", "reasons": [f"For {name}."]},
+    )
+
+
+def plots(text: str) -> Iterator[ET.Element]:
+    for drawing in re.findall(r"<svg .*?</svg>", text, re.DOTALL):
+        yield ET.fromstring(drawing)
+
+
+def test_the_page_is_well_formed_and_so_is_every_plot() -> None:
+    text = page(everything())
+    seen = Page(text)
+    assert text.startswith("<!doctype html>\n")
+    assert seen.tags[:2] == ["html", "head"]
+    drawn = [one for one in plots(text) if one.get("role") == "img"]
+    assert len(drawn) == 8 + 3 + 2 + 1 + 1  # grid, layouts, memory, calls, whole way
+    for one in drawn:
+        assert one.findtext("title")
+        assert one.findtext("desc")
+
+
+def test_it_needs_nothing_from_outside_and_runs_nothing() -> None:
+    text = page(everything())
+    seen = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(seen.tags)
+    assert not {"src", "href"} & {name for name, _ in seen.attributes}
+    assert not [name for name, _ in seen.attributes if name.startswith("on")]
+    assert "http" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_what_comes_from_outside_stays_text() -> None:
+    text = page(everything(HOSTILE))
+    assert "script" not in Page(text).tags
+    assert HOSTILE in Page(text).text
+    assert HOSTILE not in text
+    assert list(plots(text))
+
+
+HEADINGS = {
+    "In short": "memory",
+    "What was run": "machine",
+    "The delay, and what it buys": "cells",
+    "Measured against predicted": "cells",
+    "10 ms against 100 ms": "cells",
+    "Memory over time, with a sink slower than the load": "memory",
+    "The producer's call": "prices",
+    "Taking a batch": "takes",
+    "The whole way": "whole_way",
+    "Set ringdispatch, objects.": "recommendation",
+}
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_a_part_is_there_with_its_data_only(heading: str) -> None:
+    name = HEADINGS[heading]
+    bare = Results("tune", {})
+    assert heading not in Page(page(bare)).words
+    setattr(bare, name, getattr(everything(), name))
+    assert heading in Page(page(bare)).words
+
+
+def test_the_same_results_make_the_same_page(tmp_path: Path) -> None:
+    write(everything(), tmp_path / "new" / "first.html")
+    everything().write(tmp_path / "results.json")
+    write(Results.read(tmp_path / "results.json"), tmp_path / "second.html")
+    first = (tmp_path / "new" / "first.html").read_bytes()
+    assert first == (tmp_path / "second.html").read_bytes()
+
+
+def test_predictions_stand_beside_what_was_measured_and_are_judged() -> None:
+    cells = [
+        cell(100, 10, 5),
+        cell(200, 10, 5, batches=29),
+        cell(300, 10, 5, saturated=True, dropped=7),
+        cell(400, 10, 5, held=False, rate=390.0),
+    ]
+    seen = Page(page(Results("suite", {}, cells=cells)))
+    assert "+100.0 %" in seen.words  # 20.8 ms predicted, 10.4 measured
+    assert "too few" in seen.words
+    assert "saturated" in seen.words
+    assert "390, not held" in seen.words
+    assert "age p99 within 25 % in 0 of 1 cells" in seen.text
+    assert "1 too few, 1 saturated, 1 rate not held" in seen.text
+
+
+def test_a_cell_without_a_prediction_is_drawn_too() -> None:
+    bare = cell(100, 10, 5)
+    alone = Cell(bare.setting, bare.measured)
+    seen = Page(page(Results("tune", {}, cells=[alone])))
+    assert "Measured" in seen.words
+    assert "Measured against predicted" not in seen.words
+
+
+def test_figures_of_nothing_are_drawn_too() -> None:
+    nothing = cell(None, 10, None, rss_growth=-4096, stall_max=0.0, calls_per_second=0)
+    assert Page(page(Results("tune", {}, cells=[nothing]))).tags
+
+
+def test_a_rival_that_wins_is_shown_winning() -> None:
+    results = Results("suite", {}, prices=everything().prices)
+    text = page(results)
+    assert text.index("deque.append</text>") < text.index(
+        "ringdispatch, objects</text>"
+    )
+    assert "cheaper than it: deque.append (20.0 ns)" in text
+
+
+def test_memory_has_its_limit_and_a_cross_where_it_ended() -> None:
+    text = page(Results("suite", {}, memory=[memory(), memory("a list", died=True)]))
+    assert text.count('class="cross"') == 1
+    assert "limit 99.0 MiB" in text
+    assert "bounded at 21 MiB after 0.7 s" in text
+
+
+# ---- plots
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize(
+    "values", [[], [0.0], [7.0], [3.0, 3.1], [0.004, 90.0], [1, 1e9], [-5.0, 4.0]]
+)
+def test_every_axis_has_round_ticks_within(values: list[float], *, log: bool) -> None:
+    axis = Axis.over(values, "ms", log=log)
+    ticks = axis.ticks(6)
+    assert 1 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+    for tick in ticks:
+        assert axis.low <= tick <= axis.high
+        assert 0 <= axis.place(tick, 0, 100) <= 100
+        assert len(short(tick)) <= 7
+
+
+def test_a_plot_stays_within_its_frame() -> None:
+    line = Line("a", [(1, 0.0), (10, 5.0), (100, 70.0)], 0)
+    axis = Axis.over([1, 100], "ms", log=True)
+    drawn = line_plot("a", "b", [line], axis, Axis.over([5, 70], "ms", log=True))
+    path = re.search(r'd="M([^"]*)" class="line measured"', drawn)
+    assert path
+    places = [tuple(map(float, one.split())) for one in path[1].split("L")]
+    assert len(places) == 2  # zero has no place on a logarithmic axis
+    assert all(0 <= across <= 360 and 0 <= down <= 240 for across, down in places)
+
+
+def test_labels_are_moved_apart_and_stay_inside() -> None:
+    places = spread([10, 11, 12, 200, 204], 20, 208)
+    assert places == [20, 33, 46, 195, 208]
+
+
+def test_thinning_keeps_the_end() -> None:
+    points = [(float(at), float(at)) for at in range(10_001)]
+    kept = thin(points)
+    assert len(kept) <= 202
+    assert kept[0] == points[0]
+    assert kept[-1] == points[-1]
+
+
+# ---- words
+
+
+def test_figures_read_well() -> None:
+    assert [number(one) for one in (0, 0.01234, 12.34, 123456, None)] == [
+        "0",
+        "0.0123",
+        "12.3",
+        "123\u202f456",
+        "\u2013",
+    ]
+    assert [number(one) for one in (float("nan"), -1.5)] == ["\u2013", "\u22121.50"]
+    assert [size(one) for one in (512, 2048, 3 * MIB)] == [
+        "512 B",
+        "2.00 KiB",
+        "3.00 MiB",
+    ]
+    assert [share(0.0312), share(-0.00001)] == ["+3.1 %", "+0.0 %"]
+    assert [plain(50_000), short(50_000)] == ["50\u202f000", "50\u202fk"]
+
+
+def test_text_and_attributes_are_escaped() -> None:
+    made = tag("p", "<&", tag("b", '"'), title='"<', class_="x", hidden=None)
+    assert made == '<p title="&quot;&lt;" class="x">&lt;&amp;<b>&quot;</b></p>'
