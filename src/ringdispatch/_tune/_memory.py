@@ -34,7 +34,8 @@ BY_HAND = "asyncio.Queue and a task, by hand"
 LIMIT = 256 * MIB
 # Where there is no box: what a verdict supposes.
 _SUPPOSED_LIMIT = 512 * MIB
-_SAMPLES = 150
+_SAMPLE_SECONDS = 0.02
+_MOST_POINTS = 200
 # What levels off does so for at least this share of the time, and from then on grows
 # by less than this share of the slope before, or by next to nothing.
 _LEVEL_SHARE = 0.25
@@ -63,7 +64,8 @@ def grow_apart(
         on_progress: Called with how much of the time has passed, from 0 to 1.
 
     Raises:
-        CellError: the dispatcher died, or its books do not agree with what came.
+        CellError: the dispatcher did not live, its books do not agree with what came
+            and went, or there is nothing to measure memory with.
     """
     order = {
         "setting": asdict(setting),
@@ -74,36 +76,33 @@ def grow_apart(
     expected = setting.seconds + 1.5
     ended = run_apart("ringdispatch._tune._memory", order, expected, on_progress)
     points = [(line[0], line[1]) for line in ended.lines if isinstance(line, list)]
+    points = points[:: len(points) // _MOST_POINTS + 1]
     said = next((line for line in ended.lines if isinstance(line, dict)), {})
-    died = ended.code != 0
-    if died and not (by_hand and "MemoryError" in ended.errors):
+    died = by_hand and ended.code != 0 and "MemoryError" in ended.errors
+    if not points or not (died or said):
         raise CellError(f"the process that was to show memory died: {ended.why()}")
     if not by_hand and said["wrong"]:
         raise CellError(f"the books do not agree: {said['wrong']}")
-    slope, level = fit(points)
-    if died:
-        slope, level = _slope(points), None
-    boxed = said.get("boxed", True)
-    predicted = None
-    if not by_hand:
-        predicted = predict(
-            replace(setting, rate=said["rate"]),
-            sink_ms=setting.sink or 0.0,
-            entry_bytes=entry_bytes(setting.layout),
-        ).memory
+    slope, level = (_slope(points), None) if died else fit(points)
+    box = limit if said.get("boxed", True) else None
     return Memory(
         name=BY_HAND if by_hand else OURS,
         points=points,
         slope=slope,
         bound=level and level[1],
-        predicted_bound=predicted,
+        predicted_bound=None if by_hand else _predicted(setting, said["rate"]),
         bounded_after=level and level[0],
-        limit=limit if boxed else None,
+        limit=box,
         died=died,
-        verdict=verdict(
-            slope, level, limit if boxed else None, points[-1][0] if died else None
-        ),
+        verdict=verdict(slope, level, box, points[-1][0] if died else None),
     )
+
+
+def _predicted(setting: Setting, rate: float) -> float:
+    """Bytes at the peak, as the model has it for the load that really came."""
+    told = replace(setting, rate=rate)
+    size = entry_bytes(setting.layout)
+    return predict(told, sink_ms=setting.sink or 0.0, entry_bytes=size).memory
 
 
 def verdict(
@@ -245,7 +244,7 @@ async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
         answer(answers, [time.perf_counter() - began, grown])
         if not boxed and grown > limit:
             offering.cancel()
-        await asyncio.wait([offering], timeout=setting.seconds / _SAMPLES)
+        await asyncio.wait([offering], timeout=_SAMPLE_SECONDS)
     found = {"boxed": boxed, "rate": load.held_rate, "wrong": ""}
     if offering.cancelled():
         return found
