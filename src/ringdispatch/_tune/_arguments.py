@@ -2,12 +2,14 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from ._entries import LAYOUTS
-from ._recommend import Budgets
+from ._model import power_of_two
+from ._recommend import MIB, Budgets
 
 DESCRIPTION = """\
 Run your own dispatch function under open-loop load with several delays, and recommend
@@ -18,6 +20,7 @@ docs/tuning.md says how to read the result."""
 
 # Runs of each setting, so that differences can be told from noise.
 REPEATS = 3
+MOST_CAPACITY = 100_000_000
 FOLDER = Path(".benchmarks")
 
 
@@ -75,11 +78,13 @@ def _latency(words: str) -> float:
 
 def _count(words: str) -> int:
     try:
-        if (value := int(words)) >= 1:
+        if 1 <= (value := int(words)) <= MOST_CAPACITY:
             return value
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{words!r}: must be an integer >= 1")
+    raise argparse.ArgumentTypeError(
+        f"{words!r}: must be an integer from 1 to {MOST_CAPACITY}"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,20 +212,32 @@ def check(options: argparse.Namespace) -> Budgets:
         )
     if budgets.age is not None and budgets.calls is not None:
         gap = 1000 / options.rate[-1]
-        least = 1000 / (budgets.age + gap)
+        least = 990 / (budgets.age + gap)  # one entry in a hundred may be older
         if budgets.calls < least:
             raise UsageError(
                 f"--budget-age {budgets.age:g} and --budget-calls {budgets.calls:g} "
-                f"contradict: at {options.rate[-1]:,g} entries/s it takes "
+                f"contradict: at {options.rate[-1]:,.12g} entries/s it takes "
                 f"{math.ceil(least)} calls/s for none to be older than that; raise the "
                 f"age to {math.ceil(1000 / budgets.calls - gap)} or the calls to "
                 f"{math.ceil(least)}"
             )
+    ring = 8 * power_of_two(options.capacity) / MIB
+    if budgets.memory is not None and budgets.memory < ring:
+        raise UsageError(
+            f"--budget-memory {budgets.memory:g} and --capacity {options.capacity} "
+            f"contradict: a ring of objects takes {ring:.3g} MiB by itself; lower the "
+            "one or raise the other"
+        )
     for path in (options.report, options.json):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a"):
-                pass
-        except OSError as error:
-            raise UsageError(f"{path}: can't be written: {error.strerror}") from None
+        _check_writable(path)
     return budgets
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path if path.exists() else path.parent, os.W_OK)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written: {error.strerror}") from None
+    if path.is_dir() or not writable:
+        raise UsageError(f"{path}: can't be written: name a file in a folder that can")

@@ -90,7 +90,7 @@ def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
     with bars.shown():
         for repeat in range(REPEATS):
             for setting in settings:
-                bars.begin(f"{setting.rate:,g} entries/s, {setting.delay:g} ms")
+                bars.begin(f"{setting.rate:,.12g} entries/s, {setting.delay:g} ms")
                 measured = _measure(setting, options, repeat, bars)
                 cells.append(with_prediction(setting, measured, size))
                 bars.end()
@@ -111,9 +111,9 @@ def _measure(
         if measured.held:
             return measured
     raise UsageError(
-        f"--rate {setting.rate:g}: the generator did not hold it with a delay of "
+        f"--rate {setting.rate:.12g}: the generator did not hold it with a delay of "
         f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and what it "
-        f"enqueued late would count as old: try --rate {_held_rate(measured.rate):g}"
+        f"enqueued late would count as old: try --rate {_held_rate(measured.rate):.12g}"
     )
 
 
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run it; returns the exit status."""
     try:
         _tune(parser().parse_args(arguments))
-    except (UsageError, CellError, ImportError) as error:
+    except (UsageError, CellError, ImportError, OSError) as error:
         sys.stderr.write(f"ringdispatch tune: {error}\n")
         return 2
     except KeyboardInterrupt:

@@ -6,12 +6,12 @@ Times are milliseconds, `load` is entries a millisecond.
 import itertools
 import math
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist, median
 from typing import Any
 
-from ._entries import default_entries, load_entries, make_layout
+from ._entries import CellError, default_entries, load_entries, make_layout, one_line
 from ._results import Cell, Measured, Predicted, Setting
 
 # How much later than asked asyncio's timers fire, on average: its clock goes by whole
@@ -225,12 +225,20 @@ def entry_bytes(layout: str, entry: str | None = None) -> float:
         CellError: there is no such entry.
     """
     make = load_entries(entry, layout) if entry else default_entries(layout)
-    stream = make()
+    try:
+        return _size(layout, make(), own=entry is not None)
+    except CellError:
+        raise
+    except Exception as error:
+        raise CellError(f"making an entry raised {one_line(error)}") from None
+
+
+def _size(layout: str, stream: Iterator[Any], *, own: bool) -> float:
     sample = next(stream)
-    if layout != "objects":
-        made: Any = make_layout(layout, 1, sample, own=entry is not None)
-        if layout == "records":
-            return float(made.dtype.itemsize)
+    made: Any = make_layout(layout, 1, sample, own=own)
+    if layout == "records":
+        return float(made.dtype.itemsize)
+    if layout == "bytes":
         encoded = [made.encode(one) if made.encode else one for one in _some(stream)]
         return sum(map(len, encoded)) / len(encoded) + len(made.separator)
     kept = _some(stream)  # from the interpreter's free lists, which are not traced
@@ -244,7 +252,7 @@ def entry_bytes(layout: str, entry: str | None = None) -> float:
     return taken / len(kept) - REFERENCE_BYTES
 
 
-def _some(stream: Any) -> list[Any]:
+def _some(stream: Iterator[Any]) -> list[Any]:
     return list(itertools.islice(stream, 1000))
 
 

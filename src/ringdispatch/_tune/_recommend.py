@@ -25,6 +25,9 @@ TICK = 1.0
 # Bytes: the allocator takes memory from the system in pieces of that size.
 ARENA = MIB
 
+# The figures that decide.
+NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
+
 # The ring has room for so many times what comes in the longest cycle.
 HEADROOM = 2
 LEAST_CAPACITY = 1024
@@ -58,6 +61,11 @@ class Figure:
     def most(self) -> float:
         """With the noise on top."""
         return self.value + self.noise
+
+    @property
+    def least(self) -> float:
+        """Without the noise."""
+        return self.value - self.noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +134,11 @@ def recommend(
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
-    noise = _noise(cells)
+    noises = {name: _noise(cells, name) for name in NOISY}
+    noise = noises["request_p99"]
     delays = sorted({cell.setting.delay for cell in cells})
     candidates = [
-        _candidate([cell for cell in cells if cell.setting.delay == delay], noise)
+        _candidate([cell for cell in cells if cell.setting.delay == delay], noises)
         for delay in delays
     ]
     able = [one for one in candidates if not one.dropped]
@@ -141,6 +150,8 @@ def recommend(
     best, ties = _best(fitting)
     wanted, _ = _best(able)
     binds = ", ".join(_exceeded(wanted, budgets)) if wanted is not best else None
+    if binds and _is_close(wanted, budgets):
+        ties = [*ties, wanted]
     capacity, why_capacity = _capacity(best, budgets, entry_bytes)
     max_batch, why_batch = _max_batch(best, cells[0].setting.layout, budgets)
     found = Recommendation(
@@ -166,19 +177,18 @@ def recommend(
 # ---- the figures of a delay
 
 
-def _noise(cells: Sequence[Cell]) -> float:
-    """By how much calls, ages and requests of the same setting differ, as a share.
+def _noise(cells: Sequence[Cell], name: str) -> float:
+    """By how much repeats of a setting differ in a figure, as a share of the median.
 
-    The median over the settings: one repeat that was disturbed is not the noise.
+    The widest of all settings: to see a difference that is none would be worse than to
+    overlook one.
     """
     ranges = []
     for repeats in _repeats(cells):
-        if len(repeats) > 1:
-            for name in ("calls_per_second", "age_p99", "request_p99"):
-                seen = [getattr(one, name) for one in repeats]
-                if middle := median(seen):
-                    ranges.append((max(seen) - min(seen)) / middle)
-    return max(LEAST_NOISE, median(ranges)) if ranges else ASSUMED_NOISE
+        seen = [getattr(one, name) for one in repeats]
+        if len(seen) > 1 and (middle := median(seen)) > 0:
+            ranges.append((max(seen) - min(seen)) / middle)
+    return max(LEAST_NOISE, *ranges) if ranges else ASSUMED_NOISE
 
 
 def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
@@ -193,7 +203,7 @@ def _median(repeats: Sequence[Measured], name: str) -> float:
     return float(median([getattr(one, name) for one in repeats]))
 
 
-def _candidate(cells: Sequence[Cell], noise: float) -> Candidate:
+def _candidate(cells: Sequence[Cell], noises: dict[str, float]) -> Candidate:
     setting = cells[0].setting
     rates = _repeats(cells)
 
@@ -202,7 +212,7 @@ def _candidate(cells: Sequence[Cell], noise: float) -> Candidate:
 
     def figure(name: str, least: float = 0.0, unit: float = 1.0) -> Figure:
         value = worst(name) / unit
-        return Figure(value, max(noise * value, least / unit))
+        return Figure(value, max(noises[name] * value, least / unit))
 
     return Candidate(
         delay=setting.delay,
@@ -229,6 +239,14 @@ def _exceeded(one: Candidate, budgets: Budgets) -> dict[str, float]:
         if limit is not None and value > limit:
             needs[name] = value
     return needs
+
+
+def _is_close(one: Candidate, budgets: Budgets) -> bool:
+    """Whether it is for the noise alone that a delay does not meet the budgets."""
+    return all(
+        getattr(one, name).least <= getattr(budgets, name)
+        for name in _exceeded(one, budgets)
+    )
 
 
 def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
@@ -327,17 +345,17 @@ def _list(delays: Iterable[float]) -> str:
 
 
 def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: float) -> str:
-    if ties:
-        others = _list(other.delay for other in ties)
+    fewer = [tie for tie in ties if tie.calls.value >= one.calls.value]
+    if fewer:
+        alike = _list(sorted([one.delay, *(tie.delay for tie in fewer)]))
         return (
-            f"tie: {_list(sorted([one.delay, *(t.delay for t in ties)]))} serve "
-            f"requests alike, within the noise of {noise:.0%} or {TICK:g} ms; "
-            f"{one.delay:g} ms makes the fewest calls, {one.calls.value:,.4g}/s, "
-            f"{others} up to {max(t.calls.value for t in ties):,.4g}/s"
+            f"tie: with {alike}, requests on the same loop take as long, within the "
+            f"noise of {noise:.0%} or {TICK:g} ms; {one.delay:g} ms makes the fewest "
+            f"calls, {one.calls.value:,.4g} a second"
         )
     return (
-        f"requests on the same loop take {one.request.value:.3g} ms at p99, less than "
-        f"with any other delay that fits, beyond the noise of {noise:.0%}"
+        f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "
+        f"with any other delay that meets the budgets, beyond the noise of {noise:.0%}"
     )
 
 
@@ -348,13 +366,14 @@ def _why_not_longer(
         exceeded = _exceeded(wanted, budgets)
         needs = ", ".join(_amount(name, value) for name, value in exceeded.items())
         limits = ", ".join(f"{WORDS[n][0]} {getattr(budgets, n):g}" for n in exceeded)
-        return f"{limits} binds: {wanted.delay:g} ms would need {needs}"
+        close = ", within the noise of it" if _is_close(wanted, budgets) else ""
+        return f"{limits} binds: {wanted.delay:g} ms would need {needs}{close}"
     if budgets == Budgets():
         return (
             f"no budget was given: {_amount('age', one.age.value)} are taken to be "
             "affordable; --budget-age says what is"
         )
-    return f"no budget binds: without them it were {one.delay:g} ms all the same"
+    return f"no budget binds: without them, too, it would be {one.delay:g} ms"
 
 
 def _sentence(found: Recommendation) -> str:

@@ -1,0 +1,228 @@
+"""What is recommended, from figures made up for the test."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from ringdispatch import BackgroundDispatcher
+from ringdispatch._tune._model import predict
+from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
+from ringdispatch._tune._results import Cell, Measured, Setting
+
+RATE = 10_000.0
+MIB = 1024 * 1024
+
+
+def cell(
+    delay: float,
+    *,
+    rate: float = RATE,
+    request: float = 2.0,
+    growth: float = 1.0,
+    sink: float = 5.0,
+    dropped: int = 0,
+    layout: str = "objects",
+) -> Cell:
+    """A cell as the model has it, with what the model says nothing of."""
+    setting = Setting(rate, delay, sink, layout=layout)
+    said = predict(setting, sink_ms=sink, entry_bytes=300)
+    seen = Measured(
+        rate=rate,
+        held=True,
+        batches=300,
+        entries_per_batch=said.entries_per_batch,
+        calls_per_second=said.calls_per_second,
+        age_p50=said.age_p50,
+        age_p99=said.age_p99,
+        age_max=said.age_p99,
+        stall_max=1.0,
+        request_p99=request,
+        cpu_seconds_per_million=1.0,
+        sink_mean=sink,
+        peak_pending=round(said.peak_pending),
+        rss_growth=round(growth * MIB),
+        dropped=dropped,
+    )
+    return Cell(setting, seen, said)
+
+
+def noisy(cells: list[Cell], seed: int, noise: float = 0.05) -> list[Cell]:
+    """Three repeats of each, with so much noise."""
+    draw = random.Random(seed)
+    return [
+        replace(
+            one,
+            measured=replace(
+                one.measured,
+                **{
+                    name: getattr(one.measured, name) * draw.uniform(1, 1 + noise)
+                    for name in ("age_p99", "calls_per_second", "request_p99")
+                },
+            ),
+        )
+        for one in cells
+        for _ in range(3)
+    ]
+
+
+def ask(
+    cells: list[Cell],
+    *,
+    age: float | None = None,
+    memory: float | None = None,
+    calls: float | None = None,
+) -> Recommendation:
+    return recommend(cells, Budgets(age, memory, calls), entry_bytes=300)
+
+
+GRID = [cell(delay) for delay in (10, 20, 50, 100)]
+
+
+def test_delays_that_are_as_good_are_a_tie_broken_by_fewer_calls() -> None:
+    found = ask(GRID)
+    assert found.delay == 100
+    assert sorted(found.ties) == [10, 20, 50]
+    assert found.binds is None
+    assert "tie with 10, 20 and 50 ms, broken by fewer calls" in found.sentence
+    assert any(reason.startswith("no budget was given") for reason in found.reasons)
+
+
+def test_the_age_budget_binds() -> None:
+    found = ask(GRID, age=60)
+    assert found.delay == 50
+    assert found.binds == "age"
+    assert "the age budget binds" in found.sentence
+    assert any("--budget-age 60 binds" in reason for reason in found.reasons)
+
+
+def test_the_memory_budget_binds() -> None:
+    grid = [cell(10, growth=2), cell(50, growth=6), cell(100, growth=11)]
+    found = ask(grid, memory=8)
+    assert found.delay == 50
+    assert found.binds == "memory"
+
+
+def test_a_budget_that_rules_nothing_out_does_not_bind() -> None:
+    found = ask(GRID, age=500, memory=100, calls=500)
+    assert found.delay == 100
+    assert found.binds is None
+    assert "no budget binds" in found.sentence
+
+
+def test_a_delay_that_disturbs_requests_less_beats_fewer_calls() -> None:
+    found = ask(noisy([cell(10, request=2), cell(100, request=30)], seed=1))
+    assert found.delay == 10
+    assert found.ties == []
+    assert any("less than with any other" in reason for reason in found.reasons)
+
+
+def test_the_calls_budget_binds_where_requests_want_the_shorter_delay() -> None:
+    found = ask(noisy([cell(10, request=2), cell(100, request=30)], seed=1), calls=20)
+    assert found.delay == 100
+    assert found.binds == "calls"
+
+
+def test_the_worst_of_the_rates_decides() -> None:
+    grid = [
+        cell(delay, rate=rate, request=20 if rate > 5_000 and delay > 50 else 2)
+        for rate in (1_000, 20_000)
+        for delay in (10, 100)
+    ]
+    found = ask(noisy(grid, seed=2))
+    assert found.delay == 10
+    assert found.costs["entries_per_batch"] == pytest.approx(200, rel=0.1)
+
+
+def test_no_delay_meets_the_budgets() -> None:
+    found = ask(GRID, age=30, calls=30)
+    assert found.delay is None
+    assert found.capacity is None
+    assert len(found.reasons) == 4
+    assert set(found.relax) in ({"age"}, {"calls"})
+    [(name, value)] = found.relax.items()
+    assert f"--budget-{name} from 30 to {value:g}" in found.sentence
+    again = ask(GRID, **{"age": 30, "calls": 30, name: value})  # type: ignore[arg-type]
+    assert again.delay is not None
+
+
+def test_a_delay_within_the_noise_of_the_budget_is_named() -> None:
+    limit = GRID[-1].measured.age_p99 * 1.03
+    found = ask(noisy(GRID, seed=3, noise=0.1), age=limit)
+    assert found.delay == 50
+    assert 100 in found.ties
+    assert any("within the noise of it" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize("budgets", [{}, {"age": 70}, {"age": 70, "calls": 100}])
+def test_runs_that_differ_by_noise_agree(budgets: dict[str, float]) -> None:
+    found = [ask(noisy(GRID, seed), **budgets) for seed in range(20)]
+    assert len({(one.delay, one.capacity, one.max_batch) for one in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "delay", "sink"),
+    [(100, 10, 0), (10_000, 100, 5), (50_000, 10, 50), (50_000, 500, 50)],
+)
+def test_capacity_has_room_for_twice_the_longest_cycle(
+    rate: float, delay: float, sink: float
+) -> None:
+    found = ask([cell(delay, rate=rate, sink=sink)])
+    assert found.capacity is not None
+    assert found.capacity >= 2 * rate / 1000 * (delay + sink)
+    assert found.capacity <= max(1024, 4 * rate / 1000 * (delay + sink))
+    assert found.capacity & (found.capacity - 1) == 0
+
+
+def test_capacity_fits_the_memory_budget_also_where_the_sink_stands_still() -> None:
+    found = ask([cell(100, rate=50_000, growth=2)], memory=4)
+    assert found.capacity is not None
+    assert 5_000 < found.capacity < 16_384
+    assert 2 * found.capacity * 308 <= 4 * MIB
+
+
+def test_large_batches_of_objects_are_to_be_dispatched_early() -> None:
+    found = ask([cell(100, rate=100_000)])
+    assert found.max_batch == 2_000
+    assert "max_batch=2000" in found.sentence
+    found = ask([cell(100, rate=100_000)], calls=30)
+    assert found.max_batch is None
+    assert any("more than the budget of 30" in reason for reason in found.reasons)
+    assert ask([cell(100, rate=100_000, layout="bytes")]).max_batch is None
+    # A call of 50 ms has to take what comes meanwhile.
+    assert ask([cell(100, rate=100_000, sink=50)]).max_batch is None
+
+
+def test_what_is_recommended_can_be_set() -> None:
+    async def send(batch: list[object]) -> None: ...
+
+    found = ask([cell(100, rate=200_000)])
+    assert found.delay is not None
+    assert found.capacity is not None
+    BackgroundDispatcher(
+        send,
+        ms_delay=found.delay,
+        capacity=found.capacity,
+        max_batch=found.max_batch,
+    )
+
+
+def test_delays_that_drop_entries_are_not_recommended() -> None:
+    found = ask([cell(10), cell(100, dropped=5)])
+    assert found.delay == 10
+    found = ask([cell(10, dropped=1, sink=80), cell(100, dropped=5, sink=80)])
+    assert found.delay is None
+    assert "entries were dropped with each" in found.sentence
+    assert "--capacity 4096" in found.sentence
+
+
+def test_nothing_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        ask([])
+
+
+def test_recommendation_is_plain_data() -> None:
+    found = ask(GRID, age=60).as_dict()
+    assert {"sentence", "reasons", "delay", "capacity", "max_batch"} <= set(found)
