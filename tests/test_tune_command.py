@@ -1,0 +1,320 @@
+"""The tuner's command: what it prints and writes, and every bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rich", reason="the extra [tune] is not installed")
+
+from ringdispatch import __main__
+from ringdispatch._tune import _command
+from ringdispatch._tune._model import predict
+from ringdispatch._tune._results import Measured, Results, Setting
+from subprocesses import run_snippet
+
+SERVICE = """\
+import asyncio
+
+number = 7
+
+async def send(batch):
+    await asyncio.sleep(0.001)
+
+async def fails(batch):
+    raise ConnectionError("refused:\\nno route")
+
+def entry():
+    return {"status": 200}
+
+def no_entry():
+    raise KeyError("x")
+"""
+
+
+@pytest.fixture(autouse=True)
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a user's service, and no module of it imported."""
+    (tmp_path / "service.py").write_text(SERVICE)
+    (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "none.json").write_text("[]")
+    (tmp_path / "words.json").write_text("hello {")
+    (tmp_path / "samples.json").write_text('[{"a": 1}, {"a": 2, "b": "text"}]')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("service", "broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def as_predicted(setting: Setting, **order: Any) -> Measured:
+    """What stands in for a measurement: the model, a little off."""
+    order["on_progress"](0.5)
+    assert setting.rate is not None
+    said = predict(setting, sink_ms=5, entry_bytes=300)
+    return Measured(
+        rate=setting.rate,
+        held=True,
+        batches=40,
+        entries_per_batch=1.02 * said.entries_per_batch,
+        calls_per_second=0.98 * said.calls_per_second,
+        age_p50=said.age_p50,
+        age_p99=said.age_p99,
+        age_max=said.age_p99,
+        stall_max=1.0,
+        request_p99=2.0,
+        cpu_seconds_per_million=1.0,
+        sink_mean=5.0,
+        peak_pending=round(said.peak_pending),
+        rss_growth=round(said.memory),
+        dropped=0,
+    )
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Setting, dict[str, Any]]]:
+    """Nothing is measured; what was to be measured."""
+    seen: list[tuple[Setting, dict[str, Any]]] = []
+
+    def measure(setting: Setting, **order: Any) -> Measured:
+        seen.append((setting, order))
+        return as_predicted(setting, **order)
+
+    monkeypatch.setattr(_command, "measure_apart", measure)
+    return seen
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = _command.main(["tune", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_it_measures_recommends_and_writes(
+    capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
+) -> None:
+    status, out, err = run(
+        capsys,
+        *("service:send", "--rate", "1000", "--rate", "5000", "--delays", "10,100"),
+        *("--entry", "samples.json", "--capacity", "9000", "--seconds", "2"),
+        *("--budget-age", "60", "--seed", "7"),
+    )
+    assert (status, err) == (0, "")
+    assert "run 12 of 12: 5,000 entries/s, 100 ms" in out
+    assert out.count("model") == 4
+    words = " ".join(out.split())
+    assert "Set ms_delay=10, capacity=1024" in words
+    assert "the age budget binds" in words
+    assert "\x1b" not in out
+    settings = {setting for setting, _ in orders}
+    assert len(orders) == 12
+    assert settings == {
+        Setting(rate, delay, None, capacity=9000, seconds=2)
+        for rate in (1000, 5000)
+        for delay in (10, 100)
+    }
+    assert len({order["seed"] for _, order in orders}) == 3
+    assert {order["target"] for _, order in orders} == {"service:send"}
+    results = Results.read(Path(".benchmarks/tune.json"))
+    assert len(results.cells) == 4
+    assert all(cell.predicted for cell in results.cells)
+    assert results.recommendation is not None
+    assert results.recommendation["delay"] == 10
+    assert "<html" in Path(".benchmarks/tune.html").read_text()
+
+
+def test_dry_run_needs_no_function_and_writes_where_it_is_told(
+    capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
+) -> None:
+    status, _, err = run(
+        capsys,
+        *("--dry", "5", "--delays", "20", "--layout", "bytes"),
+        *("--report", "here/page.html", "--json", "there.json"),
+    )
+    assert (status, err) == (0, "")
+    assert {(s.sink, s.layout, order["target"]) for s, order in orders} == {
+        (5.0, "bytes", None)
+    }
+    assert Path("here/page.html").exists()
+    assert json.loads(Path("there.json").read_text())["kind"] == "tune"
+
+
+def test_a_rate_that_is_not_held_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(setting: Setting, **order: Any) -> Measured:
+        return replace(as_predicted(setting, **order), held=False, rate=54_321.0)
+
+    monkeypatch.setattr(_command, "measure_apart", measure)
+    status, out, err = run(capsys, "--dry", "0", "--rate", "80000", "--delays", "10")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "--rate 80000: the generator did not hold it" in err
+    assert "it reached 54,321 entries/s" in err
+    assert "try --rate 40000" in err
+    assert "Set ms_delay" not in out
+    assert not Path(".benchmarks/tune.json").exists()
+
+
+def test_a_generator_that_was_disturbed_once_gets_another_chance(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def measure(setting: Setting, **order: Any) -> Measured:
+        seeds.append(order["seed"])
+        return replace(as_predicted(setting, **order), held=len(seeds) != 1)
+
+    monkeypatch.setattr(_command, "measure_apart", measure)
+    assert run(capsys, "--dry", "0", "--delays", "10")[0] == 0
+    assert len(set(seeds)) == 4
+
+
+WRONG: list[tuple[str, str]] = [
+    ("", "no dispatch function: name one as package.module:function"),
+    ("service:send --delays 10,x", "'10,x': must be numbers of milliseconds > 0"),
+    ("service:send --delays nan", "must be numbers of milliseconds > 0"),
+    ("service:send --delays=-5", "must be numbers of milliseconds > 0"),
+    ("service:send --rate 0", "--rate: '0': must be a number of entries a second > 0"),
+    ("service:send --rate many", "--rate: 'many': must be a number"),
+    ("service:send --seconds inf", "--seconds: 'inf': must be a number of seconds"),
+    ("service:send --layout rows", "--layout: invalid choice: 'rows'"),
+    ("service:send --capacity 0", "--capacity: '0': must be an integer from 1"),
+    ("service:send --capacity 1e3", "--capacity: '1e3': must be an integer"),
+    ("service:send --capacity 99999999999999", "must be an integer from 1 to"),
+    ("service:send --dry=-1", "--dry: '-1': must be a number of milliseconds >= 0"),
+    ("service:send --seed x", "--seed: invalid int value: 'x'"),
+    ("service:send --budget-age=-5", "--budget-age: '-5': must be a number"),
+    ("service:send --budget-memory 0", "--budget-memory: '0': must be a number"),
+    ("service:send --budget-calls x", "--budget-calls: 'x': must be a number"),
+    (
+        "service:send --budget-age 5 --delays 10,100",
+        "--budget-age 5 and --delays contradict: an entry may wait the whole delay",
+    ),
+    (
+        "service:send --budget-age 20 --budget-calls 5 --rate 10000",
+        "--budget-age 20 and --budget-calls 5 contradict",
+    ),
+    (
+        "service:send --budget-memory 0.2",
+        "--budget-memory 0.2 and --capacity 65536 contradict",
+    ),
+    ("service:send --entry missing.json", "--entry missing.json: can't be read"),
+    ("service:send --entry empty.json", "--entry empty.json: has no samples"),
+    ("service:send --entry none.json", "--entry none.json: has no samples"),
+    ("service:send --entry words.json", "--entry words.json: is neither JSON"),
+    ("service:send --entry .", "--entry .: can't be read"),
+    ("service:send --entry service:nothing", "service has no 'nothing'"),
+    ("service:send --entry service:no_entry", "making an entry raised KeyError: 'x'"),
+    ("service:send --layout records --entry samples.json", "it takes rows of numbers"),
+    ("service:send --report .", ".: can't be written"),
+    ("service:send --json service.py/x.json", "service.py/x.json: can't be written"),
+    ("service:send --frobnicate", "unrecognized arguments: --frobnicate"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    orders: list[tuple[Setting, dict[str, Any]]],
+) -> None:
+    status, out, err = run(capsys, *arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("ringdispatch tune: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not orders
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("no_such_service:send", "importing no_such_service raised ModuleNotFound"),
+        ("broken:send", "No module named 'no_such_module_anywhere'"),
+        ("service:missing", "service has no 'missing'"),
+        ("service:number", "is 7, which is not callable"),
+        ("service", "must be given as package.module:name"),
+        ("service:fails", "raised ConnectionError: refused: no route"),
+    ],
+)
+def test_bad_dispatch_function_is_one_line_and_status_2(
+    target: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(capsys, target, "--seconds", "0.1", "--delays", "10")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert words in err
+    assert not Path(".benchmarks/tune.json").exists()
+
+
+def test_it_runs_from_the_command_line() -> None:
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "ringdispatch", "tune", "service:send"),
+            *("--rate", "300", "--entry", "service:entry", "--seconds", "0.1"),
+            *("--delays", "10", "--budget-age", "100000"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Set ms_delay=10" in ended.stdout
+
+
+def test_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        _command.main(["tune", "--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    for option in (
+        "--rate",
+        "--entry",
+        "--delays",
+        "--budget-age",
+        "--dry",
+        "--report",
+    ):
+        assert option in out
+
+
+def test_an_interruption_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_command, "measure_apart", interrupt)
+    status, _, err = run(capsys, "--dry", "5")
+    assert (status, err.count("\n")) == (130, 1)
+
+
+def test_without_rich_it_says_what_to_install() -> None:
+    outcome = run_snippet(
+        """
+        sys.modules["rich"] = None
+        from ringdispatch.__main__ import main
+        sys.exit(main())
+        """,
+        code=2,
+        stderr=r"ringdispatch: the tuner needs rich: pip install '.*\[tune\]'",
+    )
+    assert outcome.lines == []
+
+
+def test_other_missing_modules_are_not_taken_for_rich(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "ringdispatch._tune._command")
+    monkeypatch.setitem(sys.modules, "ringdispatch._tune._recommend", None)
+    with pytest.raises(ModuleNotFoundError, match="_recommend"):
+        __main__.main()
