@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from ringdispatch._tune import _memory
 from ringdispatch._tune._entries import entry_bytes
 from ringdispatch._tune._memory import BY_HAND, MIB, OURS, fit, grow_apart, verdict
 from ringdispatch._tune._results import Setting
@@ -121,6 +125,27 @@ def test_a_queue_by_hand_dies_in_the_same_box() -> None:
     assert (seen.name, seen.died, seen.bound) == (BY_HAND, True, None)
     assert seen.slope > 0
     assert "out of memory after" in seen.verdict
+
+
+def test_without_a_box_a_queue_by_hand_is_stopped_at_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_memory, "_box", lambda limit: False)
+    sizes = iter([0, *range(0, 100 * MIB, MIB)])
+    monkeypatch.setattr(_memory, "resident", lambda: next(sizes))
+    order = {
+        "setting": asdict(replace(FLAT_OUT, rate=100.0, seconds=50.0)),
+        "seed": 7,
+        "by_hand": True,
+        "limit": 2 * MIB,
+    }
+    points, answers = os.pipe()
+    found = asyncio.run(_memory._grow(order, answers))
+    os.close(answers)
+    assert found["boxed"] is False
+    with open(points) as file:  # noqa: PTH123 - a pipe has no path
+        grown = [json.loads(line)[1] for line in file]
+    assert grown == [0, MIB, 2 * MIB, 3 * MIB]
 
 
 def test_what_an_entry_takes() -> None:

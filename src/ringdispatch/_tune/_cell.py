@@ -154,7 +154,7 @@ class _Cell:
         batches, handed = len(calls), sum(count for _, count in calls)
         ages, oldest = _ages(load, calls)
         return Measured(
-            rate=load.held_rate,
+            rate=load.reached,
             held=load.held(sum(ages) / max(1, len(ages))),
             batches=batches,
             entries_per_batch=handed / max(1, batches),

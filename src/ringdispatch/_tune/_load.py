@@ -81,11 +81,13 @@ class Load:
     async def offer(self, put: Put, entries: Iterator[Any]) -> None:
         """Enqueue the entries by `put`, which returns False for one that it refuses."""
         self.began = perf_counter()
-        if self.rate is None:
-            await self._flat_out(put, entries)
-        else:
-            await self._on_schedule(put, entries)
-        self.elapsed = perf_counter() - self.began
+        try:
+            if self.rate is None:
+                await self._flat_out(put, entries)
+            else:
+                await self._on_schedule(put, entries)
+        finally:
+            self.elapsed = perf_counter() - self.began
 
     async def _flat_out(self, put: Put, entries: Iterator[Any]) -> None:
         end = self.began + self.seconds
@@ -131,7 +133,7 @@ class Load:
         return sum(self._accepted)
 
     @property
-    def held_rate(self) -> float:
+    def reached(self) -> float:
         """Entries a second that really arrived."""
         if self.offered == len(self._due):
             return self.offered / self.seconds

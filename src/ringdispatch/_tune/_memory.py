@@ -22,7 +22,7 @@ from ringdispatch import BackgroundDispatcher, Statistics
 from ._apart import OnProgress, answer, run_apart, take_order
 from ._cell import DRAIN_SECONDS
 from ._entries import CellError, default_entries, entry_bytes, make_layout
-from ._load import Load
+from ._load import HELD, Load
 from ._model import predict
 from ._probes import resident
 from ._results import Memory, Setting
@@ -85,6 +85,9 @@ def grow_apart(
         raise CellError(f"the books do not agree: {said['wrong']}")
     slope, level = (_slope(points), None) if died else fit(points)
     box = limit if said.get("boxed", True) else None
+    words = verdict(slope, level, box, points[-1][0] if died else None)
+    if said and setting.rate and said["rate"] < HELD * setting.rate:
+        words += f"; only {said['rate']:,.0f} of {setting.rate:,.0f} entries/s arrived"
     return Memory(
         name=BY_HAND if by_hand else OURS,
         points=points,
@@ -94,7 +97,7 @@ def grow_apart(
         bounded_after=level and level[0],
         limit=box,
         died=died,
-        verdict=verdict(slope, level, box, points[-1][0] if died else None),
+        verdict=words,
     )
 
 
@@ -245,7 +248,7 @@ async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
         if not boxed and grown > limit:
             offering.cancel()
         await asyncio.wait([offering], timeout=_SAMPLE_SECONDS)
-    found = {"boxed": boxed, "rate": load.held_rate, "wrong": ""}
+    found = {"boxed": boxed, "rate": load.reached, "wrong": ""}
     if offering.cancelled():
         return found
     offering.result()  # raises MemoryError
