@@ -99,7 +99,7 @@ def everything(name: str = "ringdispatch, objects") -> Results:
         "suite",
         machine={"cpu": name, "packages": {"numpy": name}, "commit": None},
         prices=[price(name, 25.0), price("deque.append", 20.0)],
-        takes=[{"layout": name, "entries": 1000, "ns_per_entry": 0.3}],
+        takes=[{"name": name, "entries": 1000, "ns_per_entry": 0.3}],
         whole_way=[{"name": name, "producers": 2, "million_per_second": 3.5}],
         cells=[
             *(cell(rate, delay, 5) for rate in (100, None) for delay in (10, 100)),
@@ -121,7 +121,9 @@ def test_the_page_is_well_formed_and_so_is_every_plot() -> None:
     assert text.startswith("<!doctype html>\n")
     assert seen.tags[:2] == ["html", "head"]
     drawn = [one for one in plots(text) if one.get("role") == "img"]
-    assert len(drawn) == 8 + 3 + 2 + 1 + 1  # grid, layouts, memory, calls, whole way
+    assert (
+        len(drawn) == 8 + 3 + 2 + 1 + 1 + 1
+    )  # grid, layouts, memory, calls, takes, whole way
     for one in drawn:
         assert one.findtext("title")
         assert one.findtext("desc")

@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ._html import TIMES, Html, join, number, plain, short, size, tag
 from ._model import errors
 from ._plots import Axis, Bar, Line, bar_plot, key, line_plot, thin
-from ._results import Cell, Measured, Memory, Predicted, Price, Results, Setting
+from ._results import Cell, Measured, Memory, Predicted, Price, Setting
 
 MIB = 1024 * 1024
-OURS = "ringdispatch"
+OURS = ("ringdispatch", "Objects", "Records", "Bytes")
 BASELINE = "deque.append"
 USUAL_CAPACITY = 65_536
 
@@ -286,7 +287,7 @@ def memory_figures(memory: Sequence[Memory]) -> Html:
     bounded = [one for one in memory if not one.died and one.bound is not None]
     panels = [_memory_panel("All, and what the process was allowed", memory, limits)]
     if bounded and len(bounded) < len(memory):
-        panels.append(_memory_panel("The bounded ones, closer", bounded, [], memory))
+        panels.append(_memory_panel("What is bounded, closer", bounded, [], memory))
     words = [
         tag("li", key(style), " ", tag("b", one.name), tag("br"), one.verdict)
         for style, one in enumerate(memory)
@@ -334,7 +335,7 @@ def condition(price: Price) -> str:
 
 def ours(name: str) -> bool:
     """Whether a row is this library's."""
-    return name.lower().startswith(OURS)
+    return name.startswith(OURS)
 
 
 def price_figures(prices: Sequence[Price]) -> Html:
@@ -365,17 +366,14 @@ def price_figures(prices: Sequence[Price]) -> Html:
     return tag("div", *drawn, class_="figures two")
 
 
-def whole_way_figures(results: Results) -> Html:
+def whole_way_figures(rows: Sequence[dict[str, Any]]) -> Html:
     """Bars: million entries a second, the most first, for each number of producers."""
-    rows = results.whole_way
-    top = [one["million_per_second"] for one in rows]
-    axis = Axis.over(top, "million entries a second", log=False)
+    rates = [one["million_per_second"] for one in rows]
+    axis = Axis.over(rates, "million entries a second", log=False)
     drawn = []
-    for producers in sorted({one["producers"] for one in rows}):
-        shown = sorted(
-            (one for one in rows if one["producers"] == producers),
-            key=lambda one: -one["million_per_second"],
-        )
+    for heading in dict.fromkeys(_producers(one) for one in rows):
+        shown = [one for one in rows if _producers(one) == heading]
+        shown.sort(key=lambda one: -one["million_per_second"])
         bars = [
             Bar(
                 one["name"],
@@ -385,8 +383,44 @@ def whole_way_figures(results: Results) -> Html:
             )
             for one in shown
         ]
-        heading = "One producer" if producers == 1 else f"{producers} producers"
         words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
-        plot = bar_plot(f"The whole way, {heading.lower()}", words, bars, axis)
-        drawn.append(tag("figure", tag("figcaption", heading), plot))
+        plot = bar_plot(f"The whole way, {heading}", words, bars, axis)
+        title = tag("figcaption", heading[:1].upper() + heading[1:])
+        drawn.append(tag("figure", title, plot))
     return tag("div", *drawn, class_="figures small")
+
+
+def _producers(row: dict[str, Any]) -> str:
+    count = row["producers"]
+    words = "one producer" if count == 1 else f"{count} producers"
+    return f"{words}, a delay of {plain(row['delay'])} ms" if "delay" in row else words
+
+
+def take_figures(rows: Sequence[dict[str, Any]]) -> Html:
+    """Nanoseconds for each entry against the size of the batch."""
+    names = list(dict.fromkeys(one["name"] for one in rows))
+    lines = [
+        Line(
+            name,
+            [
+                (one["entries"], one["ns_per_entry"])
+                for one in rows
+                if one["name"] == name
+            ],
+            style,
+            labelled=False,
+        )
+        for style, name in enumerate(names)
+    ]
+    points = [point for line in lines for point in line.points]
+    x = Axis.over((across for across, _ in points), "entries in the batch", log=True)
+    y = Axis.over((up for _, up in points), "ns an entry", log=True)
+    words = "; ".join(
+        f"{line.label}: "
+        + ", ".join(f"{number(up)} ns in {plain(size)}" for size, up in line.points)
+        for line in lines
+    )
+    plot = line_plot("Taking a batch", words, lines, x, y)
+    keys = [tag("li", key(style), " ", name) for style, name in enumerate(names)]
+    legend = tag("ul", *keys, class_="keys told")
+    return tag("div", legend, tag("figure", plot), class_="figures small")

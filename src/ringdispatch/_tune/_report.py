@@ -9,6 +9,7 @@ from ._figures import (
     memory_figures,
     ours,
     price_figures,
+    take_figures,
     variant_figures,
     whole_way_figures,
 )
@@ -165,10 +166,14 @@ def _calls(results: Results) -> Html | None:
         told = "The cheapest first; ours are highlighted, wherever they stand."
         parts += [tag("h2", "The producer's call"), tag("p", told)]
         parts.append(price_figures(results.prices))
+    if results.takes:
+        told = "What the dispatcher does once for each call, by the batch's size."
+        parts += [tag("h2", "Taking a batch"), tag("p", told)]
+        parts.append(take_figures(results.takes))
     if results.whole_way:
         told = "Make the entry, enqueue, batch, dispatch, free; the fastest first."
         parts += [tag("h2", "The whole way"), tag("p", told)]
-        parts.append(whole_way_figures(results))
+        parts.append(whole_way_figures(results.whole_way))
     return tag("section", *parts) if parts else None
 
 
