@@ -150,8 +150,6 @@ def recommend(
     best, ties = _best(fitting)
     wanted, _ = _best(able)
     binds = ", ".join(_exceeded(wanted, budgets)) if wanted is not best else None
-    if binds and _is_close(wanted, budgets):
-        ties = [*ties, wanted]
     capacity, why_capacity = _capacity(best, budgets, entry_bytes)
     max_batch, why_batch = _max_batch(best, cells[0].setting.layout, budgets)
     found = Recommendation(
@@ -165,7 +163,7 @@ def recommend(
         noise=noise,
     )
     found.reasons = [
-        _why_delay(best, ties, noise),
+        _why_delay(best, ties, noise, only=len(fitting) == 1),
         _why_not_longer(best, wanted, binds, budgets),
         why_capacity,
         why_batch,
@@ -344,15 +342,18 @@ def _list(delays: Iterable[float]) -> str:
     return f"{head} and {words[-1]} ms" if head else f"{words[-1]} ms"
 
 
-def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: float) -> str:
-    fewer = [tie for tie in ties if tie.calls.value >= one.calls.value]
-    if fewer:
-        alike = _list(sorted([one.delay, *(tie.delay for tie in fewer)]))
+def _why_delay(
+    one: Candidate, ties: Sequence[Candidate], noise: float, *, only: bool
+) -> str:
+    if ties:
+        alike = _list(sorted([one.delay, *(tie.delay for tie in ties)]))
         return (
             f"tie: with {alike}, requests on the same loop take as long, within the "
             f"noise of {noise:.0%} or {TICK:g} ms; {one.delay:g} ms makes the fewest "
             f"calls, {one.calls.value:,.4g} a second"
         )
+    if only:
+        return f"no other delay that was tried meets the budgets: {one.delay:g} ms does"
     return (
         f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "
         f"with any other delay that meets the budgets, beyond the noise of {noise:.0%}"
@@ -366,7 +367,7 @@ def _why_not_longer(
         exceeded = _exceeded(wanted, budgets)
         needs = ", ".join(_amount(name, value) for name, value in exceeded.items())
         limits = ", ".join(f"{WORDS[n][0]} {getattr(budgets, n):g}" for n in exceeded)
-        close = ", within the noise of it" if _is_close(wanted, budgets) else ""
+        close = ", a tie with the budget itself" if _is_close(wanted, budgets) else ""
         return f"{limits} binds: {wanted.delay:g} ms would need {needs}{close}"
     if budgets == Budgets():
         return (

@@ -1,0 +1,178 @@
+"""What the grid says of the usual advice: 10 ms for very high traffic, else 100 ms.
+
+`benchmarks/tables.py` writes it into docs/tuning.md.
+"""
+
+from collections.abc import Sequence
+
+from ._recommend import ASSUMED_NOISE, MIB, TICK
+from ._results import Cell, Measured, Results
+
+SHORT, LONG = 10.0, 100.0
+# So many entries make a call worth while: fewer are hardly a batch.
+FEW = 3.0
+
+# The figures that are compared: their name, how they are written.
+FIGURES = (
+    ("entries_per_batch", "entries a batch", "{:,.4g}"),
+    ("calls_per_second", "calls/s", "{:,.3g}"),
+    ("age_p99", "age p99, ms", "{:,.3g}"),
+    ("request_p99", "request p99, ms", "{:,.3g}"),
+    ("stall_max", "longest stall, ms", "{:,.3g}"),
+    ("cpu_seconds_per_million", "CPU s per million", "{:,.3g}"),
+    ("rss_growth", "memory, MiB", "{:,.2g}"),
+)
+
+# Measured with 10 ms and with 100 ms, all else alike.
+Pair = tuple[Measured, Measured]
+
+
+def advice(results: Results) -> list[str]:
+    """Lines of Markdown: what each delay does and costs, and from which rate it pays.
+
+    Args:
+        results: Of the suite: both delays at several rates and sinks.
+    """
+    pairs = _pairs(results.cells)
+    if not pairs:
+        return ["The grid has no cells with both delays.", ""]
+    sinks = sorted({sink for sink, _ in pairs})
+    lines = []
+    for sink in sinks:
+        lines += _table(
+            sink, {rate: pairs[sink, rate] for s, rate in pairs if s == sink}
+        )
+    lines += ["What it says of the advice:", ""]
+    lines += [f"- {line}" for line in _findings(pairs)]
+    return [*lines, ""]
+
+
+def _pairs(cells: Sequence[Cell]) -> dict[tuple[float, float | None], Pair]:
+    """By sink and rate; the fastest rate, which is None, last."""
+    found: dict[tuple[float, float | None], dict[float, Measured]] = {}
+    for cell in cells:
+        one = cell.setting
+        plain = one.layout == "objects" and one.max_batch is None
+        if plain and one.sink is not None and one.delay in {SHORT, LONG}:
+            found.setdefault((one.sink, one.rate), {})[one.delay] = cell.measured
+    both = {key: two for key, two in found.items() if len(two) == 2}
+    ordered = sorted(both, key=lambda key: (key[0], key[1] is None, key[1] or 0.0))
+    return {key: (both[key][SHORT], both[key][LONG]) for key in ordered}
+
+
+def _table(sink: float, pairs: dict[float | None, Pair]) -> list[str]:
+    """A row for each rate: with 10 ms, then with 100 ms."""
+    lines = [
+        f"With a sink that takes {sink:g} ms, {SHORT:g} ms → {LONG:g} ms:",
+        "",
+        "| entries/s | " + " | ".join(words for _, words, _ in FIGURES) + " |",
+        "|---" * (1 + len(FIGURES)) + "|",
+    ]
+    for rate, pair in pairs.items():
+        cells = [_rate(rate, pair)]
+        for name, _, form in FIGURES:
+            unit = MIB if name == "rss_growth" else 1
+            short, long = (form.format(getattr(one, name) / unit) for one in pair)
+            cells.append(f"{short} → {long}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _rate(rate: float | None, pair: Pair) -> str:
+    if rate is not None:
+        return f"{rate:,.0f}"
+    return f"all it holds: {min(one.rate for one in pair):,.0f} or more"
+
+
+def _findings(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
+    sinks = sorted({sink for sink, _ in pairs})
+    return [
+        *(
+            _pays(sink, {r: pairs[s, r] for s, r in pairs if s == sink})
+            for sink in sinks
+        ),
+        *_price(pairs),
+        *_slow_sinks(pairs),
+        *_hardly_batches(pairs),
+    ]
+
+
+def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
+    """From which rate on 10 ms serves requests faster, at every higher rate too."""
+    first = None
+    for rate, pair in reversed(pairs.items()):
+        if not _slower(pair):
+            break
+        first = rate, pair
+    where = f"Sink of {sink:g} ms:"
+    if first is None:
+        _, (short, long) = list(pairs.items())[-1]
+        return (
+            f"{where} {SHORT:g} ms does not serve requests faster at any rate, beyond "
+            f"the noise; at the highest their p99 is {short.request_p99:,.3g} ms with "
+            f"{SHORT:g} ms and {long.request_p99:,.3g} ms with {LONG:g} ms."
+        )
+    rate, (short, long) = first
+    said = "only as fast as the machine can" if rate is None else f"{rate:,.0f}/s"
+    return (
+        f"{where} {SHORT:g} ms pays from {said} on: requests take "
+        f"{short.request_p99:,.3g} ms at p99 instead of {long.request_p99:,.3g} ms."
+    )
+
+
+def _slower(pair: Pair) -> bool:
+    """Whether requests are slower with the longer delay, beyond the noise."""
+    short, long = pair
+    noise = max(TICK, ASSUMED_NOISE * short.request_p99)
+    return long.request_p99 > short.request_p99 + noise
+
+
+def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
+    """What the shorter delay costs, and the longer, where the sink is fast."""
+    fast = min(sink for sink, _ in pairs)
+    lines = []
+    for (sink, rate), (short, long) in pairs.items():
+        if sink != fast or rate is None:
+            continue
+        calls = short.calls_per_second / long.calls_per_second
+        cpu = (
+            short.cpu_seconds_per_million / max(long.cpu_seconds_per_million, 1e-9) - 1
+        )
+        lines.append(
+            f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls and "
+            f"takes {abs(cpu):.0%} {'more' if cpu > 0 else 'less'} processor time; "
+            f"{LONG:g} ms makes entries {long.age_p99 - short.age_p99:,.0f} ms older "
+            f"(p99) and takes {(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
+        )
+    return lines
+
+
+def _slow_sinks(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
+    """Where a call takes longer than the short delay, the call sets the pace."""
+    slow = [key for key in pairs if key[0] > SHORT and key[1] is not None]
+    if not slow:
+        return []
+    sink, (short, _) = slow[-1][0], pairs[slow[-1]]
+    line = (
+        f"A sink that takes {sink:g} ms sets the pace where {SHORT:g} ms does not: with "
+        f"one call at a time there are {short.calls_per_second:,.3g} calls/s and entries "
+        f"get {short.age_p99:,.3g} ms old (p99), as with a delay of {sink:g} ms."
+    )
+    return [line]
+
+
+def _hardly_batches(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
+    """The highest rate at which 10 ms hardly makes batches."""
+    few = [
+        (rate, short)
+        for (sink, rate), (short, _) in pairs.items()
+        if rate is not None and sink <= SHORT and short.entries_per_batch < FEW
+    ]
+    if not few:
+        return []
+    rate, short = max(few, key=lambda one: one[0])
+    line = (
+        f"At {rate:,.0f}/s and below, {SHORT:g} ms hardly makes batches: "
+        f"{short.entries_per_batch:.1f} entries to a call."
+    )
+    return [line]
