@@ -154,9 +154,9 @@ def _slow_sinks(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
         return []
     sink, (short, _) = slow[-1][0], pairs[slow[-1]]
     line = (
-        f"A sink that takes {sink:g} ms sets the pace where {SHORT:g} ms does not: with "
-        f"one call at a time there are {short.calls_per_second:,.3g} calls/s and entries "
-        f"get {short.age_p99:,.3g} ms old (p99), as with a delay of {sink:g} ms."
+        f"A sink that takes {sink:g} ms sets the pace, not {SHORT:g} ms: with one call "
+        f"at a time there are {short.calls_per_second:,.3g} calls/s, and entries get "
+        f"{short.age_p99:,.3g} ms old (p99), as with a delay of {sink:g} ms."
     )
     return [line]
 
