@@ -8,6 +8,7 @@ who sees no colours.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ._html import Html, join, short, tag
 
@@ -16,6 +17,7 @@ WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 68, 24, 36
 LABEL_HEIGHT = 13
 FEW_TICKS = 2
+CHARACTER = 6.2  # the width of a figure at a tick
 LONGEST_NAME = 40  # above a bar
 FEW_SHAPES = 5  # along a line of many points
 
@@ -193,7 +195,7 @@ def _grid(x: Axis, y: Axis) -> Html:
         parts.append(
             tag("text", short(value), class_="tick", text_anchor="end", **place)
         )
-    for value in x.ticks(9):
+    for value in _apart(x, right - LEFT):
         across = f"{x.place(value, LEFT, right):.1f}"
         parts.append(tag("path", d=f"M{across} {bottom}v4", class_="axis"))
         place = {"x": across, "y": f"{bottom + 16}"}
@@ -205,6 +207,22 @@ def _grid(x: Axis, y: Axis) -> Html:
     middle = {"x": (LEFT + right) // 2, "y": HEIGHT - 4, "text_anchor": "middle"}
     parts.append(tag("text", x.unit, class_="unit", **middle))
     return join(parts)
+
+
+def _apart(x: Axis, width: int) -> list[float]:
+    """As many ticks as have room for their figures side by side."""
+    for most in range(9, 2, -1):
+        ticks = x.ticks(most)
+        places = [x.place(tick, 0, width) for tick in ticks]
+        halves = [CHARACTER * (len(short(tick)) + 1) / 2 for tick in ticks]
+        if all(
+            second - first >= half + other
+            for (first, second), (half, other) in zip(
+                pairwise(places), pairwise(halves), strict=True
+            )
+        ):
+            break
+    return ticks
 
 
 def _labels(wanted: list[tuple[Point, str, int]], left: int) -> list[Html]:

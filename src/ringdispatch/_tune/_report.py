@@ -5,14 +5,13 @@ from pathlib import Path
 
 from ._figures import (
     BASELINE,
-    grid_figures,
     memory_figures,
     ours,
     price_figures,
     take_figures,
-    variant_figures,
     whole_way_figures,
 )
+from ._grid import grid_figures, variant_figures
 from ._html import Html, join, number, tag
 from ._results import Price, Results
 from ._style import STYLE

@@ -5,15 +5,8 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from ._figures import (
-    by_rate,
-    condition,
-    ours,
-    rate_name,
-    remark,
-    variant,
-    variant_name,
-)
+from ._figures import condition, ours
+from ._grid import by_rate, rate_name, remark, variant, variant_name
 from ._html import NONE, TIMES, Html, join, number, plain, share, size, table, tag
 from ._model import errors
 from ._results import Cell, Memory, Price, Results
@@ -60,34 +53,31 @@ def _plain(value: Any) -> str:
 
 
 def price_table(prices: Sequence[Price]) -> Html:
-    """Every call that was measured, by condition, the cheapest first."""
-    order = list(dict.fromkeys(condition(one) for one in prices))
-    ranked = sorted(
-        prices, key=lambda one: (order.index(condition(one)), one.ns_median)
-    )
-    groups = [
-        [
+    """Every call that was measured, the cheapest first, under its condition."""
+    groups: list[list[list[object]]] = []
+    for heading in dict.fromkeys(condition(one) for one in prices):
+        shown = [one for one in prices if condition(one) == heading]
+        groups.append([[heading]])
+        groups.append(
             [
-                marked(one.name),
-                condition(one),
-                number(one.ns_min),
-                number(one.ns_median),
-                number(one.ns_p99),
-                f"{number(one.ratio)}{TIMES}",
+                [
+                    marked(one.name),
+                    number(one.ns_min),
+                    number(one.ns_median),
+                    number(one.ns_p99),
+                    f"{number(one.ratio)}{TIMES}",
+                ]
+                for one in sorted(shown, key=lambda one: one.ns_median)
             ]
-            for one in several
-        ]
-        for _, several in groupby(ranked, key=condition)
-    ]
-    heads = [
+        )
+    heads: list[object] = [
         "call",
-        "condition",
         head("min", "ns"),
         head("median", "ns"),
         head("p99", "ns"),
         head("ratio", "to deque.append"),
     ]
-    return table(heads, groups, words=2, caption="The producer's call")
+    return table(heads, groups, caption="The producer's call")
 
 
 def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Html:

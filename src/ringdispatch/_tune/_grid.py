@@ -1,0 +1,275 @@
+"""The grid of a run: its measures against the delay, drawn and in words."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ._html import Html, join, number, plain, short, tag
+from ._model import errors
+from ._plots import Axis, Line, key, line_plot
+from ._results import Cell, Measured, Predicted, Setting
+
+MIB = 1024 * 1024
+USUAL_CAPACITY = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A figure of a cell that is drawn against the delay."""
+
+    title: str
+    unit: str
+    measured: Callable[[Measured], float]
+    predicted: Callable[[Predicted], float] | None = None
+
+
+MEASURES = (
+    Measure(
+        "Age at dispatch, median",
+        "ms",
+        lambda seen: seen.age_p50,
+        lambda said: said.age_p50,
+    ),
+    Measure(
+        "Age at dispatch, p99",
+        "ms",
+        lambda seen: seen.age_p99,
+        lambda said: said.age_p99,
+    ),
+    Measure(
+        "Entries per batch",
+        "entries",
+        lambda seen: seen.entries_per_batch,
+        lambda said: said.entries_per_batch,
+    ),
+    Measure(
+        "Calls of the dispatch function",
+        "calls/s",
+        lambda seen: seen.calls_per_second,
+        lambda said: said.calls_per_second,
+    ),
+    Measure(
+        "Most entries pending at once",
+        "entries",
+        lambda seen: seen.peak_pending,
+        lambda said: said.peak_pending,
+    ),
+    Measure(
+        "Growth of resident memory",
+        "MiB",
+        lambda seen: seen.rss_growth / MIB,
+        lambda said: said.memory / MIB,
+    ),
+    Measure("Longest stall of the event loop", "ms", lambda seen: seen.stall_max),
+    Measure(
+        "Request on the same loop, p99",
+        "ms",
+        lambda seen: seen.request_p99,
+    ),
+)
+COMPARED = (MEASURES[1], MEASURES[5], MEASURES[6])  # between layouts and options
+
+
+# ---- what cells have in common
+
+
+def variant(setting: Setting) -> tuple[str, int, int | None, int]:
+    """The options that are not on an axis of the grid."""
+    return (
+        setting.layout,
+        setting.capacity,
+        setting.max_batch,
+        setting.max_in_flight,
+    )
+
+
+def usual(cells: Iterable[Cell]) -> tuple[str, int, int | None, int]:
+    """The options that most cells have."""
+    return Counter(variant(cell.setting) for cell in cells).most_common(1)[0][0]
+
+
+def variant_name(options: tuple[str, int, int | None, int]) -> str:
+    """The options in words: objects, at most 2 000 a call."""
+    layout, capacity, max_batch, max_in_flight = options
+    words = [layout]
+    if capacity != USUAL_CAPACITY:
+        words.append(f"capacity {plain(capacity)}")
+    if max_batch is not None:
+        words.append(f"at most {plain(max_batch)} a call")
+    if max_in_flight > 1:
+        words.append(f"{max_in_flight} calls at once")
+    return ", ".join(words)
+
+
+def rate_name(rate: float | None) -> str:
+    """The rate that was asked for."""
+    return "the most it holds" if rate is None else f"{plain(rate)}/s"
+
+
+def sink_name(sink: float | None) -> str:
+    """What the sink does, as a heading."""
+    if sink is None:
+        return "your dispatch function"
+    return f"the sink takes {plain(sink)} ms" if sink else "the sink returns at once"
+
+
+def remark(cell: Cell) -> str:
+    """Why a prediction is not judged; empty where it is, or where there is none."""
+    found = errors(cell)
+    return found if isinstance(found, str) and cell.predicted else ""
+
+
+def by_rate(cell: Cell) -> tuple[float, float, float]:
+    """The order of a grid: rate, sink, delay; what has no number is last."""
+    setting = cell.setting
+    infinite = float("inf")
+    return (
+        infinite if setting.rate is None else setting.rate,
+        infinite if setting.sink is None else setting.sink,
+        setting.delay,
+    )
+
+
+# ---- the grid
+
+
+def grid_figures(cells: Sequence[Cell]) -> Html:
+    """All measures against the delay: a line for each rate, a panel for each sink."""
+    common = usual(cells)
+    shown = sorted(
+        (one for one in cells if variant(one.setting) == common), key=by_rate
+    )
+    rates = list(dict.fromkeys(one.setting.rate for one in shown))
+    sinks = sorted({one.setting.sink for one in shown}, key=lambda sink: sink or 0)
+    figures = []
+    for measure in MEASURES:
+        panels = {
+            sink_name(sink): [
+                (
+                    "the most" if rate is None else f"{short(rate)}/s",
+                    style,
+                    [
+                        one
+                        for one in shown
+                        if _at(one, rate, sink, variant_name(common))
+                    ],
+                )
+                for style, rate in enumerate(rates)
+            ]
+            for sink in sinks
+        }
+        figures.append(_figure(measure, panels))
+    wide = "figures" if len(sinks) > 1 else "figures small"
+    return join([_keys(rates), tag("div", *figures, class_=wide)])
+
+
+def variant_figures(cells: Sequence[Cell]) -> Html | None:
+    """Layouts and options beside each other, where some share rate and sink."""
+    common = usual(cells)
+    others = [one for one in cells if variant(one.setting) != common]
+    loads = {(one.setting.rate, one.setting.sink) for one in others}
+    shown = [one for one in cells if (one.setting.rate, one.setting.sink) in loads]
+    if not shown:
+        return None
+    names = [variant_name(common)]
+    names += [variant_name(variant(one.setting)) for one in others]
+    names = list(dict.fromkeys(names))
+    panels = {
+        f"{rate_name(rate)}, {sink_name(sink)}": [
+            (name, style, [one for one in shown if _at(one, rate, sink, name)])
+            for style, name in enumerate(names)
+        ]
+        for rate, sink in dict.fromkeys(
+            (one.setting.rate, one.setting.sink) for one in sorted(shown, key=by_rate)
+        )
+    }
+    figures = [_figure(measure, panels, of_rates=False) for measure in COMPARED]
+    several = [tag("li", key(style), " ", name) for style, name in enumerate(names)]
+    keys = tag("ul", *several, class_="keys")
+    return join([keys, tag("div", *figures, class_="figures small")])
+
+
+def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
+    setting = cell.setting
+    return (setting.rate, setting.sink) == (rate, sink) and (
+        variant_name(variant(setting)) == name
+    )
+
+
+def _figure(
+    measure: Measure,
+    panels: dict[str, list[tuple[str, int, list[Cell]]]],
+    *,
+    of_rates: bool = True,
+) -> Html:
+    """One measure: a panel for each heading, all on the same axes."""
+    lines = {
+        heading: [
+            line
+            for name, style, cells in rows
+            for line in _lines(measure, name, style, cells, of_rates=of_rates)
+        ]
+        for heading, rows in panels.items()
+    }
+    points = [
+        point for several in lines.values() for one in several for point in one.points
+    ]
+    x = Axis.over((across for across, _ in points), "delay, ms", log=True)
+    y = Axis.over((up for _, up in points), measure.unit, log=True)
+    drawn = []
+    for heading, several in lines.items():
+        several.sort(key=lambda line: not line.dashed)
+        plot = line_plot(
+            f"{measure.title}: {heading}", _in_words(measure, several), several, x, y
+        )
+        head = [tag("h4", heading)] if len(lines) > 1 or not of_rates else []
+        drawn.append(tag("div", *head, plot, class_="panel"))
+    title = tag("figcaption", measure.title)
+    return tag("figure", title, tag("div", *drawn, class_="panels"))
+
+
+def _lines(
+    measure: Measure, name: str, style: int, cells: list[Cell], *, of_rates: bool
+) -> list[Line]:
+    if not cells:
+        return []
+    cells = sorted(cells, key=lambda one: one.setting.delay)
+    points = {
+        (one.setting.delay, float(measure.measured(one.measured))): one for one in cells
+    }
+    hollow = frozenset(point for point, one in points.items() if remark(one))
+    lines = [Line(name, list(points), style, labelled=of_rates, hollow=hollow)]
+    if of_rates and measure.predicted:
+        said = [
+            (one.setting.delay, measure.predicted(one.predicted))
+            for one in cells
+            if one.predicted
+        ]
+        lines.append(Line(name, said, style, dashed=True))
+    return lines
+
+
+def _in_words(measure: Measure, lines: list[Line]) -> str:
+    """What a plot shows, for who does not see it."""
+    parts = [
+        f"{line.label}: "
+        + ", ".join(
+            f"{number(up)} {measure.unit} at {plain(across)} ms"
+            for across, up in line.points
+        )
+        for line in lines
+        if line.points and not line.dashed
+    ]
+    return "Against the delay, both axes logarithmic. " + "; ".join(parts) + "."
+
+
+def _keys(rates: list[float | None]) -> Html:
+    """The key to all plots of the grid."""
+    several = [
+        tag("li", key(style), " ", rate_name(rate)) for style, rate in enumerate(rates)
+    ]
+    last = len(rates) - 1
+    several.append(tag("li", key(last, dashed=True), " predicted"))
+    hollow = " not judged: saturated, too few batches, or rate not held"
+    several.append(tag("li", key(last, hollow=True), hollow))
+    return tag("ul", *several, class_="keys")
