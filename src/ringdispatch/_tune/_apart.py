@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ def run_apart(
     order: dict[str, Any],
     expected: float,
     on_progress: OnProgress | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Ended:
     """Run `python -m module`, handing it the order as JSON.
 
@@ -53,6 +54,7 @@ def run_apart(
         order: What it is to do.
         expected: Seconds that it is expected to take. A minute later it is killed.
         on_progress: Called every tenth of a second.
+        environment: Variables to set for it.
 
     Raises:
         CellError: it did not end.
@@ -66,6 +68,7 @@ def run_apart(
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        env={**os.environ, **(environment or {})},
     ) as process:
         ended, passed = None, 0.0
         try:
