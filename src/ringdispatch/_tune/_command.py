@@ -14,9 +14,9 @@ from rich.table import Table
 
 from ._arguments import REPEATS, UsageError, check, parser
 from ._cell import measure_apart
-from ._entries import CellError
+from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
-from ._model import entry_bytes, errors, merged, with_prediction
+from ._model import errors, merged, with_prediction
 from ._recommend import MIB, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
@@ -70,7 +70,25 @@ class _Bars:
         self._bars.update(self._all, completed=self._done)
 
 
-def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
+def _entry_bytes(options: argparse.Namespace) -> float:
+    """What one of the user's entries takes; shows whether there are any.
+
+    Raises:
+        CellError: there are none.
+    """
+    source = options.entry
+    entries = load_entries(source, options.layout) if source else None
+    try:
+        return entry_bytes(options.layout, entries)
+    except CellError:
+        raise
+    except Exception as error:
+        raise CellError(f"making an entry raised {one_line(error)}") from None
+
+
+def _measure_all(
+    options: argparse.Namespace, size: float, console: Console
+) -> list[Cell]:
     """Every setting, some times: in turns, so that a disturbance is not one delay's."""
     settings = [
         Setting(
@@ -84,7 +102,6 @@ def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
         for rate in options.rate
         for delay in options.delays
     ]
-    size = entry_bytes(options.layout, options.entry)
     bars = _Bars(console, REPEATS * len(settings))
     cells = []
     with bars.shown():
@@ -209,8 +226,8 @@ def _tune(options: argparse.Namespace) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=NO_TERMINAL_WIDTH)
-    repeats = _measure_all(options, console)
-    size = entry_bytes(options.layout, options.entry)
+    size = _entry_bytes(options)
+    repeats = _measure_all(options, size, console)
     found = recommend(repeats, budgets, entry_bytes=size)
     cells = merged(repeats)
     _show(console, cells, found)

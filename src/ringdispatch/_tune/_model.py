@@ -3,15 +3,11 @@
 Times are milliseconds, `load` is entries a millisecond.
 """
 
-import itertools
 import math
-import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist, median
-from typing import Any
 
-from ._entries import CellError, default_entries, load_entries, make_layout, one_line
 from ._results import Cell, Measured, Predicted, Setting
 
 # How much later than asked asyncio's timers fire, on average: its clock goes by whole
@@ -23,9 +19,6 @@ LOOP_TURN = 0.1
 
 # Fewer batches than that make no mean, and no percentile.
 FEWEST_BATCHES = 30
-
-# To which the allocator rounds up the size of an object.
-ALIGNMENT = 16
 
 # Bytes that the layout of bytes sets aside at least (_entries.make_layout).
 LEAST_ARENA = 16 << 20
@@ -212,48 +205,6 @@ def _memory(
 def power_of_two(least: float) -> int:
     """The smallest that is no less: what a ring has slots for."""
     return 1 << (max(math.ceil(least), 1) - 1).bit_length()
-
-
-def entry_bytes(layout: str, entry: str | None = None) -> float:
-    """What a pending entry takes, without its reference in the ring.
-
-    Args:
-        layout: `"objects"`, `"records"` or `"bytes"`.
-        entry: As in `measure_apart`.
-
-    Raises:
-        CellError: there is no such entry.
-    """
-    make = load_entries(entry, layout) if entry else default_entries(layout)
-    try:
-        return _size(layout, make(), own=entry is not None)
-    except CellError:
-        raise
-    except Exception as error:
-        raise CellError(f"making an entry raised {one_line(error)}") from None
-
-
-def _size(layout: str, stream: Iterator[Any], *, own: bool) -> float:
-    sample = next(stream)
-    made: Any = make_layout(layout, 1, sample, own=own)
-    if layout == "records":
-        return float(made.dtype.itemsize)
-    if layout == "bytes":
-        encoded = [made.encode(one) if made.encode else one for one in _some(stream)]
-        return sum(map(len, encoded)) / len(encoded) + len(made.separator)
-    kept = _some(stream)  # from the interpreter's free lists, which are not traced
-    tracemalloc.start()
-    try:
-        kept = _some(stream)
-        blocks = tracemalloc.take_snapshot().traces
-    finally:
-        tracemalloc.stop()
-    taken = sum(math.ceil(block.size / ALIGNMENT) * ALIGNMENT for block in blocks)
-    return taken / len(kept) - REFERENCE_BYTES
-
-
-def _some(stream: Iterator[Any]) -> list[Any]:
-    return list(itertools.islice(stream, 1000))
 
 
 def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) -> Cell:
