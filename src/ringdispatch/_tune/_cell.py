@@ -139,7 +139,7 @@ class _Cell:
         before = resident()
         recorder = _Recorder(self.sink)
         dispatcher = self._dispatcher(recorder, layout)
-        selector.longest = 0.0
+        selector.restart()
         cpu = time.process_time()
         serving = asyncio.create_task(requests.serve())
         await load.offer(dispatcher.enqueue, stream)

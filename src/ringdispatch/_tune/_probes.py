@@ -26,6 +26,10 @@ class StallSelector(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from here."""
         self.longest = 0.0
         self._woke = perf_counter()
 

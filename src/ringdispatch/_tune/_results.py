@@ -47,11 +47,13 @@ class Measured:
         stall_max: The longest that the event loop stood still, milliseconds.
         request_p99: 99th percentile of what a request took that the same loop served,
             from its scheduled arrival on, milliseconds.
-        cpu_seconds_per_million: Processor time per million entries.
+        cpu_seconds_per_million: Processor time per million entries: making and
+            enqueuing them, dispatching them, and what the sink does in this process.
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
-        rss_growth: Resident bytes above those before the load.
-        dropped: Entries rejected or evicted.
+        rss_growth: Most resident bytes, above those before the dispatcher was made.
+        dropped: Entries that no call got: rejected, evicted, or still pending long
+            after the load.
     """
 
     rate: float
@@ -109,7 +111,7 @@ class Memory:
         bound: Bytes at which it levelled off; None: it did not.
         predicted_bound: What the model said; None: there is none.
         bounded_after: Seconds until it levelled off.
-        limit: Bytes of address space that the process was allowed; None: any.
+        limit: Bytes that the process was allowed above its start; None: any.
         died: Whether it ran out of memory.
         verdict: All of that in words.
     """
