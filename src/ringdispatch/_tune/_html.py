@@ -45,12 +45,12 @@ def join(parts: Iterable[object]) -> Html:
 
 
 def number(value: float | None) -> str:
-    """Three figures, or all those before the point; thousands apart."""
+    """A count in full, else three figures or all those before the point."""
     if value is None or not math.isfinite(value):
         return NONE
-    if value == 0:
-        return "0"
-    digits = max(2 - math.floor(math.log10(abs(value))), 0)
+    digits = 0
+    if value and not isinstance(value, int):
+        digits = max(2 - math.floor(math.log10(abs(value))), 0)
     return f"{value:,.{digits}f}".replace(",", NARROW).replace("-", MINUS)
 
 

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 68, 24, 36
 LABEL_HEIGHT = 13
 FEW_TICKS = 2
-CHARACTER = 6.2  # the width of a figure at a tick
+CHARACTER = 6  # the width of a figure at a tick
 LONGEST_NAME = 40  # above a bar
 FEW_SHAPES = 5  # along a line of many points
 
@@ -81,7 +81,7 @@ class Axis:
             return cls(unit, 1, 10, log)
         low, high = min(seen), max(seen)
         if not log:
-            return cls(unit, min(low, 0), 1.06 * high or 1, log)
+            return cls(unit, min(low, 0), 1.06 * max(high, 0) or 1, log)
         room = max((high / low) ** 0.06, 1.25)
         return cls(unit, low / room, high * room, log)
 

@@ -139,7 +139,7 @@ def measured_table(cells: Sequence[Cell]) -> Html:
     """All that was measured in each cell."""
     columns: list[tuple[Html, Callable[[Cell], object]]] = [
         (head("arrived", "entries/s"), _arrived),
-        (head("batches"), lambda one: plain(one.measured.batches)),
+        (head("batches"), lambda one: number(one.measured.batches)),
         (head("batch", "entries"), lambda one: number(one.measured.entries_per_batch)),
         (head("calls/s"), lambda one: number(one.measured.calls_per_second)),
         (head("age", "p50, ms"), lambda one: number(one.measured.age_p50)),
