@@ -1,9 +1,9 @@
 """What was measured, as plain data: written as JSON, read by reports and tables."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-import json
 
 
 @dataclass(frozen=True, slots=True)
