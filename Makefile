@@ -8,6 +8,9 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
 #             SANITIZER="address thread" runs those only
+# make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
+#             ARGS=--benchmark-quick takes about one
+# make figures  the same, and from it the tables of the README and of docs/
 # make layouts  what each layout costs the whole way, beside its peers
 # make sdist  the source distribution, in dist/
 # make clean  back to what is in version control
@@ -25,12 +28,12 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload layouts sanitize lint sdist clean
+.PHONY: demo test chaos soak overload bench figures layouts sanitize lint sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
-test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers
+test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers .venv/.group-bench
 	$(python) -m pytest --numprocesses auto $(ARGS)
 
 chaos: $(built) .venv/.group-test
@@ -38,6 +41,13 @@ chaos: $(built) .venv/.group-test
 
 soak overload: $(built)
 	$(python) tests/$@.py $(ARGS)
+
+bench: $(built) .venv/.group-bench
+	$(python) -m pytest --benchmark $(ARGS)
+
+figures: bench
+	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/suite.json
+	$(python) benchmarks/tables.py
 
 layouts: $(built) .venv/.group-bench
 	$(python) benchmarks/whole_way.py $(ARGS)
@@ -71,6 +81,10 @@ clean:
 
 .venv/.group-%: pyproject.toml .venv/.pip
 	$(pip) --group $*
+	@touch $@
+
+.venv/.group-bench: pyproject.toml .venv/.pip
+	$(pip) --group bench || $(pip) --group bench-pure
 	@touch $@
 
 $(built): $(sources) setup.py pyproject.toml .venv/.pip

@@ -28,9 +28,7 @@ NS_PER_ENTRY_LIMIT = 3.0  # at 10 000 entries
 
 def take_ring(size: int) -> int:
     """Nanoseconds of one take of `size` entries."""
-    ring = Objects().make_ring(size, size)
-    producer = _Filler(ring)
-    producer.fill(size)
+    ring = filled(Objects(), size).ring
     start = time.perf_counter_ns()
     take = ring.take(size)
     elapsed = time.perf_counter_ns() - start
@@ -73,12 +71,19 @@ class _Filler(BackgroundDispatcher[Any]):
     def _reached(self) -> None:
         pass
 
-    def fill(self, size: int) -> None:
+    def fill(self, size: int, entry: Any) -> None:
         for _ in range(size):
-            assert self.enqueue(ENTRY)
+            assert self.enqueue(entry)
 
     def __del__(self) -> None:
         pass
+
+
+def filled(layout: Any, size: int, entry: Any = ENTRY) -> Any:
+    """A ring in which `size` entries are pending, and who put them there."""
+    filler = _Filler(layout.make_ring(size, size, 1))
+    filler.fill(size, entry)
+    return filler
 
 
 def median(measure: Callable[[int], int], size: int) -> float:

@@ -1,0 +1,91 @@
+"""What a run of the suite measures, and how long that takes.
+
+The default run is to end within five minutes on two cores, the quick one in about one.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from ringdispatch._tune._results import Setting
+
+MODES = ("default", "quick", "full")
+SEED = 20_251_105  # of the arrivals
+
+RATES = (100.0, 1_000.0, 10_000.0, 50_000.0, None)
+SINKS = (0.0, 5.0, 50.0)
+DELAYS = (10.0, 100.0)
+MORE_DELAYS = (1.0, 5.0, 20.0, 50.0, 200.0, 500.0)
+LAYOUTS = ("objects", "records", "bytes")
+SMALL_BATCH = 2_000
+
+# The one rate and sink of what is not measured at all of them: where a batch of 100 ms
+# is larger than SMALL_BATCH.
+ONE = Setting(rate=50_000.0, delay=100.0, sink=5.0)
+
+# Fewer batches make no percentile; some more, because arrivals are random.
+BATCHES = 34
+
+# More than the sink takes, which is 250 entries in 5 ms, so 50 000 a second.
+OVERLOAD = Setting(rate=250_000.0, delay=10.0, sink=5.0, max_batch=250, seconds=4.0)
+# Bytes that a process may take above what it has when the load begins.
+BOX = 128 << 20
+
+# What a cell takes beyond its load: the process, its warm-up, and its end.
+CELL_OVERHEAD = 1.0
+
+
+def cells(mode: str) -> list[Setting]:
+    """The settings that a mode measures, each for as long as it needs."""
+    if mode == "quick":
+        few = [
+            replace(ONE, rate=rate, delay=delay)
+            for rate in (1_000.0, ONE.rate)
+            for delay in DELAYS
+        ]
+        few += [replace(ONE, layout=layout) for layout in LAYOUTS[1:]]
+        return [replace(setting, seconds=1.0) for setting in few]
+    if mode == "full":
+        delays = sorted({*DELAYS, *MORE_DELAYS})
+        chosen = [*_grid(delays, LAYOUTS, (None, SMALL_BATCH))]
+    else:
+        chosen = [
+            *_grid(DELAYS, LAYOUTS[:1], (None,)),
+            *(replace(ONE, delay=delay) for delay in MORE_DELAYS),
+            *(
+                replace(ONE, layout=layout, delay=delay)
+                for layout in LAYOUTS[1:]
+                for delay in DELAYS
+            ),
+            replace(ONE, max_batch=SMALL_BATCH),
+        ]
+    return [replace(setting, seconds=_seconds(setting)) for setting in chosen]
+
+
+def _grid(
+    delays: "tuple[float, ...] | list[float]",
+    layouts: tuple[str, ...],
+    max_batches: tuple[int | None, ...],
+) -> list[Setting]:
+    return [
+        Setting(rate, delay, sink, layout=layout, max_batch=max_batch)
+        for layout in layouts
+        for max_batch in max_batches
+        for rate in RATES
+        for sink in SINKS
+        for delay in delays
+    ]
+
+
+def _seconds(setting: Setting) -> float:
+    """Three seconds, or what BATCHES of them take."""
+    gap = 1000 / setting.rate if setting.rate else 0.0
+    longest = max(setting.delay + gap, setting.sink or 0.0)
+    return max(3.0, BATCHES * longest / 1000)
+
+
+def mode(config: Any) -> str:
+    """The mode that pytest was asked for."""
+    for one in ("quick", "full"):
+        if config.getoption(f"benchmark_{one}"):
+            return one
+    return "default"

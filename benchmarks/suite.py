@@ -1,0 +1,91 @@
+"""Gathers what the benchmarks measure, and makes the results of a run of it."""
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from peers import Deque, EmptyLoop
+from plan import SEED
+from ringdispatch._tune._probes import percentile
+from ringdispatch._tune._results import Cell, Memory, Price, Results
+
+Case = tuple[str, int, bool]  # a peer's name, threads, whether it is full
+
+
+@dataclass
+class Suite:
+    """What has been measured so far.
+
+    Attributes:
+        mode: One of plan.MODES.
+        missing: Peers that are not installed, and why.
+        said: What the last measurement found, in words, for the line that tells of it.
+    """
+
+    mode: str
+    samples: dict[Case, list[float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    takes: list[dict[str, Any]] = field(default_factory=list)
+    whole_way: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    said: str = ""
+
+    @property
+    def quick(self) -> bool:
+        """Whether there is about a minute."""
+        return self.mode == "quick"
+
+    def say(self, words: str) -> None:
+        """Tell what was found."""
+        self.said = words
+
+    def add_samples(
+        self, name: str, threads: int, full: bool, samples: list[float]
+    ) -> None:
+        """Keep what a call took in each round, the loop around it included."""
+        self.samples[name, threads, full] = samples
+
+    def has_base(self, name: str, threads: int, _: bool = False) -> bool:
+        """Whether there is what a price is compared with."""
+        bases = ((base, threads, False) for base in (EmptyLoop.name, Deque.name))
+        return name != EmptyLoop.name and all(base in self.samples for base in bases)
+
+    def price(self, name: str, threads: int, full: bool) -> Price:
+        """What a call costs, without the empty loop's time.
+
+        Raises:
+            KeyError: the empty loop or an append was not measured in this run.
+        """
+        samples = sorted(self.samples[name, threads, full])
+        empty = self.samples[EmptyLoop.name, threads, False]
+        append = self.samples[Deque.name, threads, False]
+        loop = median(empty)
+        return Price(
+            name=name,
+            threads=threads,
+            full=full,
+            ns_min=samples[0] - min(empty),
+            ns_median=median(samples) - loop,
+            ns_p99=percentile(samples, 99) - loop,
+            ratio=(median(samples) - loop) / (median(append) - loop),
+        )
+
+    def results(self) -> Results | None:
+        """All of it; None if nothing was measured."""
+        prices = [self.price(*case) for case in self.samples if self.has_base(*case)]
+        if not (prices or self.takes or self.whole_way or self.cells or self.memory):
+            return None
+        from ringdispatch._tune._machine import describe
+
+        machine = describe(seed=SEED, mode=self.mode)
+        machine["not installed"] = sorted(self.missing)
+        return Results(
+            kind="suite",
+            machine=machine,
+            prices=prices,
+            takes=self.takes,
+            whole_way=self.whole_way,
+            cells=self.cells,
+            memory=self.memory,
+        )
