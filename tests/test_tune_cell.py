@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._tune import _cell, _load
+from ringdispatch._tune import _apart, _cell, _load
 from ringdispatch._tune._cell import measure, measure_apart
 from ringdispatch._tune._entries import CellError, load_entries, load_function
 from ringdispatch._tune._load import Load, schedule
@@ -217,6 +217,14 @@ def test_a_function_that_fails_is_told_in_one_line(
     with pytest.raises(CellError, match=message) as raised:
         measure_apart(setting, seed=SEED, target=target)
     assert "\n" not in str(raised.value)
+
+
+def test_a_process_that_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_apart, "GRACE_SECONDS", -60.0)
+    with pytest.raises(CellError, match=r"no result within \d+ s where 61 were"):
+        measure_apart(Setting(100.0, 10.0, 0.0, seconds=60.0), seed=SEED)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def schedule(rate: float, seconds: float, seed: int) -> "array[float]":
     draw, log = random.Random(seed).random, math.log
     times = array("d", accumulate(-log(1.0 - draw()) for _ in range(count + 1)))
     scale = count / rate / times.pop()
-    return array("d", [time * scale for time in times])
+    # A list would leave memory behind that the entries then take without any growth.
+    return array("d", (time * scale for time in times))
 
 
 @dataclass(slots=True)
