@@ -15,8 +15,9 @@ from ringdispatch._tune._results import Cell, Measured, Setting
 
 @pytest.fixture(autouse=True)
 def timers_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation's timers fire when they are due, give or take a turn."""
+    """The simulation's timers are late by half a turn; its arrivals are not."""
     monkeypatch.setattr(_model, "TIMER_LATE", _model.LOOP_TURN / 2)
+    monkeypatch.setattr(_model, "ARRIVAL_LATE", 0.0)
 
 
 def compare(setting: Setting) -> dict[str, float]:
@@ -97,7 +98,7 @@ def simulate(setting: Setting, *, seed: int) -> Measured:
     ("rate", "delay"), [(30, 10), (100, 5), (100, 100), (1_000, 10), (1_000, 100)]
 )
 def test_delay_or_sink_ends_windows(rate: float, delay: float, sink: float) -> None:
-    setting = Setting(rate, delay, sink, seconds=20)
+    setting = Setting(rate, delay, sink, seconds=10)
     off = compare(setting)
     assert max(map(abs, off.values())) < 0.1, off
 
@@ -160,6 +161,15 @@ def test_just_below_saturation_is_not_called_so() -> None:
     assert predict(setting, sink_ms=50, entry_bytes=100).saturated
     setting = replace(setting, max_in_flight=2)
     assert not predict(setting, sink_ms=50, entry_bytes=100).saturated
+
+
+def test_ring_that_is_full_when_a_batch_is_drops_what_comes_then() -> None:
+    setting = Setting(20_000, 100, 0, capacity=1_000, seconds=2)
+    assert predict(setting, sink_ms=0, entry_bytes=100).saturated
+    assert simulate(setting, seed=9).dropped
+    setting = replace(setting, max_batch=500)
+    assert not predict(setting, sink_ms=0, entry_bytes=100).saturated
+    assert not simulate(setting, seed=9).dropped
 
 
 def test_a_rare_entry_is_alone_in_its_batch_and_waits_the_whole_delay() -> None:

@@ -10,9 +10,12 @@ from statistics import NormalDist, median
 
 from ._results import Cell, Measured, Predicted, Setting
 
-# How much later than asked asyncio's timers fire, on average: its clock goes by whole
-# milliseconds of epoll, rounded up. docs/tuning.md says how that was measured.
-TIMER_LATE = 0.0
+# Milliseconds, measured on an otherwise idle loop; docs/tuning.md says how. The timer
+# that ends a window is that late on average, ...
+TIMER_LATE = 0.5
+# ... and that long ago the arrivals that are enqueued now were due, or those that just
+# missed the batch: the producer wakes once a millisecond.
+ARRIVAL_LATE = 1.0
 
 # How long after the entry that fills a batch the loop takes it.
 LOOP_TURN = 0.1
@@ -22,6 +25,9 @@ FEWEST_BATCHES = 30
 
 # Bytes that the layout of bytes sets aside at least (_entries.make_layout).
 LEAST_ARENA = 16 << 20
+
+# Below that, resident memory says nothing: the allocator takes it by the MiB.
+LEAST_MEMORY = 1 << 20
 
 # What a reference takes, in the ring and in a batch.
 REFERENCE_BYTES = 8
@@ -46,7 +52,13 @@ class _Flow:
 
     @property
     def saturated(self) -> bool:
+        """Whether more arrives than calls can take."""
         return self.load * self.place > self.largest
+
+    @property
+    def fills_ring(self) -> bool:
+        """Whether the ring is full as soon as a batch is: what comes then is dropped."""
+        return self.largest == self.capacity < self.load * self.delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +105,11 @@ def predict(setting: Setting, *, sink_ms: float, entry_bytes: float) -> Predicte
     return Predicted(
         entries_per_batch=steady.per_batch,
         calls_per_second=1000 * steady.calls,
-        age_p50=steady.age_p50,
-        age_p99=steady.age_p99,
+        age_p50=steady.age_p50 + ARRIVAL_LATE,
+        age_p99=steady.age_p99 + ARRIVAL_LATE,
         peak_pending=peak,
         memory=_memory(setting, flow, steady, peak, entry_bytes),
-        saturated=flow.saturated,
+        saturated=flow.saturated or flow.fills_ring,
     )
 
 
@@ -248,7 +260,8 @@ def errors(cell: Cell) -> dict[str, float] | str:
     """How far off the prediction is, as a share of what was measured.
 
     Returns:
-        By figure of `Predicted`; or, where there is nothing to compare, why not.
+        By figure of `Predicted`, without memory too small to be seen; or, where there
+        is nothing to compare, why not.
     """
     predicted, measured = cell.predicted, cell.measured
     if predicted is None:
@@ -267,6 +280,8 @@ def errors(cell: Cell) -> dict[str, float] | str:
         "peak_pending": measured.peak_pending,
         "memory": measured.rss_growth,
     }
+    if predicted.memory < LEAST_MEMORY:
+        del pairs["memory"]
     return {
         name: getattr(predicted, name) / seen - 1
         for name, seen in pairs.items()
