@@ -144,9 +144,9 @@ class _Cell:
         serving = asyncio.create_task(requests.serve())
         await load.offer(dispatcher.enqueue, stream)
         await serving
-        stall = selector.longest
         await _drain(dispatcher, recorder)
         cpu = time.process_time() - cpu - idle * setting.seconds
+        stall = selector.longest
         peak = max(requests.peak_resident, resident())
         recorder.check()
         seen = dispatcher.statistics()
@@ -231,7 +231,7 @@ async def _drain(dispatcher: BackgroundDispatcher[Any], recorder: _Recorder) -> 
         seen = dispatcher.statistics()
         if not (seen.pending or seen.in_flight):
             break
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
     await dispatcher.aclose(0.0)
 
 
