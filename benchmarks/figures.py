@@ -286,4 +286,8 @@ def summary(results: Results) -> list[str]:
     lines = []
     for head, table in sections(results).items():
         lines += [head, *table.text()]
-    return [*lines, *accuracy(results), ""]
+    lines += [*accuracy(results), ""]
+    if results.recommendation is not None:
+        lines += ["Recommended", results.recommendation["sentence"]]
+        lines += [f"- {reason}" for reason in results.recommendation["reasons"]]
+    return [*lines, ""]

@@ -30,6 +30,7 @@ class Peer:
 
     Attributes:
         name: As the tables have it.
+        package: What it comes in, where that is not the standard library or this one.
         call: What is timed: an expression over `sink` and `entry`.
         bounded: Whether it can be full.
         threads: Whether several threads may call it.
@@ -38,6 +39,7 @@ class Peer:
     """
 
     name: str
+    package: str | None = None
     call = "sink.put_nowait(entry)"
     bounded = True
     threads = True
@@ -79,7 +81,7 @@ class EmptyLoop(Peer):
     call = "pass"
     bounded = False
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         self.sink = None
 
     def drain(self) -> None: ...
@@ -173,6 +175,7 @@ class OurBytes(Ours):
 
 class OurEncoded(Ours):
     name = "ringdispatch, Bytes, orjson in enqueue"
+    package = "orjson"
 
     @staticmethod
     def layout() -> Bytes:
@@ -189,7 +192,7 @@ class SimpleQueue(Peer):
     call = "sink.put(entry)"
     bounded = False
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         self.sink = queue.SimpleQueue()
 
 
@@ -215,7 +218,7 @@ class StandardHandler(Peer):
     call = "sink.emit(entry)"
     bounded = False
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         self.waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.sink = logging.handlers.QueueHandler(self.waiting)
         self.entry = logging.makeLogRecord({"msg": "new request", "levelno": 20})
@@ -230,6 +233,7 @@ class StandardHandler(Peer):
 
 class OpenTelemetry(Peer):
     name = "OpenTelemetry BatchProcessor.emit"
+    package = "opentelemetry-sdk"
     call = "sink.emit(entry)"
 
     def __init__(self, room: int) -> None:
@@ -257,6 +261,7 @@ class OpenTelemetry(Peer):
 
 class Sentry(Peer):
     name = "Sentry Batcher.add"
+    package = "sentry-sdk"
     call = "sink.add(entry)"
 
     def __init__(self, room: int) -> None:
@@ -282,6 +287,7 @@ class Sentry(Peer):
 
 class Janus(Peer):
     name = "janus, sync_q.put_nowait"
+    package = "janus"
 
     def __init__(self, room: int) -> None:
         import janus
@@ -292,6 +298,7 @@ class Janus(Peer):
 
 class Culsans(Peer):
     name = "culsans, sync_q.put_nowait"
+    package = "culsans"
 
     def __init__(self, room: int) -> None:
         import culsans
@@ -302,10 +309,11 @@ class Culsans(Peer):
 
 class Aiologic(Peer):
     name = "aiologic SimpleQueue.put"
+    package = "aiologic"
     call = "sink.put(entry)"
     bounded = False
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         import aiologic
 
         self.sink = aiologic.SimpleQueue()
@@ -317,6 +325,7 @@ class Aiologic(Peer):
 
 class AiologicBounded(Peer):
     name = "aiologic Queue.green_put"
+    package = "aiologic"
     call = "sink.green_put(entry, blocking=False)"
 
     def __init__(self, room: int) -> None:
@@ -332,6 +341,7 @@ class AiologicBounded(Peer):
 
 class Aiochannel(Peer):
     name = "aiochannel.put_nowait"
+    package = "aiochannel"
     threads = False
 
     def __init__(self, room: int) -> None:
@@ -343,8 +353,9 @@ class Aiochannel(Peer):
 
 class Picologging(StandardHandler):
     name = "picologging QueueHandler.emit"
+    package = "picologging"
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         import picologging
         from picologging.handlers import QueueHandler
 
@@ -357,11 +368,12 @@ class Loguru(Peer):
     """Its own thread takes the entries off a pipe while calls are timed."""
 
     name = "loguru, enqueue=True, info"
+    package = "loguru"
     call = "sink.info(entry)"
     bounded = False
     entry = "new request"
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, _: int) -> None:
         from loguru import logger
 
         logger.remove()
@@ -379,6 +391,7 @@ class Flushq(Peer):
     """A coroutine, which runs to its end at once while there is room."""
 
     name = "flushq, await enqueue"
+    package = "flushq"
     call = "sink.enqueue(entry).send(None)"
     bounded = False
     threads = False
@@ -400,6 +413,7 @@ class Flushq(Peer):
 
 class Posthog(Peer):
     name = "PostHog capture"
+    package = "posthog"
     call = "sink.capture('new request', distinct_id='1', properties=entry)"
 
     def __init__(self, room: int) -> None:
@@ -418,6 +432,7 @@ class Posthog(Peer):
 
 class Segment(Posthog):
     name = "Segment track"
+    package = "segment-analytics-python"
     call = "sink.track('1', 'new request', entry)"
 
     def __init__(self, room: int) -> None:

@@ -1,13 +1,25 @@
 """Gathers what the benchmarks measure, and makes the results of a run of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from statistics import median
 from typing import Any
 
-from peers import Deque, EmptyLoop
-from plan import SEED
+from peers import PEERS, Deque, EmptyLoop
+from plan import ONE, SEED
+from ringdispatch._tune._entries import entry_bytes
+from ringdispatch._tune._machine import describe
+from ringdispatch._tune._model import with_prediction
 from ringdispatch._tune._probes import percentile
-from ringdispatch._tune._results import Cell, Memory, Price, Results
+from ringdispatch._tune._recommend import Budgets, recommend
+from ringdispatch._tune._results import (
+    Cell,
+    Measured,
+    Memory,
+    Price,
+    Results,
+    Setting,
+)
 
 Case = tuple[str, int, bool]  # a peer's name, threads, whether it is full
 
@@ -71,14 +83,29 @@ class Suite:
             ratio=(median(samples) - loop) / (median(append) - loop),
         )
 
+    def add_cell(self, setting: Setting, seen: Measured) -> None:
+        """Keep what a cell did, beside what the model says of it."""
+        self.cells.append(with_prediction(setting, seen, bytes_of(setting.layout)))
+
+    def recommendation(self) -> dict[str, Any] | None:
+        """What the tuner would say of the one setting measured at many delays."""
+        alike = [
+            cell
+            for cell in self.cells
+            if replace(cell.setting, delay=ONE.delay, seconds=ONE.seconds) == ONE
+        ]
+        if not alike:
+            return None
+        size = bytes_of(ONE.layout)
+        return recommend(alike, Budgets(), entry_bytes=size).as_dict()
+
     def results(self) -> Results | None:
         """All of it; None if nothing was measured."""
         prices = [self.price(*case) for case in self.samples if self.has_base(*case)]
         if not (prices or self.takes or self.whole_way or self.cells or self.memory):
             return None
-        from ringdispatch._tune._machine import describe
-
-        machine = describe(seed=SEED, mode=self.mode)
+        packages = sorted({peer.package for peer in PEERS if peer.package})
+        machine = describe(seed=SEED, mode=self.mode, peers=packages)
         machine["not installed"] = sorted(self.missing)
         return Results(
             kind="suite",
@@ -88,4 +115,11 @@ class Suite:
             whole_way=self.whole_way,
             cells=self.cells,
             memory=self.memory,
+            recommendation=self.recommendation(),
         )
+
+
+@cache
+def bytes_of(layout: str) -> float:
+    """What a pending entry takes."""
+    return entry_bytes(layout)

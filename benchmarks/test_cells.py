@@ -1,6 +1,5 @@
 """10 ms against 100 ms, and more, under load that arrives on a schedule."""
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -8,8 +7,6 @@ import pytest
 import plan
 from figures import milliseconds, words
 from ringdispatch._tune._cell import measure_apart
-from ringdispatch._tune._entries import default_entries, entry_bytes
-from ringdispatch._tune._model import with_prediction
 from ringdispatch._tune._results import Measured, Setting
 from suite import Suite
 
@@ -28,19 +25,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-@cache
-def bytes_of_an_entry(layout: str) -> float:
-    return entry_bytes(layout, default_entries(layout))
-
-
 def test_cell(setting: Setting, benchmark: Any, suite: Suite) -> None:
     def measure() -> Measured:
         return measure_apart(setting, seed=plan.SEED)
 
     benchmark.group = "cells"
     seen = benchmark.pedantic(measure)
-    cell = with_prediction(setting, seen, bytes_of_an_entry(setting.layout))
-    suite.cells.append(cell)
+    suite.add_cell(setting, seen)
     benchmark.extra_info |= {
         "entries per batch": seen.entries_per_batch,
         "calls per second": seen.calls_per_second,

@@ -62,7 +62,7 @@ WAYS: dict[str, Callable[[int], Take]] = {
 }
 
 
-@pytest.mark.duration(0.4)
+@pytest.mark.duration(0.15)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", WAYS)
 def test_take(way: str, size: int, benchmark: Any, suite: Suite) -> None:
