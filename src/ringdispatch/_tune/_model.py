@@ -57,7 +57,7 @@ class _Flow:
 
     @property
     def fills_ring(self) -> bool:
-        """Whether the ring is full as soon as a batch is: what comes then is dropped."""
+        """Whether the ring is full when a batch is: what comes then is dropped."""
         return self.largest == self.capacity < self.load * self.delay
 
 
