@@ -15,7 +15,6 @@ from ringdispatch._tune import _report
 from suite import Suite
 
 SUITE = pytest.StashKey[Suite]()
-FOLDER = Path(__file__).parent.parent / ".benchmarks"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -103,8 +102,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("what was found")
     for line in figures.summary(results):
         terminalreporter.write_line(line)
+    # Where pytest-benchmark keeps what it saves: .benchmarks, if nothing else is said.
+    storage = config.getoption("benchmark_storage")
+    folder = Path(storage.removeprefix("file://")).resolve()
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-    json, page = (FOLDER / f"suite-{moment}.{ending}" for ending in ("json", "html"))
+    json, page = (folder / f"suite-{moment}.{ending}" for ending in ("json", "html"))
     results.write(json)
     _report.write(results, page)
     terminalreporter.write_line(f"figures: {json}")

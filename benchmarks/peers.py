@@ -12,68 +12,16 @@ import logging.handlers
 import queue
 import threading
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
+from peer import Peer, quiet
 from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
 
-ENTRY: dict[str, Any] = {"message": "new request", "status": 200}
 ROW = (1.75e9, 512, 0.25, 200)
 LINE = b'{"time":1750000000.0,"size":512,"seconds":0.25,"status":200}'
 DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
 HOUR = 3600.0
 NEVER = 1 << 30  # entries that never come together
-
-
-class Peer:
-    """Something that takes entries.
-
-    Attributes:
-        name: As the tables have it.
-        package: What it comes in, where that is not the standard library or this one.
-        call: What is timed: an expression over `sink` and `entry`.
-        bounded: Whether it can be full.
-        threads: Whether several threads may call it.
-        refusal: What the call raises when it is full.
-        sink, entry: What the expression is about.
-    """
-
-    name: str
-    package: str | None = None
-    call = "sink.put_nowait(entry)"
-    bounded = True
-    threads = True
-    refusal: type[Exception] | None = None
-    entry: Any = ENTRY
-    sink: Any
-
-    def __init__(self, room: int) -> None:
-        raise NotImplementedError
-
-    def drain(self) -> None:
-        """Empty it, outside of what is timed."""
-        while not self.sink.empty():
-            self.sink.get_nowait()
-
-    def fill(self, room: int) -> None:
-        """Leave no room."""
-        self.loop(room + 64)()
-
-    def close(self) -> None:
-        """Let go of all that it started."""
-
-    def loop(self, calls: int) -> Callable[[], None]:
-        """A function that makes so many calls, as a caller would write them."""
-        lines = [self.call]
-        if self.refusal is not None:
-            lines = ["try:", f"    {self.call}", "except refusal:", "    pass"]
-        body = "".join(f"        {line}\n" for line in lines)
-        code = f"def run(sink, entry, refusal):\n    for _ in repeat(None, {calls}):\n"
-        scope: dict[str, Any] = {"repeat": repeat}
-        # A method is only fast where the code names it: the interpreter specialises.
-        exec(code + body, scope)
-        run = scope["run"]
-        return lambda: run(self.sink, self.entry, self.refusal)
 
 
 class EmptyLoop(Peer):
@@ -443,13 +391,6 @@ class Segment(Posthog):
             "key", host="http://127.0.0.1:9", max_queue_size=room, thread=0
         )
         self.sink.consumers = []
-
-
-def quiet(name: str) -> None:
-    """Let what a peer logs go nowhere: formatting is its price, the terminal is not."""
-    logger = logging.getLogger(name)
-    logger.propagate = False
-    logger.handlers = [logging.NullHandler()]
 
 
 PEERS: list[type[Peer]] = [

@@ -1,8 +1,9 @@
-"""Writes the tables of the README and of docs/layouts.md from what was measured.
+"""Writes the tables of the README and of docs/ from what was measured.
 
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
     python benchmarks/whole_way.py --json benchmarks/results/whole_way.json
+    make figures  # the suite, into benchmarks/results/suite.json, and then this
     python benchmarks/tables.py [--check]
 
 `--check` changes nothing and exits with 1 where a page is out of step.
@@ -12,8 +13,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import figures
+from plan import DELAYS, ONE, RATES
+from ringdispatch._tune._advice import advice
+from ringdispatch._tune._results import Cell, Results, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -110,10 +118,151 @@ def layout_prices() -> list[str]:
     ]
 
 
+@cache
+def suite() -> Results:
+    """One run of the suite."""
+    return Results.read(RESULTS / "suite.json")
+
+
+def machine() -> list[str]:
+    """Where the figures of the suite come from."""
+    seen = suite().machine
+    packages = [
+        f"{name} {version}"
+        for name, version in seen["packages"].items()
+        if version != "not installed"
+    ]
+    lines = [
+        f"{seen['cpu']}, {seen['cores']} cores, {seen['memory']} of memory;",
+        f"{seen['system']}; Python {seen['python']};",
+        f"commit {seen['commit']}, seed {seen['seed']}, {seen['date']};",
+        f"mode: {seen['mode']}.",
+        f"Packages: {', '.join(packages)}.",
+    ]
+    if seen["not installed"]:
+        lines.append(f"Not installed: {', '.join(seen['not installed'])}.")
+    return [*lines, ""]
+
+
+def peers() -> list[str]:
+    """The producer's call."""
+    return [
+        *figures.peers(suite(), full=False).markdown(),
+        *figures.peers(suite(), full=True).markdown(),
+    ]
+
+
+def grid() -> list[str]:
+    """10 ms against 100 ms."""
+    lines = []
+    for rate in RATES:
+        chosen = cells(lambda one, rate=rate: one.rate == rate and is_plain(one))
+        if chosen:
+            said = "All it holds" if rate is None else f"{rate:,.0f} entries a second"
+            lines += [f"{said}:", "", *table(chosen, "sink, delay", sink_and_delay)]
+    return lines
+
+
+def delays() -> list[str]:
+    """Every delay at one rate."""
+    chosen = cells(lambda one: alike(one, delay=ONE.delay))
+    chosen.sort(key=lambda cell: cell.setting.delay)
+    return table(chosen, "delay", lambda one: f"{one.delay:g} ms")
+
+
+def variants() -> list[str]:
+    """The layouts, and small batches, at one rate."""
+    chosen = cells(
+        lambda one: (
+            alike(one, delay=ONE.delay, layout=ONE.layout, max_batch=None)
+            and one.delay in DELAYS
+        )
+    )
+    return table(chosen, "layout, delay", layout_and_delay)
+
+
+def is_plain(one: Setting) -> bool:
+    """Whether it is of the grid of the two delays."""
+    return one.delay in DELAYS and one.layout == "objects" and one.max_batch is None
+
+
+def alike(one: Setting, **apart: Any) -> bool:
+    """Whether it is the one setting, apart from some of its options."""
+    return replace(one, seconds=ONE.seconds, **apart) == ONE
+
+
+def cells(wanted: Callable[[Setting], bool]) -> list[Cell]:
+    """The cells whose setting is wanted."""
+    return [cell for cell in suite().cells if wanted(cell.setting)]
+
+
+def sink_and_delay(one: Setting) -> str:
+    """What differs at one rate."""
+    return f"{one.sink:g} ms, {one.delay:g} ms"
+
+
+def layout_and_delay(one: Setting) -> str:
+    """What differs between variants."""
+    small = "" if one.max_batch is None else f", `max_batch={one.max_batch:,}`"
+    return f"{one.layout}, {one.delay:g} ms{small}"
+
+
+def table(chosen: list[Cell], head: str, words: Callable[[Setting], str]) -> list[str]:
+    """What was measured of some cells."""
+    return figures.cells(chosen, [head], lambda one: [words(one)]).markdown()
+
+
+def predictions() -> list[str]:
+    """How far off the model is."""
+    lines = [f"- {line}" for line in figures.accuracy(suite())]
+    return [*lines, "", *figures.off(suite()).markdown()]
+
+
+def recommended() -> list[str]:
+    """What the tuner says of the delays."""
+    found = suite().recommendation
+    if found is None:
+        return ["Not asked.", ""]
+    return [found["sentence"], "", *(f"- {why}" for why in found["reasons"]), ""]
+
+
+def short_prices() -> list[str]:
+    """For the README: the median of one thread's call, with room."""
+    found = [one for one in suite().prices if one.threads == 1 and not one.full]
+    found.sort(key=lambda price: price.ns_median)
+    rows = [
+        [one.name, figures.nanoseconds(one.ns_median), f"{one.ratio:,.1f}"]
+        for one in found
+    ]
+    return figures.Table(["one call", "ns", "of `deque.append`"], rows).markdown()
+
+
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
-    "README.md": {"prices": enqueue_prices},
+    "README.md": {"prices": enqueue_prices, "peers": short_prices},
+    "docs/benchmarks.md": {
+        "machine": machine,
+        "peers": peers,
+        "takes": lambda: figures.takes(suite()).markdown(),
+        "whole": lambda: figures.whole_way(suite()).markdown(),
+        "grid": grid,
+        "delays": delays,
+        "variants": variants,
+        "memory": lambda: figures.memory(suite()).markdown(),
+        "predictions": predictions,
+        "recommended": recommended,
+    },
     "docs/layouts.md": {"layouts": layout_prices},
+    "docs/tuning.md": {"advice": lambda: advice(suite())},
 }
+
+
+def with_tables(text: str, tables: dict[str, Callable[[], list[str]]]) -> str:
+    """A page with its tables made anew."""
+    for marker, make in tables.items():
+        begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->\n"
+        before, rest = text.split(begin)
+        text = before + begin + "\n".join(make()) + end + rest.split(end)[1]
+    return text
 
 
 def main() -> int:
@@ -124,11 +273,13 @@ def main() -> int:
     behind = 0
     for page, tables in PAGES.items():
         path = ROOT / page
-        text = fresh = path.read_text()
-        for marker, table in tables.items():
-            begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->\n"
-            before, rest = fresh.split(begin)
-            fresh = before + begin + "\n".join(table()) + end + rest.split(end)[1]
+        text = path.read_text()
+        try:
+            fresh = with_tables(text, tables)
+        except FileNotFoundError as error:
+            print(f"{page}: {error.filename} is missing: see benchmarks/tables.py")
+            behind += 1
+            continue
         if options.check and fresh != text:
             print(f"{page} is out of step: run benchmarks/tables.py")
             behind += 1

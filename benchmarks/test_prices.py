@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from peers import PEERS, Deque, Peer
+from peer import Peer
+from peers import PEERS, Deque
 from suite import Suite
 from timing import THREADS, price
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from peers import Peer
+from peer import Peer
 
 THREADS = 4
 ROOM = {1: 65_536, THREADS: 262_144}
