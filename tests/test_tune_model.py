@@ -207,9 +207,21 @@ def test_errors_says_why_there_is_nothing_to_compare(
     assert errors(Cell(setting, seen)) == "not predicted"
 
 
+def test_memory_is_compared_where_the_allocators_grain_is_small() -> None:
+    off = {}
+    for rate in (50_000, 500_000):
+        setting = Setting(rate, 100, 0, capacity=200_000)
+        seen = replace(simulate(Setting(100, 10, 0), seed=7), rss_growth=1)
+        predicted = predict(setting, sink_ms=0, entry_bytes=100)
+        off[rate] = errors(Cell(setting, seen, predicted))
+    assert "memory" not in off[50_000]
+    assert "memory" in off[500_000]
+
+
 def test_cell_without_a_rate_is_predicted_from_the_rate_that_was_measured() -> None:
     setting = Setting(None, 10, None)
     seen = replace(simulate(Setting(500, 10, 0), seed=8), rate=500, sink_mean=0.0)
     cell = with_prediction(setting, seen, entry_bytes=1)
     assert cell.setting is setting
+    assert errors(cell) == "all it holds"
     assert cell.predicted == predict(Setting(500, 10, None), sink_ms=0.0, entry_bytes=1)
