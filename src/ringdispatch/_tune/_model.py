@@ -27,7 +27,7 @@ FEWEST_BATCHES = 30
 LEAST_ARENA = 16 << 20
 
 # What the allocator may hold beyond what is alive: it takes memory by the arena, and an
-# arena in which anything is alive stays. Memory is compared where that is below a limit.
+# arena in which anything is alive stays. Memory is compared where that hardly counts.
 ARENA = 1 << 20
 MEMORY_LIMIT = 0.15
 
@@ -285,7 +285,7 @@ def errors(cell: Cell) -> dict[str, float] | str:
         "peak_pending": measured.peak_pending,
         "memory": measured.rss_growth,
     }
-    if ARENA > MEMORY_LIMIT * predicted.memory:
+    if MEMORY_LIMIT * predicted.memory < ARENA:
         del pairs["memory"]
     return {
         name: getattr(predicted, name) / seen - 1
