@@ -222,7 +222,7 @@ def test_a_function_that_fails_is_told_in_one_line(
 def test_a_process_that_does_not_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_apart, "GRACE_SECONDS", -60.0)
+    monkeypatch.setattr(_apart, "GRACE_SECONDS", -60.5)
     with pytest.raises(CellError, match=r"no result within \d+ s where 61 were"):
         measure_apart(Setting(100.0, 10.0, 0.0, seconds=60.0), seed=SEED)
 
