@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = [str(BENCHMARKS)]
     config.option.randomly_reorganize = False  # benchmarks have an order
-    if config.getoption("benchmark_compare") is None:
+    if not config.getoption("benchmark_compare"):
         # The suite's own tables say it shorter than pytest-benchmark's.
         config.option.benchmark_quiet = True
 

@@ -30,7 +30,10 @@ class Table:
 
     def text(self) -> list[str]:
         """Its lines, aligned, and an empty one."""
-        lines = [[cell.replace("`", "") for cell in row] for row in self.lines()]
+        lines = [
+            [cell.replace("`", "").replace("**", "") for cell in row]
+            for row in self.lines()
+        ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return [
             "  ".join(
@@ -172,7 +175,7 @@ def cells(
         seen = cell.measured
         said = words(cell.setting)
         if not seen.held:
-            said[0] += f" (held {seen.rate:,.0f}/s)"
+            said[0] += f" (not held: {seen.rate:,.0f}/s)"
         elif cell.setting.rate is None:
             said[0] += f" ({seen.rate:,.0f}/s)"
         times = (seen.age_p50, seen.age_p99, seen.age_max)

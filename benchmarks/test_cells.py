@@ -40,5 +40,5 @@ def test_cell(setting: Setting, benchmark: Any, suite: Suite) -> None:
     suite.say(
         f"{seen.entries_per_batch:,.1f} a batch, {seen.calls_per_second:,.1f} calls/s, "
         f"age p99 {milliseconds(seen.age_p99)} ms"
-        + ("" if seen.held else f"; only {seen.rate:,.0f}/s held")
+        + ("" if seen.held else f"; rate not held: {seen.rate:,.0f}/s")
     )
