@@ -32,7 +32,7 @@ class Table:
         """Its lines, aligned, and an empty one."""
         lines = [
             [cell.replace("`", "").replace("**", "") for cell in row]
-            for row in self.lines()
+            for row in [self.heads, *self.rows]
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return [
@@ -42,10 +42,6 @@ class Table:
             ).rstrip()
             for row in lines
         ] + [""]
-
-    def lines(self) -> list[list[str]]:
-        """The heads, and all rows."""
-        return [self.heads, *self.rows]
 
 
 # ---- numbers in words
@@ -58,19 +54,9 @@ def size(count: float) -> str:
     return f"{count / (1 << 20):,.1f} MiB"
 
 
-def milliseconds(value: float) -> str:
-    """Milliseconds, to about three figures."""
+def short(value: float) -> str:
+    """A number to about three figures."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def nanoseconds(value: float) -> str:
-    """Nanoseconds, to about three figures."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def rate(setting: Setting) -> str:
-    """Entries a second."""
-    return "all it holds" if setting.rate is None else f"{setting.rate:,.0f}/s"
 
 
 # ---- the tables
@@ -106,7 +92,7 @@ def _price(price: Price | None) -> list[str]:
     if price is None:
         return [""] * 4
     times = price.ns_min, price.ns_median, price.ns_p99
-    return [*map(nanoseconds, times), f"{price.ratio:,.2f}"]
+    return [*map(short, times), f"{price.ratio:,.2f}"]
 
 
 def takes(results: Results) -> Table:
@@ -185,7 +171,7 @@ def cells(
                 *said,
                 f"{seen.entries_per_batch:,.1f}",
                 f"{seen.calls_per_second:,.1f}",
-                *map(milliseconds, times),
+                *map(short, times),
                 f"{seen.cpu_seconds_per_million:,.2f}",
                 f"{seen.peak_pending:,}",
                 size(seen.rss_growth),
@@ -236,7 +222,8 @@ def _error(found: dict[str, float], figure: str) -> str:
 
 def words(setting: Setting) -> str:
     """A setting in words."""
-    said = f"{rate(setting)}, {setting.delay:g} ms, sink {setting.sink:g} ms"
+    rate = "all it holds" if setting.rate is None else f"{setting.rate:,.0f}/s"
+    said = f"{rate}, {setting.delay:g} ms, sink {setting.sink:g} ms"
     if setting.layout != "objects":
         said += f", {setting.layout}"
     if setting.max_batch is not None:

@@ -30,7 +30,8 @@ class Suite:
 
     Attributes:
         mode: One of plan.MODES.
-        missing: Peers that are not installed, and why.
+        missing: Packages that are not installed, and why.
+        samples: Nanoseconds of a call in each round, the loop around it included.
         said: What the last measurement found, in words, for the line that tells of it.
     """
 
@@ -47,16 +48,6 @@ class Suite:
     def quick(self) -> bool:
         """Whether there is about a minute."""
         return self.mode == "quick"
-
-    def say(self, words: str) -> None:
-        """Tell what was found."""
-        self.said = words
-
-    def add_samples(
-        self, name: str, threads: int, full: bool, samples: list[float]
-    ) -> None:
-        """Keep what a call took in each round, the loop around it included."""
-        self.samples[name, threads, full] = samples
 
     def has_base(self, name: str, threads: int, _: bool = False) -> bool:
         """Whether there is what a price is compared with."""

@@ -231,8 +231,7 @@ def short_prices() -> list[str]:
     found = [one for one in suite().prices if one.threads == 1 and not one.full]
     found.sort(key=lambda price: price.ns_median)
     rows = [
-        [one.name, figures.nanoseconds(one.ns_median), f"{one.ratio:,.1f}"]
-        for one in found
+        [one.name, figures.short(one.ns_median), f"{one.ratio:,.1f}"] for one in found
     ]
     return figures.Table(["one call", "ns", "of `deque.append`"], rows).markdown()
 

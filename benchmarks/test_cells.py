@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import plan
-from figures import milliseconds, words
+from figures import short, words
 from ringdispatch._tune._cell import measure_apart
 from ringdispatch._tune._results import Measured, Setting
 from suite import Suite
@@ -37,8 +37,8 @@ def test_cell(setting: Setting, benchmark: Any, suite: Suite) -> None:
         "calls per second": seen.calls_per_second,
         "age p99, ms": seen.age_p99,
     }
-    suite.say(
+    suite.said = (
         f"{seen.entries_per_batch:,.1f} a batch, {seen.calls_per_second:,.1f} calls/s, "
-        f"age p99 {milliseconds(seen.age_p99)} ms"
+        f"age p99 {short(seen.age_p99)} ms"
         + ("" if seen.held else f"; rate not held: {seen.rate:,.0f}/s")
     )

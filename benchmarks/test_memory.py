@@ -23,5 +23,5 @@ def test_memory(by_hand: bool, benchmark: Any, suite: Suite) -> None:
     benchmark.group = "memory"
     benchmark.extra_info["verdict"] = found.verdict
     suite.memory.append(found)
-    suite.say(found.verdict)
+    suite.said = found.verdict
     assert found.died == (by_hand and found.limit is not None)

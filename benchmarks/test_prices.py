@@ -38,14 +38,14 @@ def test_price(
     try:
         samples = asyncio.run(on_a_loop())
     except ImportError as error:
-        suite.missing[peer.name] = str(error)
+        suite.missing[peer.package or peer.name] = str(error)
         pytest.skip(f"{peer.name}: not installed ({error})")
     if not samples:
         return
-    suite.add_samples(peer.name, threads, full, samples)
-    suite.say(f"{median(samples):,.0f} ns, the loop included")
+    suite.samples[peer.name, threads, full] = samples
+    suite.said = f"{median(samples):,.0f} ns, the loop included"
     if suite.has_base(peer.name, threads):
         found = suite.price(peer.name, threads, full)
         benchmark.extra_info["ns"] = found.ns_median
         benchmark.extra_info[f"ratio to {Deque.name}"] = found.ratio
-        suite.say(f"{found.ns_median:,.0f} ns, {found.ratio:,.2f} of {Deque.name}")
+        suite.said = f"{found.ns_median:,.0f} ns, {found.ratio:,.2f} of {Deque.name}"

@@ -63,7 +63,7 @@ WAYS: dict[str, Callable[[int], Take]] = {
 
 
 @pytest.mark.duration(0.15)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES, ids=[f"{size} entries" for size in SIZES])
 @pytest.mark.parametrize("way", WAYS)
 def test_take(way: str, size: int, benchmark: Any, suite: Suite) -> None:
     several = max(1, 1_000 // size)  # of small ones, or the clock is what is timed
@@ -85,4 +85,4 @@ def test_take(way: str, size: int, benchmark: Any, suite: Suite) -> None:
     suite.takes.append(
         {"name": way, "entries": size, "ns_per_entry": round(nanoseconds, 4)}
     )
-    suite.say(f"{nanoseconds:.2f} ns for each entry")
+    suite.said = f"{nanoseconds:.2f} ns for each entry"

@@ -124,9 +124,9 @@ def test_no_setting_is_measured_twice() -> None:
 
 def test_a_price_is_without_the_empty_loop() -> None:
     suite = Suite("quick")
-    suite.add_samples("empty loop", 1, False, [5.0, 5.0, 6.0])
-    suite.add_samples("deque.append", 1, False, [15.0, 25.0, 26.0])
-    suite.add_samples("some.put", 1, False, [40.0, 45.0, 105.0])
+    suite.samples["empty loop", 1, False] = [5.0, 5.0, 6.0]
+    suite.samples["deque.append", 1, False] = [15.0, 25.0, 26.0]
+    suite.samples["some.put", 1, False] = [40.0, 45.0, 105.0]
     price = suite.price("some.put", 1, False)
     assert (price.ns_min, price.ns_median, price.ns_p99) == (35.0, 40.0, 100.0)
     assert price.ratio == 2.0
