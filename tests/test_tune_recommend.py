@@ -187,6 +187,8 @@ def test_large_batches_of_objects_are_to_be_dispatched_early() -> None:
     found = ask([cell(100, rate=100_000)])
     assert found.max_batch == 2_000
     assert "max_batch=2000" in found.sentence
+    assert found.costs["calls"] == pytest.approx(60, rel=0.1)
+    assert found.costs["entries_per_batch"] == pytest.approx(1_670, rel=0.1)
     found = ask([cell(100, rate=100_000)], calls=30)
     assert found.max_batch is None
     assert any("more than the budget of 30" in reason for reason in found.reasons)
@@ -243,6 +245,15 @@ def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     assert "At 100/s and below, 10 ms hardly makes batches: 2.1 entries" in said
     assert "A sink that takes 50 ms sets the pace" in said
     assert "At 50,000/s, 10 ms makes 9.6 times the calls" in said
+
+
+def test_advice_warns_of_a_machine_that_had_other_work() -> None:
+    cells = [cell(10), cell(100)]
+    assert "Read with care" not in "".join(advice(Results("suite", {}, cells=cells)))
+    late = replace(cells[0].measured, age_p99=40.0)
+    cells[0] = replace(cells[0], measured=late)
+    said = "".join(advice(Results("suite", {}, cells=cells)))
+    assert "Read with care: in 1 of 2 cells" in said
 
 
 def test_advice_without_a_grid_says_so() -> None:

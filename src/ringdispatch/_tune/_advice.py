@@ -5,12 +5,15 @@
 
 from collections.abc import Sequence
 
-from ._recommend import ASSUMED_NOISE, MIB, TICK
+from ._candidates import ASSUMED_NOISE, MIB, TICK
+from ._model import errors
 from ._results import Cell, Measured, Results
 
 SHORT, LONG = 10.0, 100.0
 # So many entries make a call worth while: fewer are hardly a batch.
 FEW = 3.0
+# A prediction that is so much too low tells of other work on the machine.
+DISTURBED = 0.25
 
 # The figures that are compared: their name, how they are written.
 FIGURES = (
@@ -36,6 +39,7 @@ def advice(results: Results) -> list[str]:
     pairs = _pairs(results.cells)
     if not pairs:
         return ["The grid has no cells with both delays.", ""]
+    disturbed = sum(_is_disturbed(cell) for cell in results.cells)
     sinks = sorted({sink for sink, _ in pairs})
     lines = []
     for sink in sinks:
@@ -43,8 +47,24 @@ def advice(results: Results) -> list[str]:
             sink, {rate: pairs[sink, rate] for s, rate in pairs if s == sink}
         )
     lines += ["What it says of the advice:", ""]
+    if disturbed:
+        lines += [f"- {_warning(disturbed, len(results.cells))}"]
     lines += [f"- {line}" for line in _findings(pairs)]
     return [*lines, ""]
+
+
+def _is_disturbed(cell: Cell) -> bool:
+    """Whether entries got older than the delay and the sink explain."""
+    off = errors(cell)
+    return not isinstance(off, str) and off["age_p99"] < -DISTURBED
+
+
+def _warning(disturbed: int, cells: int) -> str:
+    return (
+        f"Read with care: in {disturbed} of {cells} cells entries got older than delay "
+        "and sink explain, by more than a third. The machine had other work to do, and "
+        "what follows may be its noise."
+    )
 
 
 def _pairs(cells: Sequence[Cell]) -> dict[tuple[float, float | None], Pair]:
@@ -113,9 +133,9 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
             f"{SHORT:g} ms and {long.request_p99:,.3g} ms with {LONG:g} ms."
         )
     rate, (short, long) = first
-    said = "only as fast as the machine can" if rate is None else f"{rate:,.0f}/s"
+    said = "only at all the machine holds" if rate is None else f"from {rate:,.0f}/s on"
     return (
-        f"{where} {SHORT:g} ms pays from {said} on: requests take "
+        f"{where} {SHORT:g} ms pays {said}: requests take "
         f"{short.request_p99:,.3g} ms at p99 instead of {long.request_p99:,.3g} ms."
     )
 
@@ -141,8 +161,9 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
         lines.append(
             f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls and "
             f"takes {abs(cpu):.0%} {'more' if cpu > 0 else 'less'} processor time; "
-            f"{LONG:g} ms makes entries {long.age_p99 - short.age_p99:,.0f} ms older "
-            f"(p99) and takes {(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
+            f"with {LONG:g} ms entries get {long.age_p99:,.0f} ms old (p99) instead of "
+            f"{short.age_p99:,.0f}, and memory grows "
+            f"{(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
         )
     return lines
 

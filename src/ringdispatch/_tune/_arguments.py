@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ._candidates import MIB
 from ._entries import LAYOUTS
 from ._model import power_of_two
-from ._recommend import MIB, Budgets
+from ._recommend import Budgets
 
 DESCRIPTION = """\
 Run your own dispatch function under open-loop load with several delays, and recommend

@@ -13,11 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ._arguments import REPEATS, UsageError, check, parser
+from ._candidates import MIB
 from ._cell import measure_apart
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import errors, merged, with_prediction
-from ._recommend import MIB, Recommendation, recommend
+from ._recommend import Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
 

@@ -8,25 +8,11 @@ nothing against it, the longest. docs/tuning.md gives the rules with their reaso
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
 from typing import Any
 
-from ._model import power_of_two
-from ._results import Cell, Measured
-
-MIB = 1024 * 1024
-
-# Of a figure, where no setting was measured twice.
-ASSUMED_NOISE = 0.2
-# Of a figure, at least: repeats may agree by chance.
-LEAST_NOISE = 0.1
-# Milliseconds: the loop's timers are no finer, so nor is what a request took.
-TICK = 1.0
-# Bytes: the allocator takes memory from the system in pieces of that size.
-ARENA = MIB
-
-# The figures that decide.
-NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
+from ._candidates import ASSUMED_NOISE, MIB, TICK, Candidate, candidates
+from ._model import power_of_two, predict
+from ._results import Cell, Setting
 
 # The ring has room for so many times what comes in the longest cycle.
 HEADROOM = 2
@@ -48,45 +34,6 @@ class Budgets:
     age: float | None = None
     memory: float | None = None
     calls: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of one delay: the worst of the rates, and by how much repeats differ."""
-
-    value: float
-    noise: float
-
-    @property
-    def most(self) -> float:
-        """With the noise on top."""
-        return self.value + self.noise
-
-    @property
-    def least(self) -> float:
-        """Without the noise."""
-        return self.value - self.noise
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What one delay costs."""
-
-    delay: float
-    rate: float
-    sink: float
-    places: int
-    age: Figure
-    memory: Figure
-    calls: Figure
-    request: Figure
-    per_batch: float
-    dropped: bool
-
-    @property
-    def pending(self) -> float:
-        """What comes from one take to the next at the highest rate."""
-        return self.rate / 1000 * (self.delay + self.sink / self.places)
 
 
 @dataclass(slots=True)
@@ -134,16 +81,10 @@ def recommend(
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
-    noises = {name: _noise(cells, name) for name in NOISY}
-    noise = noises["request_p99"]
-    delays = sorted({cell.setting.delay for cell in cells})
-    candidates = [
-        _candidate([cell for cell in cells if cell.setting.delay == delay], noises)
-        for delay in delays
-    ]
-    able = [one for one in candidates if not one.dropped]
+    tried, noise = candidates(cells)
+    able = [one for one in tried if not one.dropped]
     if not able:
-        return _saturated(candidates, noise)
+        return _saturated(tried, noise)
     fitting = [one for one in able if not _exceeded(one, budgets)]
     if not fitting:
         return _relaxed(able, budgets, noise)
@@ -159,7 +100,7 @@ def recommend(
         max_batch=max_batch,
         binds=binds,
         ties=[one.delay for one in ties],
-        costs=_costs(best),
+        costs=_costs(best, max_batch),
         noise=noise,
     )
     found.reasons = [
@@ -170,60 +111,6 @@ def recommend(
     ]
     found.sentence = _sentence(found)
     return found
-
-
-# ---- the figures of a delay
-
-
-def _noise(cells: Sequence[Cell], name: str) -> float:
-    """By how much repeats of a setting differ in a figure, as a share of the median.
-
-    The widest of all settings: to see a difference that is none would be worse than to
-    overlook one.
-    """
-    ranges = []
-    for repeats in _repeats(cells):
-        seen = [getattr(one, name) for one in repeats]
-        if len(seen) > 1 and (middle := median(seen)) > 0:
-            ranges.append((max(seen) - min(seen)) / middle)
-    return max(LEAST_NOISE, *ranges) if ranges else ASSUMED_NOISE
-
-
-def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
-    """What was measured of each setting."""
-    found: dict[object, list[Measured]] = {}
-    for cell in cells:
-        found.setdefault(cell.setting, []).append(cell.measured)
-    return list(found.values())
-
-
-def _median(repeats: Sequence[Measured], name: str) -> float:
-    return float(median([getattr(one, name) for one in repeats]))
-
-
-def _candidate(cells: Sequence[Cell], noises: dict[str, float]) -> Candidate:
-    setting = cells[0].setting
-    rates = _repeats(cells)
-
-    def worst(name: str) -> float:
-        return max(_median(each, name) for each in rates)
-
-    def figure(name: str, least: float = 0.0, unit: float = 1.0) -> Figure:
-        value = worst(name) / unit
-        return Figure(value, max(noises[name] * value, least / unit))
-
-    return Candidate(
-        delay=setting.delay,
-        rate=worst("rate"),
-        sink=worst("sink_mean"),
-        places=setting.max_in_flight,
-        age=figure("age_p99"),
-        memory=figure("rss_growth", ARENA, MIB),
-        calls=figure("calls_per_second"),
-        request=figure("request_p99", TICK),
-        per_batch=worst("entries_per_batch"),
-        dropped=worst("dropped") > 0,
-    )
 
 
 # ---- which delay
@@ -308,21 +195,33 @@ def _max_batch(one: Candidate, layout: str, budgets: Budgets) -> tuple[int | Non
     return size, (
         f"max_batch={size:,}: else a batch has {one.per_batch:,.0f} objects, and the "
         f"loop stands still while they are let go of; it makes up to {calls:,.0f} "
-        "calls/s"
+        "calls/s, and was not measured: calls and ages with it are the model's"
     )
 
 
 # ---- in words
 
 
-def _costs(one: Candidate) -> dict[str, float]:
-    return {
+def _costs(one: Candidate, max_batch: int | None = None) -> dict[str, float]:
+    """As measured; with a max_batch, which was not, calls and ages as predicted."""
+    costs = {
         "age": one.age.value,
         "memory": one.memory.value,
         "calls": one.calls.value,
         "request": one.request.value,
         "entries_per_batch": one.per_batch,
     }
+    if max_batch is not None:
+        setting = Setting(
+            one.rate, one.delay, None, max_batch=max_batch, max_in_flight=one.places
+        )
+        said = predict(setting, sink_ms=one.sink, entry_bytes=0)
+        costs |= {
+            "age": said.age_p99,
+            "calls": said.calls_per_second,
+            "entries_per_batch": said.entries_per_batch,
+        }
+    return costs
 
 
 WORDS = {

@@ -1,0 +1,122 @@
+"""What each delay costs, of all that was measured, and how much of it is noise."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from ._results import Cell, Measured
+
+MIB = 1024 * 1024
+
+# Of a figure, where no setting was measured twice.
+ASSUMED_NOISE = 0.2
+# Of a figure, at least: repeats may agree by chance.
+LEAST_NOISE = 0.1
+# Milliseconds: the loop's timers are no finer, so nor is what a request took.
+TICK = 1.0
+# Bytes: the allocator takes memory from the system in pieces of that size.
+ARENA = MIB
+
+# The figures that decide.
+NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of one delay: the worst of the rates, and by how much repeats differ."""
+
+    value: float
+    noise: float
+
+    @property
+    def most(self) -> float:
+        """With the noise on top."""
+        return self.value + self.noise
+
+    @property
+    def least(self) -> float:
+        """Without the noise."""
+        return self.value - self.noise
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one delay costs."""
+
+    delay: float
+    rate: float
+    sink: float
+    places: int
+    age: Figure
+    memory: Figure
+    calls: Figure
+    request: Figure
+    per_batch: float
+    dropped: bool
+
+    @property
+    def pending(self) -> float:
+        """What comes from one take to the next at the highest rate."""
+        return self.rate / 1000 * (self.delay + self.sink / self.places)
+
+
+def _noise(cells: Sequence[Cell], name: str) -> float:
+    """By how much repeats of a setting differ in a figure, as a share of the median.
+
+    The widest of all settings: to see a difference that is none would be worse than to
+    overlook one.
+    """
+    ranges = []
+    for repeats in _repeats(cells):
+        seen = [getattr(one, name) for one in repeats]
+        if len(seen) > 1 and (middle := median(seen)) > 0:
+            ranges.append((max(seen) - min(seen)) / middle)
+    return max(LEAST_NOISE, *ranges) if ranges else ASSUMED_NOISE
+
+
+def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
+    """What was measured of each setting."""
+    found: dict[object, list[Measured]] = {}
+    for cell in cells:
+        found.setdefault(cell.setting, []).append(cell.measured)
+    return list(found.values())
+
+
+def _median(repeats: Sequence[Measured], name: str) -> float:
+    return float(median([getattr(one, name) for one in repeats]))
+
+
+def candidates(cells: Sequence[Cell]) -> tuple[list[Candidate], float]:
+    """What each delay costs, the shortest first; and the noise of requests."""
+    noises = {name: _noise(cells, name) for name in NOISY}
+    delays = sorted({cell.setting.delay for cell in cells})
+    found = [
+        _candidate([cell for cell in cells if cell.setting.delay == delay], noises)
+        for delay in delays
+    ]
+    return found, noises["request_p99"]
+
+
+def _candidate(cells: Sequence[Cell], noises: dict[str, float]) -> Candidate:
+    setting = cells[0].setting
+    rates = _repeats(cells)
+
+    def worst(name: str) -> float:
+        return max(_median(each, name) for each in rates)
+
+    def figure(name: str, least: float = 0.0, unit: float = 1.0) -> Figure:
+        value = worst(name) / unit
+        return Figure(value, max(noises[name] * value, least / unit))
+
+    return Candidate(
+        delay=setting.delay,
+        rate=worst("rate"),
+        sink=worst("sink_mean"),
+        places=setting.max_in_flight,
+        age=figure("age_p99"),
+        memory=figure("rss_growth", ARENA, MIB),
+        calls=figure("calls_per_second"),
+        request=figure("request_p99", TICK),
+        per_batch=worst("entries_per_batch"),
+        dropped=worst("dropped") > 0,
+    )
