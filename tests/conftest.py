@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -68,8 +69,9 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedLoop]:
 
     Run a test's coroutine with `stepped.run_until_complete(main())`.
     """
+    # First: after the test it is put back.
+    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
     loop = SteppedLoop()
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
     yield loop
     loop.run_until_complete(_end(loop))
     loop.close()

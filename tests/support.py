@@ -7,42 +7,28 @@ from collections.abc import Callable
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher
+from ringdispatch.testing import SteppedClock
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock stands still until a test moves it.
+    """An event loop on a stepped clock, by which every dispatcher goes meanwhile.
 
     `await loop.advance(seconds)` inside a test fires every timer on the way, in order.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._time = 1000.0
+        self._clock = SteppedClock(self)
+        self._clock.__enter__()
+        self.block = self._clock.block
+        self.advance = self._clock.advance
+        self.settle = self._clock.settle
+        self.timers = self._clock.timers
 
-    def time(self) -> float:
-        return self._time
-
-    async def settle(self) -> None:
-        """Let everything run that can run without time passing."""
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    async def advance(self, seconds: float) -> None:
-        """Move the clock on, stopping at each timer on the way."""
-        end = self._time + seconds
-        await self.settle()
-        while (due := self.next_timer()) is not None and due <= end + 1e-9:
-            self._time = max(self._time, due)
-            await self.settle()
-        self._time = end
-        await self.settle()
-
-    def timers(self) -> list[asyncio.TimerHandle]:
-        """The timers that are set and not cancelled."""
-        return [handle for handle in self._scheduled if not handle.cancelled()]
-
-    def next_timer(self) -> float | None:
-        return min((handle.when() for handle in self.timers()), default=None)
+    def close(self) -> None:
+        if not self.is_closed():
+            self._clock.__exit__(None, None, None)
+        super().close()
 
 
 class Sink:

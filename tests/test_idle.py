@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -117,8 +118,8 @@ class CountingLoop(SteppedLoop):
 
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
     loop = CountingLoop()
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
     # A call is a task made without the loop's factory.
     import ringdispatch._call as module
 

@@ -221,7 +221,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
         began = stepped.time()
 
         def stand_still() -> None:
-            stepped._time += 0.07
+            stepped.block(0.07)
             dispatcher.enqueue("b")
 
         dispatcher.enqueue("a")

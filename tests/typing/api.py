@@ -12,6 +12,7 @@ from ringdispatch import (
     Records,
     Statistics,
 )
+from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 
 
 class Access:
@@ -119,3 +120,18 @@ payloads = BackgroundDispatcher(
 assert_type(payloads, BackgroundDispatcher[Any])
 assert_type(payloads.statistics().max_batch_bytes, int | None)
 BackgroundDispatcher(send, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+recorder = RecordingDispatcher[dict[str, int]](layout=Objects(), capacity=10)
+assert_type(recorder.enqueue({"status": 200}), bool)
+stands_in: BackgroundDispatcher[dict[str, int]] = recorder
+faulty: BackgroundDispatcher[Any] = BackgroundDispatcher(
+    FaultyDispatch(None, OSError("refused"), OSError, HANG, 2, 2.5, then=None),
+    ms_delay=10,
+)
+FaultyDispatch("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def step() -> None:
+    with SteppedClock() as clock:
+        await clock.advance(0.1)
+        assert_type(clock.elapsed, float)

@@ -1,0 +1,156 @@
+"""A clock that stands still until a test moves it."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from ringdispatch import BackgroundDispatcher
+
+# Steps of the loop within which whatever can run has run. A program that never waits
+# would take for ever.
+_LEAST_STEPS = 20
+_MOST_STEPS = 10_000
+
+
+class SteppedClock:
+    """Time that moves only when a test says so.
+
+        with SteppedClock() as clock:
+            dispatcher.enqueue({"status": 200})
+            await clock.advance(0.1)  # ms_delay=100 has passed
+
+    While it is entered the event loop goes by it, and every dispatcher of the process:
+    one clock at a time. `asyncio.sleep`, `call_later` and `asyncio.timeout` wait for
+    `advance`. When it is left the clock runs on from where it stands, so that time
+    never goes back for a dispatcher that outlives the test.
+
+    Threads and sockets take real time: neither an ordinary dispatch function nor a real
+    server is waited for by `advance`. `await dispatcher.aflush()` waits for both. A
+    dispatcher whose home is the background thread has its own loop, which this clock
+    does not move.
+
+    Args:
+        loop: A loop of asyncio's own. None: the running one when the clock is entered.
+
+    Raises:
+        TypeError: the loop is not asyncio's own: uvloop's clock can't be stepped.
+        RuntimeError: no loop is running, on entering it; or it is entered twice.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop: Any = None if loop is None else _steppable(loop)
+        self._elapsed: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that `advance` has moved the clock in all."""
+        return self._elapsed or 0.0
+
+    def __enter__(self) -> Self:
+        if self._elapsed is not None:
+            raise RuntimeError(f"{self!r} was entered before: make another")
+        if self._loop is None:
+            self._loop = _steppable(asyncio.get_running_loop())
+        self._elapsed = 0.0
+        _set_clocks(self._loop, _stepped(self, self._loop.time()), self._stepped_now())
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        own = type(self._loop).time.__get__(self._loop)
+        _set_clocks(
+            self._loop,
+            _ahead(own, self._loop.time()),
+            _ahead(time.monotonic, BackgroundDispatcher._now()),
+        )
+
+    def _stepped_now(self) -> Callable[[], float]:
+        return _stepped(self, BackgroundDispatcher._now())
+
+    async def settle(self) -> None:
+        """Let everything run that can run without time passing."""
+        for step in range(_MOST_STEPS):
+            await asyncio.sleep(0)
+            if step >= _LEAST_STEPS and not self._loop._ready:
+                return
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock on, stopping at each timer on the way.
+
+        Args:
+            seconds: How far, >= 0.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
+        """
+        end = self.elapsed + _checked(seconds)
+        await self.settle()
+        while (left := self.next_timer()) is not None:
+            if self.elapsed + left > end + 1e-9:
+                break
+            self._elapsed = self.elapsed + max(0.0, left)
+            await self.settle()
+        self._elapsed = max(end, self.elapsed)
+        await self.settle()
+
+    def block(self, seconds: float) -> None:
+        """Let time pass while nothing runs, as code does that blocks the loop.
+
+        Args:
+            seconds: How long, >= 0.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
+        """
+        self._elapsed = self.elapsed + _checked(seconds)
+
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """The loop's timers that are set and not cancelled."""
+        return [each for each in self._loop._scheduled if not each.cancelled()]
+
+    def next_timer(self) -> float | None:
+        """Seconds until the next timer of the loop is due; None where there is none."""
+        due = min((timer.when() for timer in self.timers()), default=None)
+        return None if due is None else due - self._loop.time()
+
+
+def _checked(seconds: float) -> float:
+    if not 0 <= seconds < math.inf:
+        raise ValueError(
+            f"seconds={seconds!r}: must be a finite number >= 0; time does not go back"
+        )
+    return seconds
+
+
+def _steppable(loop: Any) -> Any:
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        raise TypeError(
+            f"loop={loop!r}: must be a loop of asyncio's own; run the test on "
+            "asyncio.new_event_loop() instead"
+        )
+    return loop
+
+
+def _set_clocks(
+    loop: Any, loop_time: Callable[[], float], now: Callable[[], float]
+) -> None:
+    loop.time = loop_time
+    # The one thing here that is not public: what a dispatcher takes for the time.
+    BackgroundDispatcher._now = staticmethod(now)
+
+
+def _stepped(clock: SteppedClock, origin: float) -> Callable[[], float]:
+    return lambda: origin + clock.elapsed
+
+
+def _ahead(clock: Callable[[], float], now: float) -> Callable[[], float]:
+    """A clock that shows `now` at this moment, and runs as `clock` does."""
+    ahead = now - clock()
+    return lambda: clock() + ahead

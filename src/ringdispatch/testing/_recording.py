@@ -1,0 +1,101 @@
+"""A dispatcher that dispatches at once, and records instead of sending."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
+
+Entry = TypeVar("Entry")
+
+
+def kept(batch: Any) -> Any:
+    """The batch, as it may be kept for long."""
+    # Of an array that is kept, a copy: the array itself keeps a buffer of `capacity`.
+    return batch.copy() if hasattr(batch, "copy") else batch
+
+
+class RecordingDispatcher(BackgroundDispatcher[Entry]):
+    """A dispatcher whose entries are in `batches` as soon as `enqueue` returns.
+
+    It is a BackgroundDispatcher in all else: layouts check and encode entries, contexts
+    are told, the statistics are real, and it can be closed. Each entry is a batch of
+    its own, and the call waits until it is recorded; an event loop is not needed.
+
+    It takes the arguments of a BackgroundDispatcher, so that it can take the place of
+    the class too. The dispatch function is never called. `ms_delay`, `max_batch` and
+    `home` have no effect.
+
+    Attributes:
+        batches: What the dispatch function would have been called with, in order.
+
+    Args:
+        dispatch_function: Lends its name; not called.
+        ms_delay: Not waited for.
+        layout: As with BackgroundDispatcher, as all other options.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an option out of its range.
+    """
+
+    __slots__ = ("batches",)
+
+    batches: list[Any]
+
+    def __init__(
+        self,
+        dispatch_function: Callable[[Any], object] | None = None,
+        *,
+        ms_delay: float = 1,
+        layout: Objects | Records | Bytes = Objects(),
+        **options: Any,
+    ) -> None:
+        batches: list[Any] = []  # not by way of self, which would keep itself alive
+
+        async def record(batch: Any) -> None:
+            batches.append(kept(batch))
+
+        if options.get("name") is None:
+            named = dispatch_function or type(self)
+            options["name"] = getattr(named, "__qualname__", type(named).__qualname__)
+        options["max_batch"] = 1  # a full batch goes out at once
+        options["home"] = "thread"  # another thread: the caller's may wait for it
+        options["layout"] = layout
+        super().__init__(record, ms_delay=ms_delay, **options)
+        self.batches = batches
+
+    @property
+    def entries(self) -> list[Any]:
+        """All entries of all batches, in order."""
+        return [entry for batch in self.batches for entry in batch]
+
+    def clear(self) -> None:
+        """Forget what was recorded; the statistics stay."""
+        self.batches.clear()
+
+    def enqueue(self, entry: Entry, context: Any = None) -> bool:
+        """Enqueue the entry, and wait until it is recorded."""
+        accepted = super().enqueue(entry, context)
+        self._record_now()
+        return accepted
+
+    def enqueue_row(self, *fields: Any, context: Any = None) -> bool:
+        """Enqueue a row, and wait until it is recorded."""
+        accepted = super().enqueue_row(*fields, context=context)
+        self._record_now()
+        return accepted
+
+    async def aenqueue(
+        self, entry: Entry, context: Any = None, timeout: float | None = None
+    ) -> bool:
+        """Enqueue the entry, waiting for room and until it is recorded."""
+        accepted = await super().aenqueue(entry, context, timeout)
+        await self.aflush(timeout=None)
+        return accepted
+
+    def _record_now(self) -> None:
+        # On the background thread itself, where another dispatcher's dispatch function
+        # may be at work, nobody can wait for it: it is recorded as soon as that awaits.
+        with contextlib.suppress(RuntimeError):
+            self.flush(timeout=None)
