@@ -12,6 +12,7 @@
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
 # make layouts  what each layout costs the whole way, beside its peers
+# make docs   the documentation site, in site/
 # make sdist  the source distribution, in dist/
 # make clean  back to what is in version control
 #
@@ -28,12 +29,14 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload bench figures layouts sanitize lint sdist clean
+.PHONY: demo test chaos soak overload bench figures layouts sanitize lint docs
+.PHONY: sdist clean
 
 demo: $(built) .venv/.group-demo
 	$(python) examples/demo.py $(ARGS)
 
-test: $(built) .venv/.group-test .venv/.group-demo .venv/.group-servers .venv/.group-bench
+groups := test demo servers bench docs
+test: $(built) $(groups:%=.venv/.group-%)
 	$(python) -m pytest --numprocesses auto $(ARGS)
 
 chaos: $(built) .venv/.group-test
@@ -64,11 +67,18 @@ lint: $(built) .venv/.group-lint
 sanitize:
 	PYTHON=$(PYTHON) .ci/sanitizers $(SANITIZER)
 
+# Strict: a link or a name that leads nowhere is an error, as is a page that would have
+# its reader's browser fetch something from elsewhere.
+docs: $(built) .venv/.group-docs .venv/.group-test
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+	@! grep -rnoE '<(script|link|img|iframe|source)[^>]+="?(https?:)?//[^">]+' \
+		site --include='*.html'
+
 sdist: .venv/.group-build
 	$(python) -m build --sdist
 
 clean:
-	rm -rf .venv build dist *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
+	rm -rf .venv build dist site *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f src/ringdispatch/*.so src/ringdispatch/*.pyd src/ringdispatch/*.c
 	find benchmarks examples src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""A real HTTP server in the place of the one that the documentation posts to."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Post:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def entries(self) -> list[Any]:
+        body = self.body
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        if self.headers.get("content-type") == "application/x-ndjson":
+            return [json.loads(line) for line in body.splitlines()]
+        entries: list[Any] = json.loads(body)
+        return entries
+
+
+class Collector(ThreadingHTTPServer):
+    """Keeps what is posted to it; the first `failures` posts are answered with 503."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.forget()
+
+    def forget(self, failures: int = 0) -> None:
+        """Begin anew, with the next posts refused."""
+        self.failures = failures
+        self.posts: list[Post] = []
+        self.refused: list[Post] = []
+
+    @property
+    def entries(self) -> list[Any]:
+        return [entry for post in self.posts for entry in post.entries]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Collector
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        body = self.rfile.read(int(headers["content-length"]))
+        post = Post(self.path, headers, body)
+        refuse = self.server.failures > 0
+        if refuse:
+            self.server.failures -= 1
+        (self.server.refused if refuse else self.server.posts).append(post)
+        self.send_response(503 if refuse else 204)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    with Collector() as collector:
+        # Woken every 10 ms, it is not long in ending.
+        thread = threading.Thread(target=collector.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
+            thread.join()

@@ -1,0 +1,334 @@
+"""Every block of Python in README.md and docs/ runs, against a real HTTP server.
+
+The blocks of a page run in order and share their names, as a reader would type them. A
+block may need what its page only speaks of (PRELUDES), and what it should have done is
+looked at afterwards (CHECKS). Both are found by the page and the last heading.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collecting import Collector, collecting
+from serving import DIRECT
+
+ROOT = Path(__file__).parent.parent
+SINK = "https://logs.example.com/"
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<source>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass
+class Block:
+    page: str
+    heading: str
+    line: int
+    title: str | None
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    def missing(self) -> list[str]:
+        """Packages that it imports and that are not installed here."""
+        imported = set()
+        for node in ast.walk(ast.parse(self.source)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+        return [name for name in sorted(imported) if not installed(name)]
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text()
+    found = []
+    for fence in FENCE.finditer(text):
+        language, _, info = fence["info"].partition(" ")
+        if language != "python":
+            continue
+        above = FENCE.sub("", text[: fence.start()])
+        headings = re.findall(r"^#+ (.+)$", above, re.MULTILINE)
+        title = re.search(r'title="([^"]+)"', info)
+        found.append(
+            Block(
+                path.relative_to(ROOT).as_posix(),
+                headings[-1],
+                text.count("\n", 0, fence.start()) + 2,
+                title and title[1],
+                textwrap.dedent(fence["source"]),
+            )
+        )
+    return found
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = {path.relative_to(ROOT).as_posix(): blocks_of(path) for path in PAGES}
+TESTING = "docs/testing.md"  # whose blocks are files, for pytest to run
+
+TYPESCRIPT = """
+import httpx
+from ringdispatch import BackgroundDispatcher
+Entry = dict
+class Request:
+    url = "/orders/1"
+class Context:
+    def wait_until(self, awaitable):
+        self.awaitable = awaitable
+client = httpx.AsyncClient()
+"""
+
+PRELUDES = {
+    ("README.md", "Coming from TypeScript"): TYPESCRIPT,
+    ("docs/migrating.md", "From the TypeScript object"): TYPESCRIPT,
+    ("docs/servers.md", "Why"): """
+from celery.signals import worker_process_shutdown
+from ringdispatch import BackgroundDispatcher
+dispatcher = BackgroundDispatcher(print, ms_delay=1)
+""",
+}
+
+
+# ---- what each block should have done
+
+
+class Run:
+    """A page's names, the server that it posts to, and what it printed."""
+
+    def __init__(self, collector: Collector, logged: list[logging.LogRecord]) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.collector = collector
+        self.logged = logged
+        self.printed = ""
+
+    def of(self, block: Block) -> None:
+        prelude = PRELUDES.get((block.page, block.heading), "")
+        for text, line in ((prelude, 1), (block.source, block.line)):
+            # So many lines down that a traceback shows the page's own.
+            source = "\n" * (line - 1) + text.replace(SINK, self.collector.url)
+            path = str(ROOT / block.page)
+            code = compile(source, path, "exec", dont_inherit=True)
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(code, self.names)
+            self.printed = out.getvalue()
+
+
+def ported_from_typescript(run: Run) -> None:
+    async def main() -> None:
+        context = run.names["Context"]()
+        answer = await run.names["handler"](run.names["Request"], context)
+        assert answer == "Hello World!"
+        assert await run.names["dispatcher"].aclose()
+        await context.awaitable
+        await run.names["client"].aclose()
+
+    asyncio.run(main())
+    assert run.collector.entries == [{"message": "new request on /orders/1"}]
+
+
+def first_example(run: Run) -> None:
+    assert run.printed == "1000 entries in one call\n"
+
+
+def service(run: Run) -> None:
+    """Under a real uvicorn, asked by a real client."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        run.names["app"], port=0, log_level="critical", ws="none", loop="asyncio"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        started = threading.Event()
+        while not (server.started and server.servers) and thread.is_alive():
+            started.wait(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with DIRECT.open(f"http://127.0.0.1:{port}/a", timeout=20) as response:
+            assert response.read() == b"Hello World!"
+    finally:
+        server.should_exit = True
+        thread.join()
+    message = f"new request on http://127.0.0.1:{port}/a"
+    assert run.collector.entries == [{"message": message}]
+
+
+def ordinary_function(run: Run) -> None:
+    assert run.collector.entries == [{"order": number} for number in range(1000)]
+
+
+def hooks(run: Run) -> None:
+    run.collector.failures = 1
+    dispatcher = run.names["dispatcher"]
+    dispatcher.enqueue({"order": 1})
+    assert dispatcher.close()
+    assert dispatcher.statistics().failed == 1
+    assert any(record.name == "shipping" for record in run.logged)
+
+
+def retried(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1}]
+    assert len(run.collector.refused) == 2
+    posts = [*run.collector.refused, *run.collector.posts]
+    assert len({post.headers["idempotency-key"] for post in posts}) == 1
+
+
+def sent_again(run: Run) -> None:
+    assert len(run.collector.refused) == 1
+    assert run.collector.entries == [{"order": 1}]
+    assert not run.names["DEAD"].exists()
+
+
+def compressed(run: Run) -> None:
+    assert [entry["order"] for entry in run.collector.entries] == [*range(1000)]
+    assert sum(len(post.body) for post in run.collector.posts) < 10_000
+
+
+def by_kind(run: Run) -> None:
+    kinds = {post.path: post.entries for post in run.collector.posts}
+    assert kinds == {
+        "/access": [{"url": "/orders/1"}],
+        "/audit": [{"user": 1, "action": "paid"}],
+        "/metering": [{"tenant": 7, "bytes": 512}],
+    }
+
+
+def logged(run: Run) -> None:
+    log = logging.getLogger("shop")
+    for handler in [*log.handlers]:
+        log.removeHandler(handler)
+    messages = [entry["message"] for entry in run.collector.entries]
+    assert messages == ["order 1 paid", "order 2 paid"]
+
+
+def traced(run: Run) -> None:
+    assert run.collector.entries == [{"message": "order 1 paid"}]
+
+
+def queued(run: Run) -> None:
+    assert [entry["order"] for entry in run.collector.entries] == [*range(100)]
+
+
+def layouts(run: Run) -> None:
+    assert run.printed
+
+
+def told_by_celery(run: Run) -> None:
+    run.names["worker_process_shutdown"].send(sender=None)
+    assert run.names["dispatcher"].closed
+
+
+CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
+    ("README.md", "ringdispatch"): first_example,
+    ("README.md", "Coming from TypeScript"): ported_from_typescript,
+    ("docs/index.md", "A service that ships an entry per request"): service,
+    ("docs/index.md", "Without an event loop"): ordinary_function,
+    ("docs/index.md", "When the other side is down"): hooks,
+    ("docs/layouts.md", "Records"): layouts,
+    ("docs/layouts.md", "Bytes"): layouts,
+    ("docs/migrating.md", "From the TypeScript object"): ported_from_typescript,
+    ("docs/migrating.md", "From QueueHandler"): logged,
+    ("docs/migrating.md", "From OpenTelemetry's processors"): traced,
+    ("docs/migrating.md", "From a hand-written asyncio queue"): queued,
+    ("docs/recipes.md", "Retry"): retried,
+    ("docs/recipes.md", "Dead letters"): sent_again,
+    ("docs/recipes.md", "Compression"): compressed,
+    ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
+    ("docs/servers.md", "Why"): told_by_celery,
+}
+FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
+
+
+# ---- the tests
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No proxy between a page and its server; files go to a folder of the test."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.chdir(tmp_path)
+    before = urllib.request._opener  # type: ignore[attr-defined]
+    urllib.request.install_opener(DIRECT)
+    yield
+    urllib.request._opener = before  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize("page", [p for p in BLOCKS if BLOCKS[p] and p != TESTING])
+def test_blocks_of_the_page_run(page: str, caplog: pytest.LogCaptureFixture) -> None:
+    left_out = []
+    with collecting() as collector:
+        run = Run(collector, caplog.records)
+        for block in BLOCKS[page]:
+            if missing := [*block.missing(), *of_prelude(block)]:
+                left_out.append(f"{block}: not installed: {', '.join(missing)}")
+                continue
+            collector.forget(failures=FAILURES.get((page, block.heading), 0))
+            run.of(block)
+            if check := CHECKS.get((page, block.heading)):
+                check(run)
+    if left_out:
+        pytest.skip("; ".join(left_out))
+
+
+def of_prelude(block: Block) -> list[str]:
+    prelude = PRELUDES.get((block.page, block.heading), "")
+    return Block(block.page, block.heading, 0, None, prelude).missing()
+
+
+def test_page_about_tests_passes_under_pytest(tmp_path: Path) -> None:
+    for block in BLOCKS[TESTING]:
+        assert block.title, f"{block}: a file wants a title"
+        (tmp_path / block.title).write_text(block.source)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    ended = subprocess.run(
+        [*command, "-W", "error", "--rootdir", str(tmp_path), str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "6 passed" in ended.stdout, ended.stdout
+
+
+def test_every_check_belongs_to_a_block() -> None:
+    known = {
+        (block.page, block.heading) for found in BLOCKS.values() for block in found
+    }
+    assert {*CHECKS, *PRELUDES, *FAILURES} <= known
+
+
+def test_pages_link_only_what_is_there() -> None:
+    for path in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if "://" not in link:
+                assert (path.parent / link).exists(), f"{path.name}: {link}"
