@@ -1,11 +1,13 @@
-"""Compares the wheels that cibuildwheel would build with those we promise.
+"""Compares the wheels that cibuildwheel would build, or has built, with those promised.
 
-    python .ci/identifiers.py [--list]
+    python .ci/identifiers.py [--built FOLDER]
 
-Needs the dependency group cibuildwheel; builds nothing.
+Without FOLDER it asks cibuildwheel, of the dependency group of that name.
 """
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,16 +45,30 @@ def planned(platform: str) -> set[str]:
     return set(run.stdout.split())
 
 
+def built(platform: str, folder: Path) -> set[str]:
+    found = set()
+    for wheel in folder.glob("*.whl"):
+        _, _, _, abi, tags = wheel.stem.split("-")
+        system, machine = re.fullmatch(
+            r"(manylinux|musllinux|macosx|win)\w*?_(x86_64|aarch64|arm64|amd64)",
+            tags.split(".")[0],
+        ).groups()
+        if f"{system}_{machine}" in PLATFORMS[platform]:
+            found.add(f"{abi}-{system}_{machine}")
+    return found
+
+
 def main() -> int:
-    if "--list" in sys.argv[1:]:
-        print(*sorted(name for each in PLATFORMS for name in promised(each)), sep="\n")
-        return 0
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--built", type=Path, help="the folder with the wheels")
+    folder = parser.parse_args().built
     wrong = 0
     for platform in PLATFORMS:
-        ours, theirs = promised(platform), planned(platform)
-        print(f"{platform}: {len(theirs)} wheels planned, {len(ours)} promised")
+        ours = promised(platform)
+        theirs = built(platform, folder) if folder else planned(platform)
+        print(f"{platform}: {len(theirs)} wheels, {len(ours)} promised")
         for name in sorted(ours ^ theirs):
-            print(f"  {name}: {'not planned' if name in ours else 'not promised'}")
+            print(f"  {name}: {'missing' if name in ours else 'not promised'}")
         wrong += ours != theirs
     return 1 if wrong else 0
 
