@@ -30,7 +30,7 @@ def contents(wheel: Path, names: list[str]) -> Iterator[str]:
         yield f"tagged {python}-{abi}: each wheel is for one version of CPython"
     for name in names:
         path = PurePosixPath(name)
-        if path.parts[0].endswith(".dist-info"):
+        if name.endswith("/") or path.parts[0].endswith(".dist-info"):
             continue
         if path.parts[0] != "ringdispatch" or path.suffix not in KINDS:
             yield f"{name} does not belong into a wheel"
