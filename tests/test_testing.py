@@ -299,8 +299,11 @@ def test_clock_is_entered_once_on_a_loop_of_asyncios_own() -> None:
 
     async def main() -> None:
         clock = SteppedClock()
-        with clock, pytest.raises(RuntimeError, match="was entered before"):
-            clock.__enter__()
+        with clock:
+            with pytest.raises(RuntimeError, match="was entered before"):
+                clock.__enter__()
+            with pytest.raises(RuntimeError, match="all dispatchers go by one clock"):
+                SteppedClock().__enter__()
 
     asyncio.run(main())
 

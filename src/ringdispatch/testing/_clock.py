@@ -14,6 +14,9 @@ from ringdispatch import BackgroundDispatcher
 _LEAST_STEPS = 20
 _MOST_STEPS = 10_000
 
+# The clock that every dispatcher goes by now, if any.
+_entered: list["SteppedClock"] = []
+
 
 class SteppedClock:
     """Time that moves only when a test says so.
@@ -37,7 +40,8 @@ class SteppedClock:
 
     Raises:
         TypeError: the loop is not asyncio's own: uvloop's clock can't be stepped.
-        RuntimeError: no loop is running, on entering it; or it is entered twice.
+        RuntimeError: on entering it, no loop is running, it was entered before, or
+            another clock is.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -52,10 +56,20 @@ class SteppedClock:
     def __enter__(self) -> Self:
         if self._elapsed is not None:
             raise RuntimeError(f"{self!r} was entered before: make another")
+        if _entered:
+            raise RuntimeError(
+                f"{_entered[0]!r} is entered, and all dispatchers go by one clock: "
+                "leave it first"
+            )
         if self._loop is None:
             self._loop = _steppable(asyncio.get_running_loop())
         self._elapsed = 0.0
-        _set_clocks(self._loop, _stepped(self, self._loop.time()), self._stepped_now())
+        _entered.append(self)
+        _set_clocks(
+            self._loop,
+            _stepped(self, self._loop.time()),
+            _stepped(self, BackgroundDispatcher._now()),
+        )
         return self
 
     def __exit__(
@@ -64,15 +78,13 @@ class SteppedClock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        _entered.remove(self)
         own = type(self._loop).time.__get__(self._loop)
         _set_clocks(
             self._loop,
             _ahead(own, self._loop.time()),
             _ahead(time.monotonic, BackgroundDispatcher._now()),
         )
-
-    def _stepped_now(self) -> Callable[[], float]:
-        return _stepped(self, BackgroundDispatcher._now())
 
     async def settle(self) -> None:
         """Let everything run that can run without time passing."""
