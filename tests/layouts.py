@@ -8,7 +8,9 @@ again. So what a test says of lists of objects must hold of every layout.
 from __future__ import annotations
 
 import importlib.util
+import os
 import struct
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +21,41 @@ SEPARATOR = b"\r\n\0"  # of no size that divides anything
 ENTRY_BYTES = TICKET.size + len(SEPARATOR)
 
 
-class Aside(dict[int, list[Any]]):
+class Aside:
     """Entries by ticket."""
+
+    def __init__(self) -> None:
+        self.start_anew()
+        _asides.add(self)
+
+    def start_anew(self) -> None:
+        self.boxes: dict[int, list[Any]] = {}
 
     def put(self, entry: Any) -> int:
         # The address of what is kept is a number that nobody else has; finding it needs
         # no lock, so that this may be entered again from anywhere.
         box = [entry]
-        self[id(box)] = box
+        self.boxes[id(box)] = box
         return id(box)
+
+    def get(self, ticket: int) -> Any:
+        return self.boxes[ticket][0]
+
+    def forget(self, ticket: int) -> None:
+        del self.boxes[ticket]
+
+
+_asides: weakref.WeakSet[Aside] = weakref.WeakSet()
+
+
+def _start_anew() -> None:
+    # Without a GIL a dict has a lock, and a thread that is not here may have held it.
+    for aside in list(_asides):
+        aside.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 class Tickets(BackgroundDispatcher[Any]):
@@ -73,7 +101,7 @@ class Tickets(BackgroundDispatcher[Any]):
         ticket = self._aside.put(entry)
         accepted = super().enqueue(self._packed(ticket), context)
         if not accepted:
-            del self._aside[ticket]
+            self._aside.forget(ticket)
         return accepted
 
     async def aenqueue(
@@ -85,7 +113,7 @@ class Tickets(BackgroundDispatcher[Any]):
     # ---- out
 
     def _entries(self, batch: Any) -> Any:
-        return [self._aside[ticket][0] for ticket in self._tickets(batch)]
+        return [self._aside.get(ticket) for ticket in self._tickets(batch)]
 
     def _wrapped_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         return lambda error, batch: hook(error, self._entries(batch))

@@ -51,7 +51,7 @@ sizes = st.integers(0, 14)
 byte_layouts = st.tuples(st.integers(1, 60), st.none() | st.integers(1, 60)).flatmap(
     lambda most: st.builds(
         Bytes,
-        separator=st.sampled_from([b"", b"\n", b"-sep-"]),
+        separator=st.sampled_from([b"", b"\n", b"-s-"]),
         max_bytes=st.just(most[0]),
         max_batch_bytes=st.just(most[1] and min(most[0], most[1])),
     )
