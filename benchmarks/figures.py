@@ -4,16 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ringdispatch._tune._model import errors
+from ringdispatch._tune._model import LIMITS, errors
 from ringdispatch._tune._results import Cell, Price, Results, Setting
-
-# How far off a prediction may be.
-LIMITS = {
-    "entries_per_batch": 0.15,
-    "calls_per_second": 0.15,
-    "age_p99": 0.25,
-    "memory": 0.15,
-}
 
 
 @dataclass(frozen=True)

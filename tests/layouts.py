@@ -46,11 +46,13 @@ class Aside:
 
 
 _asides: weakref.WeakSet[Aside] = weakref.WeakSet()
+_of_the_parent: list[object] = []  # never freed in a child
 
 
 def _start_anew() -> None:
     # Without a GIL a dict has a lock, and a thread that is not here may have held it.
     for aside in list(_asides):
+        _of_the_parent.append(aside.boxes)
         aside.start_anew()
 
 

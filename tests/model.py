@@ -160,7 +160,7 @@ class ModelRing:
         # What will be refused is not encoded. Only who opens a window needs the time.
         # While entries are encoded and the clock is read, others may come in.
         displaces = self.on_full == "drop_oldest" and not waits
-        refused = not displaces and (self.closed or not self.has_room)
+        refused = self.closed or (not displaces and not self.has_room)
         if not refused and not waits:
             self.producer.encode(entry)
         now = 0.0 if self.window or self.closed or refused else self.producer._now()

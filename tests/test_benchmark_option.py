@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -33,9 +34,12 @@ sys.exit(pytest.main(["-p", "no:benchmark", *sys.argv[1:]]))
 def run(*arguments: str, without_plugin: bool = False) -> tuple[int, str]:
     """The exit status and the output of a pytest run from the root."""
     how = ["-c", WITHOUT_PLUGIN] if without_plugin else ["-m", "pytest"]
+    # Else it would take itself for a worker of the suite's own run.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     ended = subprocess.run(
         [sys.executable, *how, "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
+        env=outside,
         check=False,
         capture_output=True,
         text=True,

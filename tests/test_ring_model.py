@@ -48,13 +48,15 @@ plans: st.SearchStrategy[Plan] = st.one_of(
 hooks = st.sampled_from(["now", "opened", "reached", "dropped", "encode"])
 policies = st.sampled_from(sorted(POLICIES))
 sizes = st.integers(0, 14)
-byte_layouts = st.tuples(st.integers(1, 60), st.none() | st.integers(1, 60)).flatmap(
-    lambda most: st.builds(
-        Bytes,
-        separator=st.sampled_from([b"", b"\n", b"-s-"]),
-        max_bytes=st.just(most[0]),
-        max_batch_bytes=st.just(most[1] and min(most[0], most[1])),
-    )
+byte_layouts = st.builds(
+    lambda separator, most, batch: Bytes(
+        separator=separator,
+        max_bytes=len(separator) + most,
+        max_batch_bytes=batch and len(separator) + min(batch, most),
+    ),
+    st.sampled_from([b"", b"\n", b"-sep-"]),
+    st.integers(1, 60),
+    st.none() | st.integers(1, 60),
 )
 any_take = st.integers(0, 99)  # one of the batches that are out
 

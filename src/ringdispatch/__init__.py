@@ -4,13 +4,15 @@
 them to your async function in batches, at most one batch every `ms_delay` milliseconds.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._bytes import BytesBatch
 from ._dispatcher import BackgroundDispatcher
 from ._layouts import Bytes, Objects, Records
 from ._producer import Full
-from ._statistics import Statistics
+
+if TYPE_CHECKING:
+    from ._statistics import Statistics
 
 __all__ = [
     "BackgroundDispatcher",
@@ -24,6 +26,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # Made on first use: a frozen dataclass of that many fields takes long.
+    if name == "Statistics":
+        from ._statistics import Statistics
+
+        return Statistics
     if name == "__version__":
         from importlib.metadata import version
 

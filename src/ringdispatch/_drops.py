@@ -10,7 +10,6 @@ from ._home import Errand, Home, Timer
 from ._reports import Reports
 from ._ring import Ring
 from ._settlements import Settlements
-from ._statistics import Statistics
 
 # At most one log line per reason, and one timer, in this many seconds.
 REPORT_SECONDS = 10.0
@@ -25,8 +24,6 @@ REMEDIES = {
     "rejected_oversized": "larger than a batch may be: raise max_batch_bytes or "
     "max_bytes",
 }
-# What was abandoned is logged where it is given up, with what was in flight.
-REASONS = (*REMEDIES, "abandoned")
 
 
 class Drops:
@@ -59,8 +56,8 @@ class Drops:
         self._context = context
         self._timer: Timer | None = None
         self.overdue = False  # what was to tell went down with its loop
-        self._told = dict.fromkeys(REASONS, 0)
-        self._logged = dict.fromkeys(REASONS, 0)
+        self._told = dict.fromkeys(ring.drops(), 0)
+        self._logged = dict.fromkeys(REMEDIES, 0)
         self._logged_at: dict[str, float] = {}
         self._telling = threading.Lock()
 
@@ -106,17 +103,15 @@ class Drops:
 
     def _tell(self, last: bool) -> bool:
         now = self._now()
-        books = Statistics(*self._ring.snapshot(now))
         news = False
-        for reason in REASONS:
-            total = getattr(books, reason)
+        for reason, total in self._ring.drops().items():
             count = total - self._told[reason]
             if count:
                 news = True
                 self._told[reason] = total
                 self._reports.dropped(reason, count)
             if reason not in REMEDIES:
-                continue
+                continue  # abandoned: logged where it is, with what was in flight
             unlogged = total - self._logged[reason]
             due = self._logged_at.get(reason, now - REPORT_SECONDS) + REPORT_SECONDS
             if unlogged and (last or now >= due):

@@ -1,8 +1,7 @@
 """How entries lie in the ring, and so what a batch is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _options
 from ._bytes import ByteRing
@@ -16,12 +15,51 @@ if TYPE_CHECKING:
 _MOST_BYTES = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
+class Layout:
+    """A value: equal where its options are, and never changed.
+
+    What a frozen dataclass would be. Making three of those takes a tenth of the time
+    that importing this package may take (benchmarks/import_price.py).
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def _set(self, **options: Any) -> None:
+        for name, value in options.items():
+            object.__setattr__(self, name, value)
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"{name}={value!r}: {type(self).__name__} can't be changed: make another"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        given = zip(self.__slots__, self._values(), strict=True)
+        options = ", ".join(f"{name}={value!r}" for name, value in given)
+        return f"{type(self).__name__}({options})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._values()
+
+
+class Objects(Layout):
     """Entries are kept as they are; a batch is a list of them.
 
     Any object goes in. A pending entry costs its own memory and 8 bytes.
     """
+
+    __slots__ = ()
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
@@ -29,8 +67,7 @@ class Objects:
         return ObjectRing(capacity, max_batch)
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(Layout):
     """Entries are rows of numbers; a batch is a numpy structured array.
 
     `enqueue` takes a tuple with a value for each field, `enqueue_row` the values
@@ -53,10 +90,12 @@ class Records:
         TypeError: `dtype` is none, or has a field that records don't keep.
     """
 
+    __slots__ = ("dtype",)
+
     dtype: "np.dtype[Any]"
 
     def __init__(self, dtype: Any) -> None:
-        object.__setattr__(self, "dtype", _with_numpy().record_type(dtype))
+        self._set(dtype=_with_numpy().record_type(dtype))
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
@@ -87,8 +126,7 @@ def _with_numpy() -> Any:
     return _fields
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(Layout):
     """Entries are encoded when they come in; a batch is one payload.
 
     A batch is a `BytesBatch`: `payload` is ready to post, with a separator after each
@@ -111,41 +149,50 @@ class Bytes:
         ValueError: an option out of its range.
     """
 
-    encode: Callable[[Any], Any] | None = None
-    separator: bytes = b"\n"
-    max_bytes: int = 16 * 1024 * 1024
-    max_batch_bytes: int | None = None
+    __slots__ = ("encode", "separator", "max_bytes", "max_batch_bytes")  # noqa: RUF023
 
-    def __post_init__(self) -> None:
-        if self.encode is not None:
-            _options.function("encode", self.encode)
-            if _options.is_async(self.encode):
+    encode: Callable[[Any], Any] | None
+    separator: bytes
+    max_bytes: int
+    max_batch_bytes: int | None
+
+    def __init__(
+        self,
+        encode: Callable[[Any], Any] | None = None,
+        separator: bytes = b"\n",
+        max_bytes: int = 16 * 1024 * 1024,
+        max_batch_bytes: int | None = None,
+    ) -> None:
+        if encode is not None:
+            _options.function("encode", encode)
+            if _options.is_async(encode):
                 raise TypeError(
-                    f"encode={self.encode!r}: must be an ordinary function, "
+                    f"encode={encode!r}: must be an ordinary function, "
                     "enqueue awaits nothing"
                 )
-        if not isinstance(self.separator, bytes):
-            raise TypeError(f"separator={self.separator!r}: must be bytes")
-        if _options.count("max_bytes", self.max_bytes) > _MOST_BYTES:
-            raise ValueError(f"max_bytes={self.max_bytes}: must be <= {_MOST_BYTES}")
-        most = self.max_batch_bytes
-        if most is not None and _options.count("max_batch_bytes", most) > (
-            self.max_bytes
-        ):
+        if not isinstance(separator, bytes):
+            raise TypeError(f"separator={separator!r}: must be bytes")
+        if _options.count("max_bytes", max_bytes) > _MOST_BYTES:
+            raise ValueError(f"max_bytes={max_bytes}: must be <= {_MOST_BYTES}")
+        most = max_bytes
+        if max_batch_bytes is not None:
+            most = _options.count("max_batch_bytes", max_batch_bytes)
+        if most > max_bytes:
             raise ValueError(
-                f"max_batch_bytes={most}: must be <= max_bytes={self.max_bytes}, "
+                f"max_batch_bytes={most}: must be <= max_bytes={max_bytes}, "
                 "or the ring is full before a batch is"
             )
-        if len(self.separator) > self.most_in_batch:
+        if len(separator) > most:
             raise ValueError(
-                f"separator={self.separator!r}: must have at most "
-                f"{self.most_in_batch} bytes, or no batch could hold an entry"
+                f"separator={separator!r}: must have at most {most} bytes, "
+                "or no batch could hold an entry"
             )
-
-    @property
-    def most_in_batch(self) -> int:
-        """Most bytes in a batch."""
-        return self.max_batch_bytes or self.max_bytes
+        self._set(
+            encode=encode,
+            separator=separator,
+            max_bytes=max_bytes,
+            max_batch_bytes=max_batch_bytes,
+        )
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
@@ -156,5 +203,5 @@ class Bytes:
             self.encode,
             self.separator,
             self.max_bytes,
-            self.most_in_batch,
+            self.max_batch_bytes or self.max_bytes,
         )

@@ -285,6 +285,19 @@ cdef class Ring:
         self.core = fresh
         self.forget()
 
+    def drops(self):
+        """How many entries were dropped, by reason: a counter of `Statistics`."""
+        ring_lock(&self.core.mutex)
+        cdef Core seen = self.core
+        ring_unlock(&self.core.mutex)
+        return {
+            "rejected_full": seen.rejected_full,
+            "evicted": seen.evicted,
+            "rejected_closed": seen.rejected_closed,
+            "rejected_oversized": seen.rejected_oversized,
+            "abandoned": seen.abandoned,
+        }
+
     def snapshot(self, double now):
         """All that `Statistics` holds, in its order, at one moment."""
         ring_lock(&self.core.mutex)

@@ -19,7 +19,9 @@ from ._reports import Reports
 from ._ring import Ring, Take
 from ._room import RoomQueue
 from ._settlements import Opener, Receipt, Settlement, Settlements
-from ._statistics import Statistics
+
+if TYPE_CHECKING:
+    from ._statistics import Statistics
 
 Entry = TypeVar("Entry")
 
@@ -144,8 +146,10 @@ class Windows(Producer[Entry]):
         self._begin()
         return inherited
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> "Statistics":
         """One consistent snapshot of the books; from any thread."""
+        from ._statistics import Statistics  # noqa: PLC0415, see __init__.py
+
         return Statistics(*self.ring.snapshot(self._now()))
 
     # ---- hooks of enqueue, on any thread

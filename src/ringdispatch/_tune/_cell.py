@@ -29,7 +29,7 @@ from ._entries import (
     one_line,
 )
 from ._load import Load
-from ._probes import Requests, StallSelector, percentile, resident
+from ._probes import Requests, StallSelector, give_back, percentile, resident
 from ._results import Measured, Setting
 
 # Entries in each batch of the warm-up: so few that they leave memory as it was.
@@ -136,6 +136,7 @@ class _Cell:
         await self._warm_up(layout, stream)
         idle = await self._probes_alone()
         gc.collect()
+        give_back()
         before = resident()
         recorder = _Recorder(self.sink)
         dispatcher = self._dispatcher(recorder, layout)

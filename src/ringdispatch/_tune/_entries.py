@@ -5,23 +5,14 @@ import itertools
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ringdispatch import Bytes, Objects, Records
+from ringdispatch._options import dispatch_function
 
-try:
-    import orjson
-
-    JSON = "orjson"
-    encode: Callable[[Any], bytes] = orjson.dumps
-except ImportError:
-    JSON = "json"
-
-    def encode(entry: Any) -> bytes:
-        """Encode as JSON."""
-        return json.dumps(entry, separators=(",", ":")).encode()
-
+JSON = "orjson" if find_spec("orjson") else "json"  # which does not install everywhere
 
 Entries = Callable[[], Iterator[Any]]
 
@@ -29,12 +20,24 @@ LAYOUTS = ("objects", "records", "bytes")
 _DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
 _NOW = 1.75e9
 _REFERENCE = 8
+_GRAIN = 16
 # The separator, and the entry's end.
 _BESIDE_A_LINE = 5
 
 
 class CellError(Exception):
     """A cell could not be measured; one line says why, and what to do."""
+
+
+def _choose_encode() -> Callable[[Any], bytes]:
+    if JSON == "json":
+        return lambda entry: json.dumps(entry, separators=(",", ":")).encode()
+    import orjson  # noqa: PLC0415
+
+    return orjson.dumps
+
+
+encode = _choose_encode()
 
 
 # ---- stand-ins
@@ -133,12 +136,17 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
             for entry in itertools.islice(stream, count)
         )
         return sum(len(line) + _BESIDE_A_LINE for line in lines) / count
+    before = [*itertools.islice(stream, count)]  # what the interpreter had spare
     tracemalloc.start()
     try:
         kept = [*itertools.islice(stream, count)]
-        return tracemalloc.get_traced_memory()[0] / len(kept) - _REFERENCE
+        blocks = [trace.size for trace in tracemalloc.take_snapshot().traces]
     finally:
         tracemalloc.stop()
+    del before
+    # The allocator rounds each block up.
+    taken = sum(-(-size // _GRAIN) * _GRAIN for size in blocks)
+    return taken / len(kept) - _REFERENCE
 
 
 # ---- the user's own
@@ -148,10 +156,14 @@ def load_function(target: str) -> Callable[[Any], object]:
     """The user's dispatch function, by "package.module:name".
 
     Raises:
-        CellError: it can't be imported, is not there, or is not callable.
+        CellError: it can't be imported, is not there, or is no dispatch function.
     """
-    found: Callable[[Any], object] = _load("dispatch function", target)
-    return found
+    found = _load("dispatch function", target)
+    try:
+        dispatch_function(found)
+    except TypeError as error:
+        raise CellError(f"{target}: {error}") from None
+    return cast("Callable[[Any], object]", found)
 
 
 def load_entries(source: str, layout: str) -> Entries:

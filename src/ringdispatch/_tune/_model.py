@@ -31,6 +31,14 @@ LEAST_ARENA = 16 << 20
 ARENA = 1 << 20
 MEMORY_LIMIT = 0.15
 
+# How far off a prediction may be, as a share of what was measured.
+LIMITS = {
+    "entries_per_batch": 0.15,
+    "calls_per_second": 0.15,
+    "age_p99": 0.25,
+    "memory": 0.15,
+}
+
 # What a reference takes, in the ring and in a batch.
 REFERENCE_BYTES = 8
 

@@ -8,17 +8,20 @@ from typing import Any
 from ._figures import condition, ours
 from ._grid import by_rate, rate_name, remark, variant, variant_name
 from ._html import NONE, TIMES, Html, join, number, plain, share, size, table, tag
-from ._model import errors
+from ._model import LIMITS, errors
 from ._results import Cell, Memory, Price, Results
 
 # What is said of a cell: its name, its place in `errors`, how far off it may be.
-JUDGED = (
-    ("entries per batch", "entries_per_batch", 0.15),
-    ("calls/s", "calls_per_second", 0.15),
-    ("age p50, ms", "age_p50", None),
-    ("age p99, ms", "age_p99", 0.25),
-    ("peak pending", "peak_pending", None),
-    ("memory", "memory", 0.15),
+JUDGED = tuple(
+    (title, name, LIMITS.get(name))
+    for title, name in (
+        ("entries per batch", "entries_per_batch"),
+        ("calls/s", "calls_per_second"),
+        ("age p50, ms", "age_p50"),
+        ("age p99, ms", "age_p99"),
+        ("peak pending", "peak_pending"),
+        ("memory", "memory"),
+    )
 )
 SHORTER, LONGER = 10, 100
 LONG = 30  # a fact with more characters gets a line of its own

@@ -107,7 +107,7 @@ class SteppedClock:
         while (left := self.next_timer()) is not None:
             if self.elapsed + left > end + 1e-9:
                 break
-            self._elapsed = self.elapsed + max(0.0, left)
+            self._elapsed = min(self.elapsed + max(0.0, left), end)
             await self.settle()
         self._elapsed = max(end, self.elapsed)
         await self.settle()
