@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -26,7 +27,10 @@ from loops import new_loop
 from ringdispatch import BackgroundDispatcher, Statistics
 
 KINDS = ["asyncio"]  # of loops
-if importlib.util.find_spec("uvloop") is not None:
+# Without the GIL uvloop 0.23 crashes, with nothing of ours about, when a loop is closed
+# while another thread wakes it; here that happens all the time.
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+if GIL and importlib.util.find_spec("uvloop") is not None:
     KINDS.append("uvloop")
 RISING = (
     "accepted",
