@@ -1,4 +1,4 @@
-"""Writes the tables of the README and of docs/ from what was measured.
+"""Writes the tables and the picture of the README and of docs/ from what was measured.
 
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+from picture import picture
 from plan import DELAYS, ONE, RATES
 from ringdispatch._tune._advice import advice
 from ringdispatch._tune._results import Cell, Results, Setting
@@ -226,18 +227,8 @@ def recommended() -> list[str]:
     return [found["sentence"], "", *(f"- {why}" for why in found["reasons"]), ""]
 
 
-def short_prices() -> list[str]:
-    """For the README: the median of one thread's call, with room."""
-    found = [one for one in suite().prices if one.threads == 1 and not one.full]
-    found.sort(key=lambda price: price.ns_median)
-    rows = [
-        [one.name, figures.short(one.ns_median), f"{one.ratio:,.1f}"] for one in found
-    ]
-    return figures.Table(["one call", "ns", "of `deque.append`"], rows).markdown()
-
-
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
-    "README.md": {"prices": enqueue_prices, "peers": short_prices},
+    "README.md": {"prices": enqueue_prices},
     "docs/benchmarks.md": {
         "machine": machine,
         "peers": peers,
@@ -253,6 +244,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "docs/layouts.md": {"layouts": layout_prices},
     "docs/tuning.md": {"advice": lambda: advice(suite())},
 }
+PICTURES = {"docs/images/prices.svg": lambda: picture(suite())}
 
 
 def with_tables(text: str, tables: dict[str, Callable[[], list[str]]]) -> str:
@@ -270,11 +262,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare")
     options = parser.parse_args()
     behind = 0
-    for page, tables in PAGES.items():
+    for page, make in {**PAGES, **PICTURES}.items():
         path = ROOT / page
-        text = path.read_text()
+        text = path.read_text() if path.exists() else ""
         try:
-            fresh = with_tables(text, tables)
+            fresh = make() if callable(make) else with_tables(text, make)
         except FileNotFoundError as error:
             print(f"{page}: {error.filename} is missing: see benchmarks/tables.py")
             behind += 1
