@@ -24,8 +24,8 @@ UNORDERED = ("signal", "finalizer", "collector", "dispatch", "waiter")
 DROPS = ("rejected_full", "rejected_closed", "evicted", "abandoned")
 
 # The timeout's timer is set before the batch is taken: on 3.11 an iteration of the loop
-# earlier, which may take any time, and a busy machine may stop in between.
-EARLY_SECONDS = 0.05 if sys.version_info >= (3, 12) else math.inf
+# earlier, which may take any time, and a busy machine may stop in between for long.
+EARLY_SECONDS = 1.0 if sys.version_info >= (3, 12) else math.inf
 
 
 class Violation(Exception):
