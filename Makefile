@@ -48,6 +48,7 @@ soak overload: $(built)
 bench: $(built) .venv/.group-bench
 	$(python) -m pytest --benchmark $(ARGS)
 
+figures: override ARGS :=
 figures: bench
 	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/suite.json
 	$(python) benchmarks/tables.py

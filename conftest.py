@@ -42,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
             f"--benchmark: {', '.join(missing)} not installed: "
             "pip install -e . --group bench, or make bench"
         )
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError("--benchmark: leave out -n, measurements take turns")
     if config.getoption("benchmark_quick") and config.getoption("benchmark_full"):
         raise pytest.UsageError("--benchmark-quick, --benchmark-full: choose one")
     if config.args_source is not pytest.Config.ArgsSource.ARGS:

@@ -22,6 +22,10 @@ SMALL_BATCH = 2_000
 # is larger than SMALL_BATCH.
 ONE = Setting(rate=50_000.0, delay=100.0, sink=5.0)
 
+# How often it is measured with each delay up to its own: what differs between runs of
+# the same setting is noise, and the recommendation must not mistake it for the delay's.
+RUNS = 3
+
 # Fewer batches make no percentile; some more, because arrivals are random.
 BATCHES = 34
 
@@ -59,6 +63,22 @@ def cells(mode: str) -> list[Setting]:
             replace(ONE, max_batch=SMALL_BATCH),
         ]
     return [replace(setting, seconds=_seconds(setting)) for setting in chosen]
+
+
+def runs(mode: str) -> list[tuple[Setting, int]]:
+    """Each cell, and then the further runs of those that are repeated."""
+    once = cells(mode)
+    again = [setting for setting in once if is_repeated(setting)]
+    return [
+        *((setting, 0) for setting in once),
+        *((setting, run) for run in range(1, RUNS) for setting in again),
+    ]
+
+
+def is_repeated(setting: Setting) -> bool:
+    """Whether it is the one setting, but for a delay no longer than its own."""
+    alike = replace(setting, delay=ONE.delay, seconds=ONE.seconds)
+    return alike == ONE and setting.delay <= ONE.delay
 
 
 def _grid(

@@ -1,15 +1,15 @@
 """Gathers what the benchmarks measure, and makes the results of a run of it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
 from typing import Any
 
 from peers import PEERS, Deque, EmptyLoop
-from plan import ONE, SEED
+from plan import ONE, SEED, is_repeated
 from ringdispatch._tune._entries import entry_bytes
 from ringdispatch._tune._machine import describe
-from ringdispatch._tune._model import with_prediction
+from ringdispatch._tune._model import merged, with_prediction
 from ringdispatch._tune._probes import percentile
 from ringdispatch._tune._recommend import Budgets, recommend
 from ringdispatch._tune._results import (
@@ -79,12 +79,8 @@ class Suite:
         self.cells.append(with_prediction(setting, seen, bytes_of(setting.layout)))
 
     def recommendation(self) -> dict[str, Any] | None:
-        """What the tuner would say of the one setting measured at many delays."""
-        alike = [
-            cell
-            for cell in self.cells
-            if replace(cell.setting, delay=ONE.delay, seconds=ONE.seconds) == ONE
-        ]
+        """What the tuner would say of the one setting that is measured repeatedly."""
+        alike = [cell for cell in self.cells if is_repeated(cell.setting)]
         if not alike:
             return None
         size = bytes_of(ONE.layout)
@@ -104,7 +100,7 @@ class Suite:
             prices=prices,
             takes=self.takes,
             whole_way=self.whole_way,
-            cells=self.cells,
+            cells=merged(self.cells),
             memory=self.memory,
             recommendation=self.recommendation(),
         )

@@ -13,21 +13,22 @@ from suite import Suite
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
-        "setting",
+        ("setting", "run"),
         [
             pytest.param(
                 setting,
-                id=words(setting),
+                run,
+                id=words(setting) + (f", run {run + 1}" if run else ""),
                 marks=pytest.mark.duration(setting.seconds + plan.CELL_OVERHEAD),
             )
-            for setting in plan.cells(plan.mode(metafunc.config))
+            for setting, run in plan.runs(plan.mode(metafunc.config))
         ],
     )
 
 
-def test_cell(setting: Setting, benchmark: Any, suite: Suite) -> None:
+def test_cell(setting: Setting, run: int, benchmark: Any, suite: Suite) -> None:
     def measure() -> Measured:
-        return measure_apart(setting, seed=plan.SEED)
+        return measure_apart(setting, seed=plan.SEED + run)
 
     benchmark.group = "cells"
     seen = benchmark.pedantic(measure)

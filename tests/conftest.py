@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,11 @@ from layouts import LAYOUTS, can_be, use_layout
 from ringdispatch import BackgroundDispatcher
 from subprocesses import LAYOUT_VARIABLE
 from support import Sink, SteppedLoop
+
+# They import signals that only Unix has.
+collect_ignore = []
+if sys.platform == "win32":
+    collect_ignore = ["test_frozen.py", "test_servers.py"]
 
 EVERY_LAYOUT = """\
 every_layout: the test runs with each layout, told nothing of it: the name \

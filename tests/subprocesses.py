@@ -12,6 +12,11 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
 HERE = Path(__file__).parent
 
 # The layout that the running test is about, if any.

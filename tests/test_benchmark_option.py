@@ -83,6 +83,13 @@ def test_quick_and_full_are_either_or() -> None:
 
 
 @needs_plugin
+def test_processes_beside_each_other_are_refused() -> None:
+    status, output = run("--benchmark", "-n", "2")
+    assert status == pytest.ExitCode.USAGE_ERROR
+    assert "--benchmark: leave out -n" in output
+
+
+@needs_plugin
 def test_a_run_saves_its_figures_its_report_and_what_the_plugin_saves(
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from loops import LOOPS, run_on
 from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Full
-from subprocesses import run_snippet
+from subprocesses import needs_fork, run_snippet
 from support import SteppedLoop, books_agree
 
 NEWLINE = b"\n"
@@ -298,6 +298,7 @@ def test_aenqueue_refuses_what_enqueue_refuses(stepped: SteppedLoop) -> None:
     stepped.run_until_complete(main())
 
 
+@needs_fork
 def test_forked_child_starts_with_an_empty_arena() -> None:  # C17
     outcome = run_snippet(
         """

@@ -12,7 +12,7 @@ import pytest
 
 from loops import LOOPS, Place, comes_true, run_on
 from ringdispatch import BackgroundDispatcher
-from subprocesses import run_snippet
+from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree
 
 pytestmark = pytest.mark.every_layout
@@ -356,6 +356,7 @@ def test_cached_enqueue_survives_homes_and_close(loop_name: str) -> None:
     assert sink.entries == [0, 1, 2, 3]
 
 
+@needs_fork
 def test_cached_enqueue_survives_a_fork() -> None:  # C17
     outcome = run_snippet(
         """

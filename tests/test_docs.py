@@ -66,7 +66,7 @@ def installed(name: str) -> bool:
 
 
 def blocks_of(path: Path) -> list[Block]:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     found = []
     for fence in FENCE.finditer(text):
         language, _, info = fence["info"].partition(" ")
@@ -333,7 +333,9 @@ def test_every_check_belongs_to_a_block() -> None:
 
 def test_readme_links_only_what_is_there() -> None:
     """Those of docs/ are looked after by `make docs`."""
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / "README.md").read_text())
+    links = re.findall(
+        r"\]\(([^)#\s]+)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
     within = [link for link in links if link.startswith(("docs/", "examples/"))]
     assert within
     assert [link for link in within if not (ROOT / link).exists()] == []

@@ -11,7 +11,7 @@ PAGE = HERE.parent / "docs" / "guarantees.md"
 
 def all_tests() -> dict[str, str]:
     """The name of each test, and the text of its file."""
-    texts = [path.read_text() for path in HERE.glob("test_*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py")]
     return {
         name: text
         for text in texts
@@ -20,7 +20,7 @@ def all_tests() -> dict[str, str]:
 
 
 def test_each_test_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text()))
+    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
     assert len(named) > 40
     assert named - set(all_tests()) == set()
 
@@ -28,7 +28,9 @@ def test_each_test_that_the_page_names_exists() -> None:
 def test_each_promise_is_on_the_page_and_in_the_tests() -> None:
     texts = set(all_tests().values())
     for number in range(1, 20):
-        assert re.search(rf"^\*\*C{number}\. ", PAGE.read_text(), re.MULTILINE), number
+        assert re.search(
+            rf"^\*\*C{number}\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+        ), number
         assert any(re.search(rf"\bC{number}\b", text) for text in texts), number
 
 

@@ -36,7 +36,7 @@ def test_books_agree_after_sigterm_in_mid_traffic(delay: str, entries: str) -> N
 
 
 def test_first_example_of_the_readme_runs() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert example is not None
     printed = run("-W", "error", "-c", example.group(1), seconds=30)

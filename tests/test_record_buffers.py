@@ -16,7 +16,7 @@ import pytest
 from lines import Line
 from loops import eventually
 from ringdispatch import BackgroundDispatcher, Records
-from subprocesses import run_snippet
+from subprocesses import needs_fork, run_snippet
 from support import SteppedLoop
 
 NUMBERS = Records([("number", "u4"), ("square", "u8")])
@@ -269,6 +269,7 @@ def test_large_rows_from_racing_threads_come_whole() -> None:  # C18
 # ---- forks
 
 
+@needs_fork
 def test_forked_child_has_buffers_of_its_own() -> None:  # C17
     outcome = run_snippet(
         """

@@ -19,7 +19,7 @@ import pytest
 
 from loops import LOOPS, comes_true, run_on
 from ringdispatch import BackgroundDispatcher
-from subprocesses import run_snippet
+from subprocesses import needs_signals, run_snippet
 from support import Sink, SteppedLoop, books_agree
 
 pytestmark = pytest.mark.every_layout
@@ -180,12 +180,14 @@ def test_f13_hammered_by_the_entries_it_frees(loop_name: str, home: str) -> None
     hammer(loop_name, home, ENTRIES, 1000)
 
 
+@needs_signals
 @on_each_loop
 @each_home
 def test_f14_hammered_from_a_signal_handler(loop_name: str, home: str) -> None:  # C18
     hammer(loop_name, home, SIGNALS, 100, 3 * SECONDS)
 
 
+@needs_signals
 @on_each_loop
 def test_f38_opener_in_a_signal_handler_on_an_idle_loop_is_on_time(
     loop_name: str,

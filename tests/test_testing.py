@@ -418,3 +418,31 @@ def test_faults_that_are_none_are_refused(fault: Any, error: type[Exception]) ->
     with pytest.raises(error, match="then="):
         FaultyDispatch(then=fault)
     assert repr(HANG) == "HANG"
+
+
+def test_years_pass_as_seconds_do() -> None:
+    async def main() -> None:
+        year = 365 * 86_400.0
+        with SteppedClock() as clock:
+            sleeping = asyncio.ensure_future(asyncio.sleep(year / 3))
+            await clock.advance(year / 3)
+            assert sleeping.done()
+            await clock.advance(year)
+
+    asyncio.run(main())
+
+
+def test_error_that_is_raised_again_and_again_keeps_no_batches() -> None:
+    async def main() -> None:
+        fault = OSError("down")
+        send = FaultyDispatch(then=fault)
+        for _ in range(10):
+            with pytest.raises(OSError, match="down"):
+                await send(["entry"])
+        frames = 0
+        traceback = fault.__traceback__
+        while traceback is not None:
+            frames, traceback = frames + 1, traceback.tb_next
+        assert frames <= 3
+
+    asyncio.run(main())

@@ -13,6 +13,7 @@ from ringdispatch import BackgroundDispatcher
 # would take for ever.
 _LEAST_STEPS = 20
 _MOST_STEPS = 10_000
+_RESOLUTION = 1e-6  # seconds within which a timer is due
 
 # The clock that every dispatcher goes by now, if any.
 _entered: list["SteppedClock"] = []
@@ -31,9 +32,10 @@ class SteppedClock:
     never goes back for a dispatcher that outlives the test.
 
     Threads and sockets take real time: neither an ordinary dispatch function nor a real
-    server is waited for by `advance`. `await dispatcher.aflush()` waits for both. A
-    dispatcher whose home is the background thread has its own loop, which this clock
-    does not move.
+    server is waited for by `advance`. `await dispatcher.aflush()` waits for both; its
+    timeout, as that of `aclose`, waits for `advance`. A dispatcher that lives on another
+    loop, or on the background thread, stands still: its windows are due by this clock,
+    its loop wakes by its own.
 
     Args:
         loop: A loop of asyncio's own. None: the running one when the clock is entered.
@@ -64,6 +66,9 @@ class SteppedClock:
         if self._loop is None:
             self._loop = _steppable(asyncio.get_running_loop())
         self._elapsed = 0.0
+        # Floats are no finer some months from where the clock began.
+        self._resolution = self._loop._clock_resolution
+        self._loop._clock_resolution = _RESOLUTION
         _entered.append(self)
         _set_clocks(
             self._loop,
@@ -79,6 +84,7 @@ class SteppedClock:
         traceback: TracebackType | None,
     ) -> None:
         _entered.remove(self)
+        self._loop._clock_resolution = self._resolution
         own = type(self._loop).time.__get__(self._loop)
         _set_clocks(
             self._loop,

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import itertools
 import math
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -55,6 +56,7 @@ class FaultyDispatch:
         self.batches: list[Any] = []
         self._faults = faults
         self._then = then
+        self._numbers = itertools.count()
         self._hanging: list[Future[None]] = []
 
     @property
@@ -63,23 +65,27 @@ class FaultyDispatch:
         return [entry for batch in self.batches for entry in batch]
 
     async def __call__(self, batch: Any) -> None:
-        number = len(self.batches)
+        number = next(self._numbers)
         self.batches.append(kept(batch))
         fault = self._faults[number] if number < len(self._faults) else self._then
         if isinstance(fault, _Hang):
             hanging: Future[None] = Future()
             self._hanging.append(hanging)
             await asyncio.wrap_future(hanging)
-        elif isinstance(fault, BaseException | type):
+        elif isinstance(fault, BaseException):
+            # An instance raised again would keep every batch in its traceback.
+            raise fault.with_traceback(None)
+        elif isinstance(fault, type):
             raise fault
         elif fault is not None:
             await asyncio.sleep(fault)
 
     def release(self) -> None:
         """Let the calls return that hang now."""
-        while self._hanging:
+        hanging, self._hanging = self._hanging, []
+        for call in hanging:
             with suppress(InvalidStateError):  # cancelled meanwhile
-                self._hanging.pop().set_result(None)
+                call.set_result(None)
 
 
 def _check(name: str, fault: Any) -> None:
