@@ -33,9 +33,9 @@ class SteppedClock:
 
     Threads and sockets take real time: neither an ordinary dispatch function nor a real
     server is waited for by `advance`. `await dispatcher.aflush()` waits for both; its
-    timeout, as that of `aclose`, waits for `advance`. A dispatcher that lives on another
-    loop, or on the background thread, stands still: its windows are due by this clock,
-    its loop wakes by its own.
+    timeout, as that of `aclose`, waits for `advance`. A dispatcher that lives on
+    another loop, or on the background thread, stands still: its windows are due by this
+    clock, its loop wakes by its own.
 
     Args:
         loop: A loop of asyncio's own. None: the running one when the clock is entered.
