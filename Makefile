@@ -3,7 +3,7 @@
 # make test   the test suite, a process for each core; ARGS="-k close" goes to pytest
 # make chaos  rounds of drawn chaos, each judged to the entry; ARGS="--seconds 3600
 #             --seed 7" makes it longer, or repeats it
-# make lint   formatting, style, types, stubs
+# make lint   generated tables, formatting, style, types, stubs
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
 # make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
@@ -57,6 +57,7 @@ layouts: $(built) .venv/.group-bench
 	$(python) benchmarks/whole_way.py $(ARGS)
 
 lint: $(built) .venv/.group-lint
+	$(python) benchmarks/tables.py --check
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m mypy

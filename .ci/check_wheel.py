@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 400_000
 COMPILED = ["_ring", "_producer", "_records", "_bytes"]
+FOLDERS = {"_tune", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed"}
 
 
@@ -32,10 +33,19 @@ def contents(wheel: Path, names: list[str]) -> Iterator[str]:
         path = PurePosixPath(name)
         if name.endswith("/") or path.parts[0].endswith(".dist-info"):
             continue
-        if path.parts[0] != "ringdispatch" or path.suffix not in KINDS:
+        compiled = path.suffix in {".so", ".pyd"}
+        if (
+            path.parts[0] != "ringdispatch"
+            or path.suffix not in KINDS
+            or not FOLDERS.issuperset(path.parts[1:-1])
+            or (compiled and path.name.partition(".")[0] not in COMPILED)
+        ):
             yield f"{name} does not belong into a wheel"
     if "ringdispatch/py.typed" not in names:
         yield "py.typed is missing"
+    for folder in FOLDERS:
+        if f"ringdispatch/{folder}/__init__.py" not in names:
+            yield f"the folder {folder} is missing"
     for module in COMPILED:
         if f"ringdispatch/{module}.pyi" not in names:
             yield f"the stub of {module} is missing"
