@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,13 +171,19 @@ def test_arrivals_are_those_of_accepted_entries() -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a user's module."""
     (tmp_path / "users_own.py").write_text(
-        "import os\n"
+        "import os, subprocess\n"
         "async def send(batch):\n"
         "    print('sent', [entry['path'] for entry in batch])\n"
         "async def fails(batch):\n"
         "    raise ConnectionError('no route\\nto host')\n"
         "def dies(batch):\n"
         "    os._exit(3)\n"
+        "left = []\n"
+        "async def leaves_a_child(batch):\n"
+        "    if not left:\n"
+        "        words = ['sh', '-c', 'echo began; exec sleep 300']\n"
+        "        with open('fifo', 'w') as fifo:\n"
+        "            left.append(subprocess.Popen(words, stdout=fifo))\n"
         "def entry():\n"
         "    return {'path': '/made'}\n"
         "number = 5\n"
@@ -217,6 +226,20 @@ def test_a_function_that_fails_is_told_in_one_line(
     with pytest.raises(CellError, match=message) as raised:
         measure_apart(setting, seed=SEED, target=target)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+def test_a_child_that_the_function_leaves_behind_is_ended(here: Path) -> None:
+    os.mkfifo("fifo")
+    fifo = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+    setting = Setting(200.0, 10.0, None, seconds=0.3)
+    seen = measure_apart(setting, seed=SEED, target="users_own:leaves_a_child")
+    assert seen.batches > 0
+    assert os.read(fifo, 100) == b"began\n"
+    # The end of the file: whoever could write to it is gone.
+    assert select.select([fifo], [], [], 30.0)[0]
+    assert os.read(fifo, 100) == b""
+    os.close(fifo)
 
 
 def test_a_process_that_does_not_end_is_given_up(

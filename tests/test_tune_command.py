@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,13 @@ from ringdispatch._tune._results import Measured, Results, Setting
 from subprocesses import run_snippet
 
 SERVICE = """\
-import asyncio
+import asyncio, os, pathlib
 
 number = 7
+
+async def says_who(batch):
+    pathlib.Path("new").write_text(str(os.getpid()))
+    os.replace("new", "pid")
 
 async def send(batch):
     await asyncio.sleep(0.001)
@@ -269,6 +276,21 @@ def test_it_runs_from_the_command_line() -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Set ms_delay=10" in ended.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to end it by")
+def test_to_end_it_ends_what_it_measures() -> None:
+    words = ("tune", "service:says_who", "--seconds", "300", "--delays", "10")
+    with subprocess.Popen([sys.executable, "-m", "ringdispatch", *words]) as tuner:
+        deadline = time.monotonic() + 60
+        while not Path("pid").exists():
+            assert tuner.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        tuner.send_signal(signal.SIGTERM)
+        assert tuner.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path("pid").read_text()), 0)
 
 
 def test_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,14 @@
 """`python -m ringdispatch tune`: see docs/tuning.md."""
 
+import signal
 import sys
+from types import FrameType
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Leave as by an exception, so that what was started is ended."""
+    del frame
+    sys.exit(128 + number)
 
 
 def main() -> int:
@@ -14,6 +22,10 @@ def main() -> int:
             "ringdispatch: the tuner needs rich: pip install 'ringdispatch[tune]'\n"
         )
         return 2
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
     return tune(sys.argv[1:])
 
 

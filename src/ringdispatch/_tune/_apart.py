@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from ._entries import CellError
 
@@ -59,37 +62,64 @@ def run_apart(
     Raises:
         CellError: it did not end.
     """
-    deadline = expected + GRACE_SECONDS
-    began = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", module, json.dumps(order)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, **(environment or {})},
-    ) as process:
-        ended, passed = None, 0.0
+    # Files, not pipes: a child that it leaves behind would hold those open.
+    with (
+        TemporaryFile() as out,
+        TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(order)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        ) as process,
+    ):
         try:
-            while ended is None and passed < deadline:
-                try:
-                    ended = process.communicate(timeout=_PROGRESS_SECONDS)
-                except subprocess.TimeoutExpired:
-                    passed = time.monotonic() - began
-                    if on_progress is not None:
-                        on_progress(min(1.0, passed / expected))
+            _wait(process, expected, on_progress)
         finally:
-            process.kill()  # nothing, where it has ended
-    if ended is None:
-        raise CellError(
-            f"no result within {passed:.0f} s where {expected:.0f} were expected: "
-            "does the dispatch function block the event loop?"
-        )
-    out, errors = ended
-    # The process may have been cut off in the middle of its last line.
-    lines = [json.loads(line) for line in out.splitlines() if line.endswith(("}", "]"))]
-    return Ended(lines, process.returncode, errors)
+            _end(process)
+        # It may have been cut off in the middle of its last line.
+        lines = [
+            json.loads(line)
+            for line in _read(out).splitlines()
+            if line.endswith(("}", "]"))
+        ]
+        return Ended(lines, process.returncode, _read(errors))
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]", expected: float, on_progress: OnProgress | None
+) -> None:
+    began, passed = time.monotonic(), 0.0
+    while passed < expected + GRACE_SECONDS:
+        try:
+            process.wait(timeout=_PROGRESS_SECONDS)
+        except subprocess.TimeoutExpired:
+            passed = time.monotonic() - began
+            if on_progress is not None:
+                on_progress(min(1.0, passed / expected))
+        else:
+            return
+    raise CellError(
+        f"no result within {passed:.0f} s where {expected:.0f} were expected: "
+        "does the dispatch function block the event loop?"
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End it, and what it has started."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        # macOS refuses where all that is left of a group has ended.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def take_order() -> tuple[dict[str, Any], int]:
