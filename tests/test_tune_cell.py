@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import select
@@ -272,6 +273,14 @@ def test_samples_come_in_turn_each_time_afresh(here: Path, source: str) -> None:
     first, second, third = next(entries), next(entries), next(entries)
     assert [first["path"], second["path"], third["path"]] == ["/a", "/b", "/a"]
     assert first is not third
+
+
+def test_samples_stay_what_they_are(here: Path) -> None:
+    (here / "odd.json").write_text(r'[NaN, 123456789012345678901234567890, "\ud800"]')
+    first, second, third = itertools.islice(load_entries("odd.json", "objects")(), 3)
+    assert first != first  # noqa: PLR0124 - not a number
+    assert second == 123456789012345678901234567890
+    assert third == "\ud800"
 
 
 def test_a_factory_makes_entries(here: Path) -> None:

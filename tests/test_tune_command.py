@@ -42,6 +42,18 @@ def entry():
 
 def no_entry():
     raise KeyError("x")
+
+def exits():
+    raise SystemExit(0)
+
+def ends():
+    raise StopIteration
+
+def generates():
+    yield 1
+
+async def awaits():
+    return 1
 """
 
 
@@ -50,13 +62,15 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with a user's service, and no module of it imported."""
     (tmp_path / "service.py").write_text(SERVICE)
     (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "none.json").write_text("[]")
     (tmp_path / "words.json").write_text("hello {")
     (tmp_path / "samples.json").write_text('[{"a": 1}, {"a": 2, "b": "text"}]')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("service", "broken"):
+    for name in ("service", "broken", "exits"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -219,6 +233,12 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --entry .", "--entry .: can't be read"),
     ("service:send --entry service:nothing", "service has no 'nothing'"),
     ("service:send --entry service:no_entry", "making an entry raised KeyError: 'x'"),
+    ("service:send --entry deep.json", "--entry deep.json: is neither JSON"),
+    ("service:send --entry service:exits", "making an entry raised SystemExit: 0"),
+    ("service:send --entry exits:entry", "importing exits raised SystemExit: 0"),
+    ("service:send --entry service:ends", "generator raised StopIteration"),
+    ("service:send --entry service:generates", "must be an ordinary function"),
+    ("service:send --entry service:awaits", "must be an ordinary function"),
     ("service:send --layout records --entry samples.json", "it takes rows of numbers"),
     ("service:send --report .", ".: can't be written"),
     ("service:send --json service.py/x.json", "service.py/x.json: can't be written"),
@@ -246,6 +266,7 @@ def test_bad_input_is_one_line_and_status_2(
     [
         ("no_such_service:send", "importing no_such_service raised ModuleNotFound"),
         ("broken:send", "No module named 'no_such_module_anywhere'"),
+        ("exits:send", "importing exits raised SystemExit: 0"),
         ("service:missing", "service has no 'missing'"),
         ("service:number", "is 7, which is not callable"),
         ("service", "must be given as package.module:name"),
@@ -260,6 +281,33 @@ def test_bad_dispatch_function_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert words in err
     assert not Path(".benchmarks/tune.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "options"),
+    [
+        ("[123456789012345678901234567890]", ""),
+        (r'["\ud800"]', ""),
+        ("[NaN]", ""),
+        ("[[1, 99999999999999999999]]", ""),
+        ("[[1, 99999999999999999999]]", "--layout records"),
+        ("[123456789012345678901234567890]", "--layout bytes"),
+    ],
+)
+def test_samples_that_not_all_can_hold_are_measured_or_refused(
+    samples: str, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "records" in options:
+        pytest.importorskip("numpy")
+    Path("odd.json").write_text(samples)
+    arguments = f"--dry 1 --entry odd.json --seconds .1 --delays 10 {options}"
+    status, _, err = run(capsys, *arguments.split())
+    if options and status:
+        assert status == 2
+        assert "raised" in err
+        assert err.count("\n") == 1
+    else:
+        assert (status, err) == (0, "")
 
 
 def test_it_runs_from_the_command_line() -> None:

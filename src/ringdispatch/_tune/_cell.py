@@ -176,7 +176,7 @@ class _Cell:
         stream = self.entries()
         try:
             first = next(stream)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CellError(f"making an entry raised {one_line(error)}") from None
         return itertools.chain([first], stream)
 

@@ -78,12 +78,12 @@ def _entry_bytes(options: argparse.Namespace) -> float:
         CellError: there are none.
     """
     source = options.entry
-    entries = load_entries(source, options.layout) if source else None
     try:
+        entries = load_entries(source, options.layout) if source else None
         return entry_bytes(options.layout, entries)
     except CellError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CellError(f"making an entry raised {one_line(error)}") from None
 
 

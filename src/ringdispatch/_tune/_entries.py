@@ -1,6 +1,7 @@
 """What arrives, what takes it, and the layout for it: stand-ins, or the user's own."""
 
 import importlib
+import inspect
 import itertools
 import json
 import tracemalloc
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ringdispatch import Bytes, Objects, Records
-from ringdispatch._options import dispatch_function
+from ringdispatch._options import dispatch_function, is_async
 
 JSON = "orjson" if find_spec("orjson") else "json"  # which does not install everywhere
 
@@ -177,15 +178,28 @@ def load_entries(source: str, layout: str) -> Entries:
     """
     module, colon, name = source.partition(":")
     if colon and name.isidentifier() and not Path(source).exists():
-        factory: Callable[[], Any] = _load("entry factory", f"{module}:{name}")
-        return lambda: iter(factory, object())
-    lines = [encode(sample) for sample in _samples(source)]
+        return _made_by(_load("entry factory", f"{module}:{name}"), source)
+    lines = [json.dumps(sample) for sample in _samples(source)]
     as_row = layout == "records"
 
     def entries() -> Iterator[Any]:
         for line in itertools.cycle(lines):
             entry = json.loads(line)
             yield tuple(entry) if as_row and isinstance(entry, list) else entry
+
+    return entries
+
+
+def _made_by(factory: Callable[[], Any], source: str) -> Entries:
+    if inspect.isgeneratorfunction(factory) or is_async(factory):
+        raise CellError(
+            f"--entry {source}: must be an ordinary function that returns an entry; of "
+            "a generator function gen, give functools.partial(next, gen()) a name"
+        )
+
+    def entries() -> Iterator[Any]:
+        while True:
+            yield factory()
 
     return entries
 
@@ -197,10 +211,10 @@ def _samples(source: str) -> list[Any]:
         raise CellError(f"--entry {source}: can't be read: {error}") from None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CellError(
                 f"--entry {source}: is neither JSON nor a JSON sample a line: {error}"
             ) from None
@@ -216,7 +230,7 @@ def _load(what: str, target: str) -> Any:
         raise CellError(f"{what} {target!r}: must be given as package.module:name")
     try:
         found: Any = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CellError(
             f"{what} {target!r}: importing {name} raised {one_line(error)}; "
             "run from the folder it is imported from"
