@@ -121,6 +121,31 @@ def test_a_rate_that_no_machine_holds_is_not_reported_as_held(
     assert seen.rate < 1e9
 
 
+def test_a_delay_may_be_longer_than_what_is_waited_for_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_cell, "DRAIN_SECONDS", 1.0)
+    monkeypatch.setattr(_cell._Cell, "_warm_up", no_warm_up)
+    counter = Counter()
+    seen = measure(
+        Setting(1_000.0, 1_500.0, None, seconds=0.1), seed=SEED, sink=counter
+    )
+    assert seen.dropped == 0
+    assert counter.received == seen.entries_per_batch * seen.batches > 0
+
+
+def test_a_call_that_does_not_end_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cell, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(_cell._Cell, "_warm_up", no_warm_up)
+    counter = Counter(sleeps=300.0)
+    setting = Setting(1_000.0, 10.0, None, seconds=0.1)
+    with pytest.raises(CellError, match=r"a call did not end within 0\.05 s"):
+        measure(setting, seed=SEED, sink=counter)
+
+
+async def no_warm_up(*_: Any) -> None: ...
+
+
 # ---- the load
 
 

@@ -103,7 +103,7 @@ def _wait(
             return
     raise CellError(
         f"no result within {passed:.0f} s where {expected:.0f} were expected: "
-        "does the dispatch function block the event loop?"
+        "does the dispatch function block the event loop, or never return?"
     )
 
 

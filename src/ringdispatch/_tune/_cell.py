@@ -35,7 +35,7 @@ from ._results import Measured, Setting
 # Entries in each batch of the warm-up: so few that they leave memory as it was.
 _WARM_UP_ENTRIES = 100
 _WARM_UP_BATCHES = 3
-# Seconds for what is pending when the load ends; what is left then was dropped.
+# Seconds for what is pending when the load ends, beyond the delay.
 DRAIN_SECONDS = 10.0
 # Seconds to measure what the probes cost by themselves.
 _PROBE_SECONDS = 0.25
@@ -145,7 +145,7 @@ class _Cell:
         serving = asyncio.create_task(requests.serve())
         await load.offer(dispatcher.enqueue, stream)
         await serving
-        await _drain(dispatcher, recorder)
+        await _drain(dispatcher, recorder, setting.delay)
         cpu = time.process_time() - cpu - idle * setting.seconds
         stall = selector.longest
         peak = max(requests.peak_resident, resident())
@@ -225,13 +225,21 @@ class _Cell:
         return (time.process_time() - cpu) / _PROBE_SECONDS
 
 
-async def _drain(dispatcher: BackgroundDispatcher[Any], recorder: _Recorder) -> None:
+async def _drain(
+    dispatcher: BackgroundDispatcher[Any], recorder: _Recorder, delay: float
+) -> None:
     """Let the last windows end by themselves, so that no batch is cut short."""
-    deadline = time.perf_counter() + DRAIN_SECONDS
-    while recorder.error is None and time.perf_counter() < deadline:
+    deadline = time.perf_counter() + delay / 1000 + DRAIN_SECONDS
+    while recorder.error is None:
         seen = dispatcher.statistics()
         if not (seen.pending or seen.in_flight):
             break
+        if time.perf_counter() > deadline:
+            raise CellError(
+                f"a call did not end within {DRAIN_SECONDS:g} s after the load, with "
+                f"{seen.in_flight:,} entries in calls and {seen.pending:,} pending: "
+                "have calls take less, or try --dry"
+            )
         await asyncio.sleep(0.02)
     await dispatcher.aclose(0.0)
 
@@ -297,7 +305,7 @@ def measure_apart(
         "target": target,
         "entry": entry,
     }
-    expected = setting.seconds + _OTHER_SECONDS
+    expected = setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
     if not ended.lines:
         raise CellError(f"the measuring process died: {ended.why()}")

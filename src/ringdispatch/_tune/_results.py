@@ -52,8 +52,7 @@ class Measured:
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
         rss_growth: Most resident bytes, above those before the dispatcher was made.
-        dropped: Entries that no call got: rejected, evicted, or still pending long
-            after the load.
+        dropped: Entries that no call got: rejected, or evicted.
     """
 
     rate: float
