@@ -181,6 +181,17 @@ def test_entries_arrive_when_they_are_due_not_when_they_are_enqueued() -> None:
     assert load.accepted == load.offered > 0
 
 
+def test_a_load_of_no_whole_number_of_entries_is_held_at_its_rate() -> None:
+    load = Load(34.9, 0.1, SEED)
+    due = schedule(34.9, 0.1, SEED)
+    assert len(due) == 3
+    load.offered, load.elapsed = 3, due[-1]
+    assert load.held(mean_age=0.01)
+    assert load.reached == 34.9
+    load.offered = 2
+    assert not load.held(mean_age=0.01)
+
+
 def test_arrivals_are_those_of_accepted_entries() -> None:
     load = Load(None, 0.01, SEED)
     asyncio.run(load.offer(lambda entry: entry % 500 < 3, iter(range(10**9))))

@@ -205,6 +205,12 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --rate 0", "--rate: '0': must be a number of entries a second > 0"),
     ("service:send --rate many", "--rate: 'many': must be a number"),
     ("service:send --seconds inf", "--seconds: 'inf': must be a number of seconds"),
+    (
+        "service:send --rate 1.5",
+        "--rate 1.5 and --seconds 3 make fewer than 30 entries",
+    ),
+    ("service:send --rate 1.5", "nothing can be told: give it --seconds 20"),
+    ("service:send --rate 1 --rate 9e3 --seconds .3", "give it --seconds 30"),
     ("service:send --layout rows", "--layout: invalid choice: 'rows'"),
     ("service:send --capacity 0", "--capacity: '0': must be an integer from 1"),
     ("service:send --capacity 1e3", "--capacity: '1e3': must be an integer"),

@@ -21,6 +21,8 @@ docs/tuning.md says how to read the result."""
 
 # Runs of each setting, so that differences can be told from noise.
 REPEATS = 3
+# Fewer entries make no percentiles, nor the rate that was asked for.
+FEWEST_ENTRIES = 30
 MOST_CAPACITY = 100_000_000
 FOLDER = Path(".benchmarks")
 
@@ -204,6 +206,12 @@ def check(options: argparse.Namespace) -> Budgets:
             "no dispatch function: name one as package.module:function, or try --dry 5"
         )
     options.rate = sorted(set(options.rate or [1000.0]))
+    if options.rate[0] * options.seconds < FEWEST_ENTRIES:
+        raise UsageError(
+            f"--rate {options.rate[0]:.12g} and --seconds {options.seconds:g} make "
+            f"fewer than {FEWEST_ENTRIES} entries, of which nothing can be told: give "
+            f"it --seconds {math.ceil(FEWEST_ENTRIES / options.rate[0])}"
+        )
     budgets = Budgets(options.budget_age, options.budget_memory, options.budget_calls)
     if budgets.age is not None and budgets.age < options.delays[0]:
         raise UsageError(

@@ -33,16 +33,20 @@ Put = Callable[[Any], object]
 def schedule(rate: float, seconds: float, seed: int) -> "array[float]":
     """When entries arrive, in seconds from the start, ascending.
 
-    Exactly `rate * seconds` of them: so two seeds differ in when entries arrive, not in
-    how many. That is a Poisson process given its count, whose arrivals lie as the sums
-    of exponential gaps do when they are scaled to the whole time.
+    Exactly `rate * seconds` of them, rounded: so two seeds differ in when entries
+    arrive, not in how many. That is a Poisson process given its count, whose arrivals
+    lie as the sums of exponential gaps do when they are scaled to the whole time.
     """
-    count = max(1, round(min(rate, _MOST_PER_SECOND) * seconds))
+    count = _count(min(rate, _MOST_PER_SECOND), seconds)
     draw, log = random.Random(seed).random, math.log
     times = array("d", accumulate(-log(1.0 - draw()) for _ in range(count + 1)))
     scale = count / rate / times.pop()
     # A list would leave memory behind that the entries then take without any growth.
     return array("d", (time * scale for time in times))
+
+
+def _count(rate: float, seconds: float) -> int:
+    return max(1, round(rate * seconds))
 
 
 @dataclass(slots=True)
@@ -136,8 +140,8 @@ class Load:
     @property
     def reached(self) -> float:
         """Entries a second that really arrived."""
-        if self.offered == len(self._due):
-            return self.offered / self.seconds
+        if self.rate is not None and self.offered == _count(self.rate, self.seconds):
+            return self.rate
         return self.offered / self.elapsed
 
     def held(self, mean_age: float) -> bool:
@@ -149,7 +153,7 @@ class Load:
         """
         if self.rate is None:
             return True
-        if self.offered < HELD * self.rate * self.seconds:
+        if self.offered < HELD * _count(self.rate, self.seconds):
             return False
         return self.own_lateness <= mean_age / 2 * self.offered
 
