@@ -232,6 +232,14 @@ WRONG: list[tuple[str, str]] = [
         "service:send --budget-memory 0.2",
         "--budget-memory 0.2 and --capacity 65536 contradict",
     ),
+    (
+        "service:send --budget-memory 0.6 --capacity 65537",
+        "a ring of objects takes 1 MiB by itself",
+    ),
+    (
+        "service:send --budget-memory 16 --layout bytes",
+        "a ring of bytes takes 16.2 MiB by itself",
+    ),
     ("service:send --entry missing.json", "--entry missing.json: can't be read"),
     ("service:send --entry empty.json", "--entry empty.json: has no samples"),
     ("service:send --entry none.json", "--entry none.json: has no samples"),
@@ -265,6 +273,19 @@ def test_bad_input_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert words in err
     assert not orders
+
+
+def test_a_memory_budget_is_held_against_what_the_layout_sets_aside(
+    capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
+) -> None:
+    pytest.importorskip("numpy")
+    Path("rows.json").write_text("[[1]]")
+    words = "--dry 1 --delays 10 --layout records --entry rows.json --budget-memory"
+    status, _, err = run(capsys, *words.split(), "0.9")
+    assert status == 2
+    assert "a ring of records takes 1 MiB by itself" in err
+    status, _, err = run(capsys, *words.split(), "50")
+    assert (status, err) == (0, "")
 
 
 @pytest.mark.parametrize(

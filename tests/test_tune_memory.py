@@ -13,7 +13,8 @@ import pytest
 
 from ringdispatch._tune import _memory
 from ringdispatch._tune._entries import entry_bytes
-from ringdispatch._tune._memory import BY_HAND, MIB, OURS, fit, grow_apart, verdict
+from ringdispatch._tune._memory import BY_HAND, OURS, fit, grow_apart, verdict
+from ringdispatch._tune._model import MIB
 from ringdispatch._tune._results import Setting
 
 TIMES = [each / 50 for each in range(150)]

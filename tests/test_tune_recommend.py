@@ -182,6 +182,42 @@ def test_capacity_fits_the_memory_budget_also_where_the_sink_stands_still() -> N
     assert 5_000 < found.capacity < 16_384
     assert 2 * found.capacity * 308 <= 4 * MIB
 
+    assert found.binds == "memory"
+    assert "the memory budget binds" in found.sentence
+    assert any(why.startswith(f"capacity={found.capacity:,}") for why in found.reasons)
+
+
+def test_a_delay_of_which_a_cycle_does_not_fit_the_memory_budget_is_out() -> None:
+    grid = [cell(10, rate=50_000), cell(100, rate=50_000)]
+    found = ask(grid, memory=2)  # 100 ms and a call are 5,250 entries, twice: 3.1 MiB
+    assert found.delay == 10
+    assert found.binds == "memory"
+    assert any("100 ms would need 3.08 MiB" in why for why in found.reasons)
+    assert ask(grid[1:], memory=2).delay is None
+    relaxed = ask(grid[1:], memory=ask(grid[1:], memory=2).relax["memory"])
+    assert relaxed.delay == 100
+
+
+def test_memory_is_told_of_the_ring_that_is_recommended() -> None:
+    found = ask([cell(10, growth=2)])
+    assert found.capacity == 1024
+    assert found.costs["memory"] == pytest.approx(2 - 8 * (65_536 - 1024) / MIB)
+    # Of a ring that was hardly used, few pages are resident.
+    assert ask([cell(10, growth=0.1)]).costs["memory"] == 8 * 1024 / MIB
+    found = ask([cell(100, rate=400_000, growth=20)])
+    assert found.capacity == 131_072
+    assert found.costs["memory"] == 20.5
+    assert ask([cell(10, growth=2, layout="records")]).costs["memory"] == 2
+
+
+def test_sentence_and_reasons_tell_the_same_age() -> None:
+    found = ask([cell(100, rate=100_000), cell(10, rate=100_000)])
+    assert found.max_batch is not None
+    assert found.costs["age"] < 50
+    age = f"{found.costs['age']:,.3g} ms of age (p99)"
+    assert age in found.sentence
+    assert any(age in why for why in found.reasons)
+
 
 def test_large_batches_of_objects_are_to_be_dispatched_early() -> None:
     found = ask([cell(100, rate=100_000)])

@@ -5,8 +5,8 @@
 
 from collections.abc import Sequence
 
-from ._candidates import ASSUMED_NOISE, MIB, TICK
-from ._model import errors
+from ._candidates import ASSUMED_NOISE, TICK_MS
+from ._model import MIB, errors
 from ._results import Cell, Measured, Results
 
 SHORT, LONG = 10.0, 100.0
@@ -143,7 +143,7 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
 def _slower(pair: Pair) -> bool:
     """Whether requests are slower with the longer delay, beyond the noise."""
     short, long = pair
-    noise = max(TICK, ASSUMED_NOISE * short.request_p99)
+    noise = max(TICK_MS, ASSUMED_NOISE * short.request_p99)
     return long.request_p99 > short.request_p99 + noise
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ._candidates import MIB
 from ._entries import LAYOUTS
-from ._model import power_of_two
+from ._model import MIB, fixed_bytes
 from ._recommend import Budgets
+from ._results import Setting
 
 DESCRIPTION = """\
 Run your own dispatch function under open-loop load with several delays, and recommend
@@ -230,16 +230,25 @@ def check(options: argparse.Namespace) -> Budgets:
                 f"age to {math.ceil(1000 / budgets.calls - gap)} or the calls to "
                 f"{math.ceil(least)}"
             )
-    ring = 8 * power_of_two(options.capacity) / MIB
-    if budgets.memory is not None and budgets.memory < ring:
-        raise UsageError(
-            f"--budget-memory {budgets.memory:g} and --capacity {options.capacity} "
-            f"contradict: a ring of objects takes {ring:.3g} MiB by itself; lower the "
-            "one or raise the other"
-        )
     for path in (options.report, options.json):
         _check_writable(path)
     return budgets
+
+
+def check_memory(options: argparse.Namespace, entry_bytes: float) -> None:
+    """Check that the budget has room for what is set aside before anything comes.
+
+    Raises:
+        UsageError: it has not.
+    """
+    setting = Setting(None, 0.0, None, options.layout, options.capacity)
+    fixed = fixed_bytes(setting, entry_bytes) / MIB
+    if options.budget_memory is not None and options.budget_memory < fixed:
+        raise UsageError(
+            f"--budget-memory {options.budget_memory:g} and --capacity "
+            f"{options.capacity} contradict: a ring of {options.layout} takes "
+            f"{fixed:.3g} MiB by itself; lower the capacity or raise the budget"
+        )
 
 
 def _check_writable(path: Path) -> None:

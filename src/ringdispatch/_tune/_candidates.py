@@ -4,18 +4,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ._results import Cell, Measured
+from ._load import TICK
+from ._model import ARENA, MIB, REFERENCE_BYTES, power_of_two
+from ._results import Cell, Measured, Setting
 
-MIB = 1024 * 1024
+# The ring has room for so many times what comes in the longest cycle.
+HEADROOM = 2
+LEAST_CAPACITY = 1024
 
 # Of a figure, where no setting was measured twice.
 ASSUMED_NOISE = 0.2
 # Of a figure, at least: repeats may agree by chance.
 LEAST_NOISE = 0.1
 # Milliseconds: the loop's timers are no finer, so nor is what a request took.
-TICK = 1.0
-# Bytes: the allocator takes memory from the system in pieces of that size.
-ARENA = MIB
+TICK_MS = 1000 * TICK
 
 # The figures that decide.
 NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
@@ -41,23 +43,59 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one delay costs."""
+    """What one delay costs.
+
+    Attributes:
+        setting: One of those that were measured.
+        grown: MiB, as measured.
+        dropped: Whether entries were, at any time.
+        entry_bytes: What a pending entry takes.
+    """
 
     delay: float
+    setting: Setting
     rate: float
     sink: float
     places: int
     age: Figure
-    memory: Figure
+    grown: Figure
     calls: Figure
     request: Figure
     per_batch: float
     dropped: bool
+    entry_bytes: float
 
     @property
     def pending(self) -> float:
         """What comes from one take to the next at the highest rate."""
         return self.rate / 1000 * (self.delay + self.sink / self.places)
+
+    @property
+    def room(self) -> int:
+        """The capacity to have: a power of two, as the ring's own size is."""
+        return max(LEAST_CAPACITY, power_of_two(HEADROOM * self.pending))
+
+    @property
+    def entry_bytes_full(self) -> float:
+        """What an entry of the capacity takes where the ring and all calls are full."""
+        return (1 + self.places) * (self.entry_bytes + REFERENCE_BYTES)
+
+    @property
+    def memory(self) -> Figure:
+        """MiB that a budget must have room for: also where the sink stands still."""
+        usual = self.memory_with(self.room)
+        still = self.entry_bytes_full * self.pending / MIB
+        return Figure(max(usual, still), self.grown.noise)
+
+    def memory_with(self, capacity: int) -> float:
+        """MiB, as measured, with a ring of that capacity instead."""
+        if self.setting.layout != "objects":
+            return self.grown.value
+        ring, measured = (
+            REFERENCE_BYTES * power_of_two(each) / MIB
+            for each in (capacity, self.setting.capacity)
+        )
+        return max(ring, self.grown.value + ring - measured)
 
 
 def _noise(cells: Sequence[Cell], name: str) -> float:
@@ -86,18 +124,24 @@ def _median(repeats: Sequence[Measured], name: str) -> float:
     return float(median([getattr(one, name) for one in repeats]))
 
 
-def candidates(cells: Sequence[Cell]) -> tuple[list[Candidate], float]:
+def candidates(
+    cells: Sequence[Cell], entry_bytes: float
+) -> tuple[list[Candidate], float]:
     """What each delay costs, the shortest first; and the noise of requests."""
     noises = {name: _noise(cells, name) for name in NOISY}
     delays = sorted({cell.setting.delay for cell in cells})
     found = [
-        _candidate([cell for cell in cells if cell.setting.delay == delay], noises)
+        _candidate(
+            [cell for cell in cells if cell.setting.delay == delay], noises, entry_bytes
+        )
         for delay in delays
     ]
     return found, noises["request_p99"]
 
 
-def _candidate(cells: Sequence[Cell], noises: dict[str, float]) -> Candidate:
+def _candidate(
+    cells: Sequence[Cell], noises: dict[str, float], entry_bytes: float
+) -> Candidate:
     setting = cells[0].setting
     rates = _repeats(cells)
 
@@ -110,13 +154,15 @@ def _candidate(cells: Sequence[Cell], noises: dict[str, float]) -> Candidate:
 
     return Candidate(
         delay=setting.delay,
+        setting=setting,
         rate=worst("rate"),
         sink=worst("sink_mean"),
         places=setting.max_in_flight,
         age=figure("age_p99"),
-        memory=figure("rss_growth", ARENA, MIB),
+        grown=figure("rss_growth", ARENA, MIB),
         calls=figure("calls_per_second"),
-        request=figure("request_p99", TICK),
+        request=figure("request_p99", TICK_MS),
         per_batch=worst("entries_per_batch"),
-        dropped=worst("dropped") > 0,
+        dropped=any(cell.measured.dropped for cell in cells),
+        entry_bytes=entry_bytes,
     )

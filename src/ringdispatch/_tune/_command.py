@@ -12,12 +12,11 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ._arguments import REPEATS, UsageError, check, parser
-from ._candidates import MIB
+from ._arguments import REPEATS, UsageError, check, check_memory, parser
 from ._cell import measure_apart
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
-from ._model import errors, merged, with_prediction
+from ._model import MIB, errors, merged, with_prediction
 from ._recommend import Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
@@ -228,6 +227,7 @@ def _tune(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         console = Console(width=NO_TERMINAL_WIDTH)
     size = _entry_bytes(options)
+    check_memory(options, size)
     repeats = _measure_all(options, size, console)
     found = recommend(repeats, budgets, entry_bytes=size)
     cells = merged(repeats)

@@ -13,6 +13,8 @@ from typing import Any, cast
 from ringdispatch import Bytes, Objects, Records
 from ringdispatch._options import dispatch_function, is_async
 
+from ._model import LEAST_ARENA, REFERENCE_BYTES
+
 JSON = "orjson" if find_spec("orjson") else "json"  # which does not install everywhere
 
 Entries = Callable[[], Iterator[Any]]
@@ -20,7 +22,6 @@ Entries = Callable[[], Iterator[Any]]
 LAYOUTS = ("objects", "records", "bytes")
 _DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
 _NOW = 1.75e9
-_REFERENCE = 8
 _GRAIN = 16
 # The separator, and the entry's end.
 _BESIDE_A_LINE = 5
@@ -101,7 +102,7 @@ def arena_bytes(capacity: int, line: float) -> int:
     It has room for twice as many: entries differ in length, and capacity is to be the
     bound. No less than the layout's default.
     """
-    return min(max(16 << 20, round(2 * capacity * (line + 1))), 2**32 - 1)
+    return min(max(LEAST_ARENA, round(2 * capacity * (line + 1))), 2**32 - 1)
 
 
 def _dtype(row: Any) -> list[tuple[str, str]]:
@@ -147,7 +148,7 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
     del before
     # The allocator rounds each block up.
     taken = sum(-(-size // _GRAIN) * _GRAIN for size in blocks)
-    return taken / len(kept) - _REFERENCE
+    return taken / len(kept) - REFERENCE_BYTES
 
 
 # ---- the user's own

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._html import TIMES, Html, number, plain, size, tag
+from ._model import MIB
 from ._plots import Axis, Bar, Line, bar_plot, key, line_plot, thin
 from ._results import Memory, Price
 
-MIB = 1024 * 1024
 OURS = ("ringdispatch", "Objects", "Records", "Bytes")
 BASELINE = "deque.append"
 

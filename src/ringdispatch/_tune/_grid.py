@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ._html import Html, join, number, plain, short, tag
-from ._model import errors
+from ._model import MIB, errors
 from ._plots import Axis, Line, key, line_plot
 from ._results import Cell, Measured, Predicted, Setting
 
-MIB = 1024 * 1024
 USUAL_CAPACITY = 65_536
 
 

@@ -23,11 +23,10 @@ from ._apart import OnProgress, answer, run_apart, take_order
 from ._cell import DRAIN_SECONDS
 from ._entries import CellError, default_entries, entry_bytes, make_layout
 from ._load import HELD, Load
-from ._model import predict
+from ._model import MIB, predict
 from ._probes import resident
 from ._results import Memory, Setting
 
-MIB = 1 << 20
 OURS = "ringdispatch"
 BY_HAND = "asyncio.Queue and a task, by hand"
 # Bytes that a process may take above what it has when the load begins.

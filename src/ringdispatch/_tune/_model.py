@@ -23,12 +23,14 @@ LOOP_TURN = 0.1
 # Fewer batches than that make no mean, and no percentile.
 FEWEST_BATCHES = 30
 
-# Bytes that the layout of bytes sets aside at least (_entries.make_layout).
-LEAST_ARENA = 16 << 20
+MIB = 1 << 20
+
+# Bytes that the layout of bytes sets aside at least (_entries.arena_bytes).
+LEAST_ARENA = 16 * MIB
 
 # What the allocator may hold beyond what is alive: it takes memory by the arena, and an
 # arena in which anything is alive stays. Memory is compared where that hardly counts.
-ARENA = 1 << 20
+ARENA = MIB
 MEMORY_LIMIT = 0.15
 
 # How far off a prediction may be, as a share of what was measured.
@@ -215,13 +217,23 @@ def _memory(
 ) -> float:
     """Bytes at the peak: the ring, what is pending, and what is in calls."""
     in_calls = min(flow.load * flow.sink, flow.places * steady.per_batch)
-    slots = REFERENCE_BYTES * power_of_two(flow.capacity)
+    fixed = fixed_bytes(setting, entry_bytes)
     if setting.layout == "records":
-        return (1 + flow.places) * flow.capacity * entry_bytes
+        return fixed
     if setting.layout == "bytes":
-        arena = max(LEAST_ARENA, 2 * flow.capacity * entry_bytes)
-        return arena + slots / 2 + max(in_calls, steady.per_batch) * entry_bytes
-    return slots + (peak + in_calls) * (entry_bytes + REFERENCE_BYTES)
+        return fixed + max(in_calls, steady.per_batch) * entry_bytes
+    return fixed + (peak + in_calls) * (entry_bytes + REFERENCE_BYTES)
+
+
+def fixed_bytes(setting: Setting, entry_bytes: float) -> float:
+    """What is set aside before anything comes."""
+    capacity = setting.capacity
+    ring = REFERENCE_BYTES * power_of_two(capacity)
+    if setting.layout == "records":
+        return (1 + setting.max_in_flight) * capacity * entry_bytes
+    if setting.layout == "bytes":
+        return max(LEAST_ARENA, 2 * capacity * entry_bytes) + ring / 2
+    return ring
 
 
 def power_of_two(least: float) -> int:

@@ -7,16 +7,20 @@ nothing against it, the longest. docs/tuning.md gives the rules with their reaso
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ._candidates import ASSUMED_NOISE, MIB, TICK, Candidate, candidates
-from ._model import power_of_two, predict
-from ._results import Cell, Setting
+from ._candidates import (
+    ASSUMED_NOISE,
+    HEADROOM,
+    LEAST_CAPACITY,
+    TICK_MS,
+    Candidate,
+    candidates,
+)
+from ._model import MIB, power_of_two, predict
+from ._results import Cell
 
-# The ring has room for so many times what comes in the longest cycle.
-HEADROOM = 2
-LEAST_CAPACITY = 1024
 # Batches of objects beyond that stop the loop for longer, when they are let go.
 GOOD_BATCH = 2000
 
@@ -42,7 +46,8 @@ class Recommendation:
 
     Attributes:
         delay: None: no delay meets the budgets.
-        binds: The budget that ruled out what else had been better; None: none did.
+        binds: The budgets that ruled out what else had been better, a delay or a
+            capacity; None: none did.
         ties: Delays that are as good, within the noise.
         relax: The budgets to raise, and to what, where no delay meets them.
         costs: What the delay costs: name and value.
@@ -81,7 +86,7 @@ def recommend(
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
-    tried, noise = candidates(cells)
+    tried, noise = candidates(cells, entry_bytes)
     able = [one for one in tried if not one.dropped]
     if not able:
         return _saturated(tried, noise)
@@ -90,22 +95,24 @@ def recommend(
         return _relaxed(able, budgets, noise)
     best, ties = _best(fitting)
     wanted, _ = _best(able)
-    binds = ", ".join(_exceeded(wanted, budgets)) if wanted is not best else None
-    capacity, why_capacity = _capacity(best, budgets, entry_bytes)
-    max_batch, why_batch = _max_batch(best, cells[0].setting.layout, budgets)
+    capacity, why_capacity = _capacity(best, budgets)
+    binds = [*_exceeded(wanted, budgets)]
+    if capacity < best.room and "memory" not in binds:
+        binds.append("memory")
+    max_batch, why_batch = _max_batch(best, budgets)
     found = Recommendation(
         sentence="",
         delay=best.delay,
         capacity=capacity,
         max_batch=max_batch,
-        binds=binds,
+        binds=", ".join(binds) or None,
         ties=[one.delay for one in ties],
-        costs=_costs(best, max_batch),
+        costs=_costs(best, capacity, max_batch),
         noise=noise,
     )
     found.reasons = [
         _why_delay(best, ties, noise, only=len(fitting) == 1),
-        _why_not_longer(best, wanted, binds, budgets),
+        _why_not_longer(found, wanted, budgets),
         why_capacity,
         why_batch,
     ]
@@ -145,12 +152,12 @@ def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
 # ---- how much room, and how large a batch
 
 
-def _capacity(one: Candidate, budgets: Budgets, entry_bytes: float) -> tuple[int, str]:
-    """A power of two, as the ring's own size is, with room for twice the longest cycle.
+def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
+    """Room for twice the longest cycle.
 
     With a memory budget, no more than fits it when the ring and the calls are full.
     """
-    capacity = max(LEAST_CAPACITY, power_of_two(HEADROOM * one.pending))
+    capacity = one.room
     why = (
         f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
         f"delay and {one.sink / one.places:.3g} ms of a call are {one.pending:,.0f}; "
@@ -158,21 +165,21 @@ def _capacity(one: Candidate, budgets: Budgets, entry_bytes: float) -> tuple[int
     )
     if budgets.memory is None:
         return capacity, why
-    each = (1 + one.places) * (entry_bytes + 8)
-    fits = int(budgets.memory * MIB / each)
+    each = one.entry_bytes_full
+    fits = max(1, int(budgets.memory * MIB / each))
     if fits >= capacity:
         return capacity, why
-    capacity = max(fits, math.ceil(one.pending))
-    return capacity, (
-        f"capacity={capacity:,}: when the sink stands still, that many entries of "
-        f"{entry_bytes:,.0f} bytes pend and as many are in each call, in all "
-        f"{capacity * each / MIB:.3g} MiB; {one.pending:,.0f} come in the longest cycle"
+    return fits, (
+        f"capacity={fits:,}, and no {capacity:,}, for --budget-memory "
+        f"{budgets.memory:g}: when the sink stands still, that many entries of "
+        f"{one.entry_bytes:,.0f} bytes pend and as many are in each call, in all "
+        f"{fits * each / MIB:.3g} MiB; {one.pending:,.0f} come in the longest cycle"
     )
 
 
-def _max_batch(one: Candidate, layout: str, budgets: Budgets) -> tuple[int | None, str]:
+def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
     """Small batches of objects, where batches would be large and calls can be more."""
-    if layout != "objects":
+    if (layout := one.setting.layout) != "objects":
         return None, f"no max_batch: letting a batch of {layout} go costs nothing"
     if one.per_batch <= GOOD_BATCH:
         return None, (
@@ -202,18 +209,23 @@ def _max_batch(one: Candidate, layout: str, budgets: Budgets) -> tuple[int | Non
 # ---- in words
 
 
-def _costs(one: Candidate, max_batch: int | None = None) -> dict[str, float]:
-    """As measured; with a max_batch, which was not, calls and ages as predicted."""
+def _costs(
+    one: Candidate, capacity: int, max_batch: int | None = None
+) -> dict[str, float]:
+    """As measured, with the ring that is recommended.
+
+    With a max_batch, which was not measured, calls and ages as predicted.
+    """
     costs = {
         "age": one.age.value,
-        "memory": one.memory.value,
+        "memory": one.memory_with(capacity),
         "calls": one.calls.value,
         "request": one.request.value,
         "entries_per_batch": one.per_batch,
     }
     if max_batch is not None:
-        setting = Setting(
-            one.rate, one.delay, None, max_batch=max_batch, max_in_flight=one.places
+        setting = replace(
+            one.setting, rate=one.rate, capacity=capacity, max_batch=max_batch
         )
         said = predict(setting, sink_ms=one.sink, entry_bytes=0)
         costs |= {
@@ -248,8 +260,8 @@ def _why_delay(
         alike = _list(sorted([one.delay, *(tie.delay for tie in ties)]))
         return (
             f"tie: with {alike}, requests on the same loop take as long, within the "
-            f"noise of {noise:.0%} or {TICK:g} ms; {one.delay:g} ms makes the fewest "
-            f"calls, {one.calls.value:,.4g} a second"
+            f"noise of {noise:.0%} or {TICK_MS:g} ms; {one.delay:g} ms makes the "
+            "fewest calls"
         )
     if only:
         return f"no other delay that was tried meets the budgets: {one.delay:g} ms does"
@@ -259,21 +271,21 @@ def _why_delay(
     )
 
 
-def _why_not_longer(
-    one: Candidate, wanted: Candidate, binds: str | None, budgets: Budgets
-) -> str:
-    if binds:
-        exceeded = _exceeded(wanted, budgets)
+def _why_not_longer(found: Recommendation, wanted: Candidate, budgets: Budgets) -> str:
+    exceeded = _exceeded(wanted, budgets)
+    if exceeded:
         needs = ", ".join(_amount(name, value) for name, value in exceeded.items())
         limits = ", ".join(f"{WORDS[n][0]} {getattr(budgets, n):g}" for n in exceeded)
         close = ", a tie with the budget itself" if _is_close(wanted, budgets) else ""
         return f"{limits} binds: {wanted.delay:g} ms would need {needs}{close}"
     if budgets == Budgets():
         return (
-            f"no budget was given: {_amount('age', one.age.value)} are taken to be "
-            "affordable; --budget-age says what is"
+            f"no budget was given: {_amount('age', found.costs['age'])} are taken to "
+            "be affordable; --budget-age says what is"
         )
-    return f"no budget binds: without them, too, it would be {one.delay:g} ms"
+    return (
+        f"no budget binds the delay: without them, too, it would be {found.delay:g} ms"
+    )
 
 
 def _sentence(found: Recommendation) -> str:
@@ -320,7 +332,7 @@ def _relaxed(
         sentence=f"No delay meets the budgets: relax {options}, then {closest.delay:g} "
         "ms does.",
         relax=relax,
-        costs=_costs(closest),
+        costs=_costs(closest, closest.room),
         reasons=reasons,
         noise=noise,
     )
@@ -335,12 +347,12 @@ def _rounded_up(value: float) -> float:
 def _saturated(candidates: Sequence[Candidate], noise: float) -> Recommendation:
     """Entries were dropped with every delay: none is to be recommended."""
     one = candidates[-1]
-    capacity, why = _capacity(one, Budgets(), 0)
+    capacity, why = _capacity(one, Budgets())
     return Recommendation(
         sentence="No delay helps: entries were dropped with each of them; take the "
         f"load in with --capacity {capacity}, or have calls take less than "
         f"{one.sink:.3g} ms.",
         reasons=[why],
-        costs=_costs(one),
+        costs=_costs(one, capacity),
         noise=noise,
     )
