@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,9 +17,11 @@ import pytest
 
 pytest.importorskip("rich", reason="the extra [tune] is not installed")
 
+from rich.console import Console
+
 from ringdispatch import __main__
 from ringdispatch._tune import _command
-from ringdispatch._tune._model import predict
+from ringdispatch._tune._model import predict, with_prediction
 from ringdispatch._tune._results import Measured, Results, Setting
 from subprocesses import run_snippet
 
@@ -147,7 +150,30 @@ def test_it_measures_recommends_and_writes(
     assert all(cell.predicted for cell in results.cells)
     assert results.recommendation is not None
     assert results.recommendation["delay"] == 10
-    assert "<html" in Path(".benchmarks/tune.html").read_text()
+    assert results.machine["dispatch_function"] == "service:send"
+    assert results.machine["entries"] == "samples.json"
+    assert results.machine["layout"] == "objects"
+    assert results.machine["capacity"] == 9000
+    assert results.machine["budgets"] == {"age": 60}
+    page = Path(".benchmarks/tune.html").read_text()
+    assert "<html" in page
+    assert "service:send" in page
+    assert "samples.json" in page
+    assert "age 60.0" in page
+
+
+@pytest.mark.parametrize(("width", "spared"), [(100, 0), (80, 1), (58, 3)])
+def test_a_narrow_terminal_crops_no_figure(width: int, spared: int) -> None:
+    setting = Setting(12_345.0, 100.0, None)
+    measured = as_predicted(setting, on_progress=lambda share: None)
+    cells = [with_prediction(setting, measured, 300)]
+    console = Console(width=width, file=io.StringIO(), force_terminal=True)
+    table = _command._fitting_table(cells, console)
+    console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert len(table.columns) == len(_command.HEADS) - spared
+    assert "…" not in shown
+    assert "12,345" in shown
 
 
 def test_dry_run_needs_no_function_and_writes_where_it_is_told(
@@ -163,7 +189,10 @@ def test_dry_run_needs_no_function_and_writes_where_it_is_told(
         (5.0, "bytes", None)
     }
     assert Path("here/page.html").exists()
-    assert json.loads(Path("there.json").read_text())["kind"] == "tune"
+    seen = json.loads(Path("there.json").read_text())
+    assert seen["kind"] == "tune"
+    assert seen["machine"]["dispatch_function"] == "none: a stand-in that takes 5 ms"
+    assert seen["machine"]["budgets"] == "none"
 
 
 def test_a_rate_that_is_not_held_is_an_error(

@@ -5,6 +5,8 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import compress
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,7 +19,7 @@ from ._cell import measure_apart
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
-from ._recommend import Recommendation, recommend
+from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
 
@@ -148,8 +150,8 @@ HEADS = (
     "delay\nms",
     "entries\na batch",
     "calls\na second",
-    "age ms\np50",
-    "\np99",
+    "age p50\nms",
+    "age p99\nms",
     "most\npending",
     "\nMiB",
     "request\np99 ms",
@@ -157,14 +159,20 @@ HEADS = (
 )
 
 
-def _table(cells: Sequence[Cell]) -> Table:
+# Of them, those that a narrow terminal is spared, the least needed first.
+SPARED = ("age p50\nms", "most\npending", "entries\na batch")
+UNBOUNDED = 10_000
+
+
+def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
     """What was measured, and in the line below what the model says."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for head in HEADS:
+    shown = [head not in spared for head in HEADS]
+    for head in compress(HEADS, shown):
         table.add_column(head, justify="right", no_wrap=True)
     for cell in cells:
         seen, said = cell.measured, cell.predicted
-        table.add_row(
+        row = (
             f"{seen.rate:,.0f}",
             f"{cell.setting.delay:g}",
             *_figures(seen),
@@ -172,15 +180,21 @@ def _table(cells: Sequence[Cell]) -> Table:
             f"{seen.request_p99:.1f}",
             f"{seen.dropped:,} dropped" if seen.dropped else _off(cell),
         )
+        table.add_row(*compress(row, shown))
         if said is not None:
-            table.add_row(
-                "",
-                "model",
-                *_figures(said),
-                f"{said.memory / MIB:.1f}",
-                style="cyan",
-                end_section=True,
-            )
+            row = ("", "model", *_figures(said), f"{said.memory / MIB:.1f}", "", "")
+            table.add_row(*compress(row, shown), style="cyan", end_section=True)
+    return table
+
+
+def _fitting_table(cells: Sequence[Cell], console: Console) -> Table:
+    """With as many columns as there is room for."""
+    table = _table(cells)
+    wide = console.options.update(width=UNBOUNDED)
+    for count in range(1, len(SPARED) + 1):
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
+        table = _table(cells, SPARED[:count])
     return table
 
 
@@ -207,16 +221,30 @@ def _off(cell: Cell) -> str:
 
 
 def _show(console: Console, cells: Sequence[Cell], found: Recommendation) -> None:
-    console.print(_table(cells))
+    console.print(_fitting_table(cells, console))
     console.print(found.sentence, style="bold", highlight=False)
     for reason in found.reasons:
         console.print(Padding(reason, (0, 0, 0, 2)), highlight=False)
 
 
 def _results(
-    options: argparse.Namespace, cells: list[Cell], found: Recommendation
+    options: argparse.Namespace,
+    budgets: Budgets,
+    cells: list[Cell],
+    found: Recommendation,
 ) -> Results:
-    results = Results("tune", describe(seed=options.seed, mode="tune"), cells=cells)
+    dry = options.dry
+    stand_in = None if dry is None else f"none: a stand-in that takes {dry:g} ms"
+    affordable = {name: one for name, one in asdict(budgets).items() if one is not None}
+    measured = {
+        "dispatch_function": stand_in or options.target,
+        "entries": options.entry or "dicts or rows of four fields",
+        "layout": options.layout,
+        "capacity": options.capacity,
+        "budgets": affordable or "none",
+    }
+    machine = describe(seed=options.seed, mode="tune")
+    results = Results("tune", measured | machine, cells=cells)
     results.recommendation = found.as_dict()
     return results
 
@@ -232,7 +260,7 @@ def _tune(options: argparse.Namespace) -> None:
     found = recommend(repeats, budgets, entry_bytes=size)
     cells = merged(repeats)
     _show(console, cells, found)
-    results = _results(options, cells, found)
+    results = _results(options, budgets, cells, found)
     results.write(options.json)
     write(results, options.report)
     console.print(f"\n{options.report} shows it, {options.json} has the figures")
