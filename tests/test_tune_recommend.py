@@ -9,7 +9,7 @@ import pytest
 
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._tune._advice import advice
-from ringdispatch._tune._model import predict
+from ringdispatch._tune._model import merged, predict
 from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
 
@@ -124,6 +124,36 @@ def test_the_calls_budget_binds_where_requests_want_the_shorter_delay() -> None:
     found = ask(noisy([cell(10, request=2), cell(100, request=30)], seed=1), calls=20)
     assert found.delay == 100
     assert found.binds == "calls"
+
+
+def test_noise_that_nobody_measured_is_called_assumed() -> None:
+    assert "an assumed noise of 20%" in ask(GRID).reasons[0]
+    assert "assumed" not in ask(noisy(GRID, seed=1)).reasons[0]
+
+
+@pytest.mark.parametrize(("long", "delay", "ties"), [(5.0, 100, [10]), (50.0, 10, [])])
+def test_where_it_is_too_noisy_to_tell_it_says_so(
+    long: float, delay: float, ties: list[float]
+) -> None:
+    cells = [cell(10, request=request) for request in (2.0, 2.0, 6.28)]
+    found = ask([*cells, *[cell(100, request=long)] * 3])
+    assert (found.delay, found.ties) == (delay, ties)
+    assert found.reasons[0].startswith("too noisy to tell")
+    assert "differs by 214%" in found.reasons[0]
+    assert "beyond" not in " ".join([found.sentence, *found.reasons])
+
+
+def test_the_only_delay_is_called_so() -> None:
+    only = ask([cell(50)]).reasons[0]
+    assert only == "50 ms is the only delay that was tried"
+    assert "entries were lost" in ask([cell(10), cell(100, dropped=5)]).reasons[0]
+    assert "no other delay" in ask(GRID, age=15).reasons[0]
+
+
+def test_a_delay_that_dropped_entries_once_is_out() -> None:
+    cells = [cell(100, dropped=dropped) for dropped in (0, 0, 3)]
+    assert ask([*[cell(10)] * 3, *cells]).delay == 10
+    assert merged(cells)[0].measured.dropped == 3
 
 
 def test_the_worst_of_the_rates_decides() -> None:

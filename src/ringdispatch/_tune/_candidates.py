@@ -24,6 +24,17 @@ NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
 
 
 @dataclass(frozen=True, slots=True)
+class Noise:
+    """By how much repeats differ, as a share; assumed where there are none."""
+
+    share: float
+    assumed: bool
+
+    def __str__(self) -> str:
+        return f"{'an assumed' if self.assumed else 'the'} noise of {self.share:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A figure of one delay: the worst of the rates, and by how much repeats differ."""
 
@@ -98,7 +109,7 @@ class Candidate:
         return max(ring, self.grown.value + ring - measured)
 
 
-def _noise(cells: Sequence[Cell], name: str) -> float:
+def _noise(cells: Sequence[Cell], name: str) -> Noise:
     """By how much repeats of a setting differ in a figure, as a share of the median.
 
     The widest of all settings: to see a difference that is none would be worse than to
@@ -109,7 +120,9 @@ def _noise(cells: Sequence[Cell], name: str) -> float:
         seen = [getattr(one, name) for one in repeats]
         if len(seen) > 1 and (middle := median(seen)) > 0:
             ranges.append((max(seen) - min(seen)) / middle)
-    return max(LEAST_NOISE, *ranges) if ranges else ASSUMED_NOISE
+    if not ranges:
+        return Noise(ASSUMED_NOISE, assumed=True)
+    return Noise(max(LEAST_NOISE, *ranges), assumed=False)
 
 
 def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
@@ -126,7 +139,7 @@ def _median(repeats: Sequence[Measured], name: str) -> float:
 
 def candidates(
     cells: Sequence[Cell], entry_bytes: float
-) -> tuple[list[Candidate], float]:
+) -> tuple[list[Candidate], Noise]:
     """What each delay costs, the shortest first; and the noise of requests."""
     noises = {name: _noise(cells, name) for name in NOISY}
     delays = sorted({cell.setting.delay for cell in cells})
@@ -140,7 +153,7 @@ def candidates(
 
 
 def _candidate(
-    cells: Sequence[Cell], noises: dict[str, float], entry_bytes: float
+    cells: Sequence[Cell], noises: dict[str, Noise], entry_bytes: float
 ) -> Candidate:
     setting = cells[0].setting
     rates = _repeats(cells)
@@ -150,7 +163,7 @@ def _candidate(
 
     def figure(name: str, least: float = 0.0, unit: float = 1.0) -> Figure:
         value = worst(name) / unit
-        return Figure(value, max(noises[name] * value, least / unit))
+        return Figure(value, max(noises[name].share * value, least / unit))
 
     return Candidate(
         delay=setting.delay,

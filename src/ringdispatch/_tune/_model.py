@@ -256,7 +256,10 @@ def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) ->
 
 
 def merged(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for all repeats of a setting: their medians; what counts adds up."""
+    """One cell for all repeats of a setting: their medians; batches add up.
+
+    Of what was dropped the most: a delay that dropped once is not recommended.
+    """
     repeats: dict[Setting, list[Cell]] = {}
     for cell in cells:
         repeats.setdefault(cell.setting, []).append(cell)
@@ -273,7 +276,8 @@ def _middle(several: Sequence[Measured]) -> Measured:
     }
     figures["held"] = all(one.held for one in several)
     figures["batches"] = sum(one.batches for one in several)
-    for name in ("peak_pending", "rss_growth", "dropped"):
+    figures["dropped"] = max(one.dropped for one in several)
+    for name in ("peak_pending", "rss_growth"):
         figures[name] = round(figures[name])
     return Measured(**figures)
 

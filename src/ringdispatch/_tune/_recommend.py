@@ -16,6 +16,7 @@ from ._candidates import (
     LEAST_CAPACITY,
     TICK_MS,
     Candidate,
+    Noise,
     candidates,
 )
 from ._model import MIB, power_of_two, predict
@@ -23,6 +24,8 @@ from ._results import Cell
 
 # Batches of objects beyond that stop the loop for longer, when they are let go.
 GOOD_BATCH = 2000
+# Repeats that differ by more than their median tell nothing.
+TOO_NOISY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,10 @@ def recommend(
     tried, noise = candidates(cells, entry_bytes)
     able = [one for one in tried if not one.dropped]
     if not able:
-        return _saturated(tried, noise)
+        return _saturated(tried, noise.share)
     fitting = [one for one in able if not _exceeded(one, budgets)]
     if not fitting:
-        return _relaxed(able, budgets, noise)
+        return _relaxed(able, budgets, noise.share)
     best, ties = _best(fitting)
     wanted, _ = _best(able)
     capacity, why_capacity = _capacity(best, budgets)
@@ -108,10 +111,12 @@ def recommend(
         binds=", ".join(binds) or None,
         ties=[one.delay for one in ties],
         costs=_costs(best, capacity, max_batch),
-        noise=noise,
+        noise=noise.share,
     )
     found.reasons = [
-        _why_delay(best, ties, noise, only=len(fitting) == 1),
+        _why_delay(best, ties, noise)
+        if len(fitting) > 1
+        else _why_only(best, able, tried),
         _why_not_longer(found, wanted, budgets),
         why_capacity,
         why_batch,
@@ -253,21 +258,35 @@ def _list(delays: Iterable[float]) -> str:
     return f"{head} and {words[-1]} ms" if head else f"{words[-1]} ms"
 
 
-def _why_delay(
-    one: Candidate, ties: Sequence[Candidate], noise: float, *, only: bool
+def _why_only(
+    one: Candidate, able: Sequence[Candidate], tried: Sequence[Candidate]
 ) -> str:
-    if ties:
-        alike = _list(sorted([one.delay, *(tie.delay for tie in ties)]))
+    if len(tried) == 1:
+        return f"{one.delay:g} ms is the only delay that was tried"
+    if len(able) == 1:
         return (
-            f"tie: with {alike}, requests on the same loop take as long, within the "
-            f"noise of {noise:.0%} or {TICK_MS:g} ms; {one.delay:g} ms makes the "
-            "fewest calls"
+            f"with all delays that were tried but {one.delay:g} ms, entries were lost"
         )
-    if only:
-        return f"no other delay that was tried meets the budgets: {one.delay:g} ms does"
+    return f"no other delay that was tried meets the budgets: {one.delay:g} ms does"
+
+
+def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: Noise) -> str:
+    alike = _list(sorted([one.delay, *(tie.delay for tie in ties)]))
+    if noise.share > TOO_NOISY:
+        how = "as long, within that" if ties else "the least"
+        return (
+            "too noisy to tell: what requests on the same loop take differs by "
+            f"{noise.share:.0%} between runs of the same setting; with {alike} they "
+            f"take {how}"
+        )
+    if ties:
+        return (
+            f"tie: with {alike}, requests on the same loop take as long, within "
+            f"{noise} or {TICK_MS:g} ms; {one.delay:g} ms makes the fewest calls"
+        )
     return (
         f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "
-        f"with any other delay that meets the budgets, beyond the noise of {noise:.0%}"
+        f"with any other delay that meets the budgets, beyond {noise}"
     )
 
 
