@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import select
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -215,6 +217,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    raise ConnectionError('no route\\nto host')\n"
         "def dies(batch):\n"
         "    os._exit(3)\n"
+        "async def says_who(batch):\n"
+        "    with open('new', 'w') as file:\n"
+        "        file.write(str(os.getpid()))\n"
+        "    os.replace('new', 'pid')\n"
         "left = []\n"
         "async def leaves_a_child(batch):\n"
         "    if not left:\n"
@@ -277,6 +283,22 @@ def test_a_child_that_the_function_leaves_behind_is_ended(here: Path) -> None:
     assert select.select([fifo], [], [], 30.0)[0]
     assert os.read(fifo, 100) == b""
     os.close(fifo)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal to end it by")
+def test_to_end_the_tuner_ends_what_it_measures(here: Path) -> None:
+    pytest.importorskip("rich")
+    words = ("tune", "users_own:says_who", "--seconds", "300", "--delays", "10")
+    with subprocess.Popen([sys.executable, "-m", "ringdispatch", *words]) as tuner:
+        deadline = time.monotonic() + 60
+        while not Path("pid").exists():
+            assert tuner.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        tuner.send_signal(signal.SIGTERM)
+        assert tuner.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path("pid").read_text()), 0)
 
 
 def test_a_process_that_does_not_end_is_given_up(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +23,9 @@ from ringdispatch._tune._results import Measured, Results, Setting
 from subprocesses import run_snippet
 
 SERVICE = """\
-import asyncio, os, pathlib
+import asyncio
 
 number = 7
-
-async def says_who(batch):
-    pathlib.Path("new").write_text(str(os.getpid()))
-    os.replace("new", "pid")
 
 async def send(batch):
     await asyncio.sleep(0.001)
@@ -283,6 +276,10 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --entry service:generates", "must be an ordinary function"),
     ("service:send --entry service:awaits", "must be an ordinary function"),
     ("service:send --layout records --entry samples.json", "it takes rows of numbers"),
+    (
+        "service:send --report same.x --json ./same.x",
+        "--report same.x and --json same.x: must be two files",
+    ),
     ("service:send --report .", ".: can't be written"),
     ("service:send --json service.py/x.json", "service.py/x.json: can't be written"),
     ("service:send --frobnicate", "unrecognized arguments: --frobnicate"),
@@ -339,6 +336,20 @@ def test_bad_dispatch_function_is_one_line_and_status_2(
     assert not Path(".benchmarks/tune.json").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_full_disk_is_named(
+    option: str,
+    capsys: pytest.CaptureFixture[str],
+    orders: list[tuple[Setting, dict[str, Any]]],
+) -> None:
+    status, _, err = run(capsys, "--dry", "5", option, "/dev/full")
+    assert status == 2
+    assert "/dev/full: can't be written: No space left on device" in err
+    assert err.count("\n") == 1
+    assert orders
+
+
 @pytest.mark.parametrize(
     ("samples", "options"),
     [
@@ -380,21 +391,6 @@ def test_it_runs_from_the_command_line() -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Set ms_delay=10" in ended.stdout
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no signal to end it by")
-def test_to_end_it_ends_what_it_measures() -> None:
-    words = ("tune", "service:says_who", "--seconds", "300", "--delays", "10")
-    with subprocess.Popen([sys.executable, "-m", "ringdispatch", *words]) as tuner:
-        deadline = time.monotonic() + 60
-        while not Path("pid").exists():
-            assert tuner.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        tuner.send_signal(signal.SIGTERM)
-        assert tuner.wait(60) == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(Path("pid").read_text()), 0)
 
 
 def test_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,11 @@ def check(options: argparse.Namespace) -> Budgets:
             )
     for path in (options.report, options.json):
         _check_writable(path)
+    same = options.report.resolve() == options.json.resolve()
+    if same and (options.json.is_file() or not options.json.exists()):
+        raise UsageError(
+            f"--report {options.report} and --json {options.json}: must be two files"
+        )
     return budgets
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import compress
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -249,6 +250,15 @@ def _results(
     return results
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name what can't be written: a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written: {error.strerror}") from None
+
+
 def _tune(options: argparse.Namespace) -> None:
     budgets = check(options)
     console = Console()
@@ -261,8 +271,10 @@ def _tune(options: argparse.Namespace) -> None:
     cells = merged(repeats)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
-    results.write(options.json)
-    write(results, options.report)
+    with _named(options.json):
+        results.write(options.json)
+    with _named(options.report):
+        write(results, options.report)
     console.print(f"\n{options.report} shows it, {options.json} has the figures")
 
 
