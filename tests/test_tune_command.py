@@ -33,6 +33,9 @@ async def send(batch):
 async def fails(batch):
     raise ConnectionError("refused:\\nno route")
 
+async def quits(batch):
+    raise SystemExit(0)
+
 def entry():
     return {"status": 200}
 
@@ -319,7 +322,11 @@ def test_a_memory_budget_is_held_against_what_the_layout_sets_aside(
     [
         ("no_such_service:send", "importing no_such_service raised ModuleNotFound"),
         ("broken:send", "No module named 'no_such_module_anywhere'"),
-        ("exits:send", "importing exits raised SystemExit: 0"),
+        ("exits:send", "importing exits raised SystemExit: 0; put what it runs under"),
+        (
+            "service:quits",
+            "exit status 0: SystemExit: 0; see that the dispatch function",
+        ),
         ("service:missing", "service has no 'missing'"),
         ("service:number", "is 7, which is not callable"),
         ("service", "must be given as package.module:name"),

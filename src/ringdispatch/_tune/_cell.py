@@ -308,7 +308,10 @@ def measure_apart(
     expected = setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
     if not ended.lines:
-        raise CellError(f"the measuring process died: {ended.why()}")
+        raise CellError(
+            f"the measuring process died: {ended.why()}; see that the dispatch "
+            "function does not end it, or try --dry"
+        )
     found = ended.lines[-1]
     if "error" in found:
         raise CellError(found["error"])

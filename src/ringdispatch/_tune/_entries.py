@@ -232,9 +232,13 @@ def _load(what: str, target: str) -> Any:
     try:
         found: Any = importlib.import_module(name)
     except (Exception, SystemExit) as error:
+        way_out = (
+            'put what it runs under if __name__ == "__main__"'
+            if isinstance(error, SystemExit)
+            else "run from the folder it is imported from"
+        )
         raise CellError(
-            f"{what} {target!r}: importing {name} raised {one_line(error)}; "
-            "run from the folder it is imported from"
+            f"{what} {target!r}: importing {name} raised {one_line(error)}; {way_out}"
         ) from None
     for part in path.split("."):
         try:
