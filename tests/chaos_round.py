@@ -211,7 +211,15 @@ class Round:
 
     def await_settlement(self) -> None:
         """C3, C6, C14: all is settled by itself, and every place is given back."""
-        eventually_or(self.is_settled, SETTLE_SECONDS, self.unsettled)
+        while not self.is_settled():  # a busy machine may need long for many batches
+            before = self.books().batches
+            eventually_or(
+                lambda before=before: (
+                    self.is_settled() or self.books().batches > before
+                ),
+                SETTLE_SECONDS,
+                self.unsettled,
+            )
 
     def is_settled(self) -> bool:
         books = self.books()
