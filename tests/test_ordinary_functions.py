@@ -130,10 +130,11 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
 
     async def main() -> None:
         dispatcher = BackgroundDispatcher(
-            sink, ms_delay=1, dispatch_timeout=0.05, name="n1"
+            sink, ms_delay=1, dispatch_timeout=0.3, name="n1"
         )
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
+        dispatcher.dispatch_timeout = 20.0  # a busy machine may be late with a thread
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
         assert batches == [["a"]]
@@ -169,9 +170,10 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
         return None
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=0.02)
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=0.3)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
+        dispatcher.dispatch_timeout = 20.0
         gate.set()
         dispatcher.enqueue("b")
         await comes_true(lambda: dispatcher.statistics().dispatched == 1)
@@ -358,7 +360,7 @@ def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
             ms_delay=1,
             max_batch=1,
             max_in_flight=2,
-            dispatch_timeout=0.05,
+            dispatch_timeout=0.3,
             on_error=lambda error, batch: failed.extend(batch),
         )
         dispatcher.enqueue("a")
