@@ -20,6 +20,11 @@ class BytesBatch:
     def json_array(self) -> bytes: ...
 
 @disjoint_base
+class BatchIterator(Iterator[bytes]):
+    def __new__(cls, batch: BytesBatch) -> Self: ...
+    def __next__(self) -> bytes: ...
+
+@disjoint_base
 class ByteRing(Ring):
     def __new__(
         cls,

@@ -63,9 +63,7 @@ cdef class BytesBatch:
         return self.entry(which)
 
     def __iter__(self):
-        cdef uint64_t which
-        for which in range(self.count):
-            yield self.entry(which)
+        return BatchIterator(self)
 
     def __repr__(self):
         return f"<BytesBatch of {self.count} entries, {self.nbytes} bytes>"
@@ -102,6 +100,25 @@ cdef class BytesBatch:
     cdef uint32_t size_of(self, uint64_t which) noexcept:
         cdef uint32_t end = self.ends[which] - self.start
         return end - self.offset_of(which) - <uint32_t> self.separator_size
+
+
+cdef class BatchIterator:
+    """Gives the entries of a batch; Cython's generators leak references to their type."""
+
+    cdef BytesBatch batch
+    cdef uint64_t next
+
+    def __cinit__(self, BytesBatch batch not None):
+        self.batch = batch
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next == self.batch.count:
+            raise StopIteration
+        self.next += 1
+        return self.batch.entry(self.next - 1)
 
 
 cdef class ByteRing(Ring):
