@@ -240,15 +240,19 @@ def test_second_signal_while_the_process_ends(
     """
     outcome = run_snippet(
         f"""
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        def handle(*_):
+            handled.append(True)
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, handle)
         async def send(batch):
             if batch == ["a"]:
                 while not ending:
                     await asyncio.sleep(0.001)
                 again.set()
-                await asyncio.sleep(0.3)
+                while len(handled) < 2:  # under Ctrl-C for ever
+                    await asyncio.sleep(0.001)
             say(*batch)
-        ending, again = [], threading.Event()
+        ending, again, handled = [], threading.Event(), []
         def kill():
             again.wait()
             os.kill(os.getpid(), {int(second)})
