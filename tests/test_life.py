@@ -229,6 +229,36 @@ def test_f10_closed_loop_hands_its_entries_on(loop_name: str, debug: bool) -> No
     assert dispatcher.close()
 
 
+def test_f10_closed_loop_tells_of_an_entry_whose_thread_sleeps(loop_name: str) -> None:
+    """Without the GIL, what a thread has made is finalized when that thread wakes."""
+    sink = Place()  # C14
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    loop = new_loop(loop_name)
+
+    async def settle() -> None:
+        dispatcher.enqueue("a")
+        await comes_true(lambda: sink.entries == ["a"])
+
+    loop.run_until_complete(settle())
+    enqueued, awake = threading.Event(), threading.Event()
+
+    def enqueue() -> None:
+        dispatcher.enqueue("b")
+        enqueued.set()
+        awake.wait()
+
+    thread = threading.Thread(target=enqueue)
+    thread.start()
+    try:
+        assert enqueued.wait(10)
+        loop.close()
+        eventually(lambda: sink.entries == ["a", "b"])
+    finally:
+        awake.set()
+        thread.join()
+    assert dispatcher.close()
+
+
 def test_f10_closed_loop_hands_its_entries_to_the_next_loop(loop_name: str) -> None:
     sink = Place()  # C14: the next window's loop rather than the thread
     dispatcher = BackgroundDispatcher(sink, ms_delay=100)

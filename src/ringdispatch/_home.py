@@ -11,7 +11,10 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, Protocol
+
+from ._ring import FREE_THREADED
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
@@ -23,11 +26,20 @@ _watching: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, AsyncGenerator[None, None]
 ] = weakref.WeakKeyDictionary()
 
+_DAY = 86_400.0
+
 
 class Resident(Protocol):
     """What a home knows of the dispatcher that lives there."""
 
     async def _drain(self, home: "Home", timeout: float) -> None: ...
+    def loop_closed(self) -> None: ...
+
+
+# Who lives or has lived on a loop, where its sentry tells them.
+_residents: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.WeakSet[Resident]
+] = weakref.WeakKeyDictionary()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -201,9 +213,10 @@ class Home:
                 if loop is not None:
                     _ended.add(loop)
                 return
-            if loop is not None and loop not in _watching:
-                _watching[loop] = watching = _note_end(self._loop)
-                _start(watching)
+            if loop is not None:
+                _watch(loop)
+                if FREE_THREADED:
+                    _be_told_of_close(loop, resident)
             if self._disowned:  # by another thread meanwhile
                 self.disown()  # type: ignore[unreachable]
 
@@ -240,6 +253,41 @@ class Home:
                 finally:
                     self.ended = True
                     _ended.add(loop)
+
+
+def _watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Have its end noted, once for all who live on the running `loop`."""
+    if loop not in _watching:
+        _watching[loop] = watching = _note_end(weakref.ref(loop))
+        _start(watching)
+
+
+def _be_told_of_close(loop: asyncio.AbstractEventLoop, resident: Resident) -> None:
+    """Have a sentry on the running `loop` tell when it is closed.
+
+    Without the GIL an object is finalized by the thread that made it: an errand from a
+    thread that then sleeps tells of its loss when the thread wakes, perhaps never. The
+    sentry is made by the thread that runs the loop, and nearly always closes it.
+    """
+    residents = _residents.get(loop)
+    if residents is None:
+        residents = _residents[loop] = weakref.WeakSet()
+        _post_sentry(weakref.ref(loop), residents)
+    residents.add(resident)
+
+
+def _post_sentry(
+    loop_reference: "weakref.ref[asyncio.AbstractEventLoop]",
+    residents: weakref.WeakSet[Resident],
+) -> None:
+    def tell() -> None:
+        for resident in list(residents):
+            resident.loop_closed()
+
+    loop = loop_reference()
+    if loop is not None:
+        again = partial(_post_sentry, loop_reference, residents)
+        loop.call_later(_DAY, Errand(again, tell), context=Context())
 
 
 async def _note_end(

@@ -192,6 +192,7 @@ class Windows(Producer[Entry]):
         home = self._home
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home()
+            self._call_home(home)  # as after every move: what is pending goes with it
         if home is not None and not home.stalled:
             report = Errand(partial(self._drops.report, home), self._drops.lost)
             if not home.post(report, self.fresh_context()):
