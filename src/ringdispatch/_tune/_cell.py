@@ -134,9 +134,9 @@ class _Cell:
         load = Load(setting.rate, setting.seconds, self.seed)
         requests = Requests(setting.seconds, self.seed + 1)
         await self._warm_up(layout, stream)
-        idle = await self._probes_alone()
         gc.collect()
-        give_back()
+        give_back()  # before the probes, which take back what a loop needs anyhow
+        idle = await self._probes_alone()
         before = resident()
         recorder = _Recorder(self.sink)
         dispatcher = self._dispatcher(recorder, layout)
@@ -168,7 +168,7 @@ class _Cell:
             cpu_seconds_per_million=1e6 * max(cpu, 0.0) / max(1, handed),
             sink_mean=1e3 * seen.dispatch_seconds_total / max(1, batches),
             peak_pending=seen.peak_pending,
-            rss_growth=max(0, peak - before),
+            rss_growth=max(0, peak - before - load.noted_bytes),
             dropped=_dropped(seen),
         )
 

@@ -138,6 +138,12 @@ class Load:
         return sum(self._accepted)
 
     @property
+    def noted_bytes(self) -> int:
+        """What it keeps of the run itself, in bytes."""
+        notes = (self._offered, self._accepted, self._moments)
+        return sum(len(note) * note.itemsize for note in notes)
+
+    @property
     def reached(self) -> float:
         """Entries a second that really arrived."""
         if self.rate is not None and self.offered == _count(self.rate, self.seconds):
