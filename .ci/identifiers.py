@@ -49,10 +49,13 @@ def built(platform: str, folder: Path) -> set[str]:
     found = set()
     for wheel in folder.glob("*.whl"):
         _, _, _, abi, tags = wheel.stem.split("-")
-        system, machine = re.fullmatch(
+        known = re.fullmatch(
             r"(manylinux|musllinux|macosx|win)\w*?_(x86_64|aarch64|arm64|amd64)",
             tags.split(".")[0],
-        ).groups()
+        )
+        if known is None:
+            raise SystemExit(f"{wheel}: for {tags}, which is not promised")
+        system, machine = known.groups()
         if f"{system}_{machine}" in PLATFORMS[platform]:
             found.add(f"{abi}-{system}_{machine}")
     return found

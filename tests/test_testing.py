@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from ringdispatch import BackgroundDispatcher, Bytes, Records
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 from support import books_agree
+from test_bad_input import REFUSED
 
 pytest_plugins = ["ringdispatch.testing.plugin"]
 
@@ -90,8 +92,17 @@ def test_recorder_takes_the_place_of_the_class() -> None:
         assert dispatcher.statistics().capacity == 1000
         dispatcher.enqueue("a")
         assert dispatcher.entries == ["a"]
-    with pytest.raises(ValueError, match="ms_delay=0: must be"):
-        RecordingDispatcher(send, ms_delay=0)
+
+
+REFUSED_HERE = [each for each in REFUSED if each[:2] != ("dispatch_function", None)]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), REFUSED_HERE)
+def test_recorder_refuses_what_the_dispatcher_refuses(
+    name: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=re.escape(f"{name}={value!r}")):
+        RecordingDispatcher(**{name: value})
 
 
 def test_recorder_encodes_as_its_layout_does() -> None:

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
-from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
+from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records, _options
+from ringdispatch._dispatcher import Options
 
 Entry = TypeVar("Entry")
 
@@ -16,15 +17,18 @@ def kept(batch: Any) -> Any:
 
 
 class RecordingDispatcher(BackgroundDispatcher[Entry]):
-    """A dispatcher whose entries are in `batches` as soon as `enqueue` returns.
+    """A dispatcher whose entries are in `batches` when `enqueue` returns.
+
+    (When it is called on the background thread, by another dispatcher's dispatch
+    function, as soon as that awaits.)
 
     It is a BackgroundDispatcher in all else: layouts check and encode entries, contexts
     are told, the statistics are real, and it can be closed. Each entry is a batch of
     its own, and the call waits until it is recorded; an event loop is not needed.
 
-    It takes the arguments of a BackgroundDispatcher, so that it can take the place of
-    the class too. The dispatch function is never called. `ms_delay`, `max_batch` and
-    `home` have no effect.
+    It takes the arguments of a BackgroundDispatcher, and refuses those that it
+    refuses, so that it can take the place of the class too. The dispatch function is
+    never called. `ms_delay`, `max_batch` and `home` have no effect.
 
     Attributes:
         batches: What the dispatch function would have been called with, in order.
@@ -49,20 +53,25 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         *,
         ms_delay: float = 1,
         layout: Objects | Records | Bytes = Objects(),
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         batches: list[Any] = []  # not by way of self, which would keep itself alive
 
         async def record(batch: Any) -> None:
             batches.append(kept(batch))
 
-        if options.get("name") is None:
-            named = dispatch_function or type(self)
-            options["name"] = getattr(named, "__qualname__", type(named).__qualname__)
+        if dispatch_function is not None:
+            _options.dispatch_function(dispatch_function)
+        named = type(self) if dispatch_function is None else dispatch_function
+        options["name"] = _options.name(options.get("name"), named)
+        # What has no effect is checked all the same.
+        capacity = _options.capacity(options.setdefault("capacity", 65_536))
+        _options.max_batch(options.get("max_batch"), capacity)
+        _options.choice("home", options.get("home", "auto"), ("auto", "thread"))
         options["max_batch"] = 1  # a full batch goes out at once
         options["home"] = "thread"  # another thread: the caller's may wait for it
-        options["layout"] = layout
-        super().__init__(record, ms_delay=ms_delay, **options)
+        given: Any = {"layout": layout, **options}
+        super().__init__(record, ms_delay=ms_delay, **given)
         self.batches = batches
 
     @property
