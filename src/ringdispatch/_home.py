@@ -85,6 +85,17 @@ class Errand:
             lost()
 
 
+class Sentry(Errand):
+    """An errand with nothing to do but to tell when its loop is closed.
+
+    Without the GIL an object is finalized by the thread that made it: an errand from a
+    thread that then sleeps tells of its loss when the thread wakes, perhaps never. A
+    sentry is made by the thread that runs the loop, and nearly always closes it.
+    """
+
+    __slots__ = ()
+
+
 class Timer:
     """An errand for later.
 
@@ -263,12 +274,7 @@ def _watch(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _be_told_of_close(loop: asyncio.AbstractEventLoop, resident: Resident) -> None:
-    """Have a sentry on the running `loop` tell when it is closed.
-
-    Without the GIL an object is finalized by the thread that made it: an errand from a
-    thread that then sleeps tells of its loss when the thread wakes, perhaps never. The
-    sentry is made by the thread that runs the loop, and nearly always closes it.
-    """
+    """Have a sentry on the running `loop`, one for all, tell when it is closed."""
     residents = _residents.get(loop)
     if residents is None:
         residents = _residents[loop] = weakref.WeakSet()
@@ -287,7 +293,7 @@ def _post_sentry(
     loop = loop_reference()
     if loop is not None:
         again = partial(_post_sentry, loop_reference, residents)
-        loop.call_later(_DAY, Errand(again, tell), context=Context())
+        loop.call_later(_DAY, Sentry(again, tell), context=Context())
 
 
 async def _note_end(
