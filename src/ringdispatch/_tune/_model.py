@@ -10,8 +10,8 @@ from statistics import NormalDist, median
 
 from ._results import Cell, Measured, Predicted, Setting
 
-# Milliseconds, measured on an otherwise idle loop; docs/tuning.md says how. The timer
-# that ends a window is that late on average, ...
+# Milliseconds; docs/tuning.md says why. The timer that ends a window is that late on
+# average, ...
 TIMER_LATE = 0.5
 # ... and that long ago the arrivals that are enqueued now were due, or those that just
 # missed the batch: the producer wakes once a millisecond.
