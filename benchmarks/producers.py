@@ -2,8 +2,8 @@
 
     python benchmarks/producers.py CASE DELAY PRODUCERS SECONDS
 
-Each thread produces at full rate, as the one of whole_way.py does, whose cases these
-are; the event loop dispatches. Prints million entries a second, by the clock, as JSON.
+Each thread produces at full rate, as the one of whole_way.py does; the event loop
+dispatches. Prints million entries a second, by the clock, as JSON.
 """
 
 import asyncio
@@ -15,15 +15,16 @@ import threading
 import time
 
 import whole_way
-from whole_way import CASES, CHUNK, WARM_UP_SECONDS, Counter
+from ways import BYTES, CASES, DICT, RECORD, ROW, TUPLE, Counter
+from whole_way import CHUNK, DELAYS, WARM_UP_SECONDS
 
 # Those that any thread may call.
 CASES_FOR_THREADS = (
-    whole_way.DICT,
-    whole_way.TUPLE,
-    whole_way.RECORD,
-    whole_way.ROW,
-    whole_way.BYTES,
+    DICT,
+    TUPLE,
+    RECORD,
+    ROW,
+    BYTES,
     "OpenTelemetry BatchProcessor, dict",
 )
 
@@ -31,11 +32,11 @@ CASES_FOR_THREADS = (
 def cases(mode: str) -> list[tuple[str, int, int]]:
     """What a mode measures: case, delay and producers."""
     if mode == "quick":
-        few = (whole_way.DICT, whole_way.ROW)
+        few = (DICT, ROW)
         return [(case, 10, producers) for case in few for producers in (1, 4)]
     return [
         (case, delay, producers)
-        for delay in (whole_way.DELAYS if mode == "full" else whole_way.DELAYS[:1])
+        for delay in (DELAYS if mode == "full" else DELAYS[:1])
         for producers in (1, 2, 4)
         for case in (CASES if producers == 1 else CASES_FOR_THREADS)
     ]
