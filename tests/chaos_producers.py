@@ -203,6 +203,8 @@ class Producers:
             with contextlib.ExitStack() as ends:
                 loop = self.new_loop(kind)
                 ends.callback(loop.close)
+                if not GIL:
+                    ends.callback(forget_tasks, loop)
                 if ending == "run":  # as asyncio.run ends
                     ends.callback(self.shut_down, loop)
                 loop.run_until_complete(self.visit(who, rng))
@@ -348,6 +350,16 @@ class Producers:
         finally:
             gc.set_threshold(*threshold)
             gc.callbacks.remove(collecting)
+
+
+def forget_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Have asyncio know no more of the tasks that the loop is closed with.
+
+    CPython 3.14.5 hangs or crashes without the GIL where another thread frees a pending
+    task that asyncio knows of, while a third collects garbage (python/cpython#153809).
+    """
+    for task in asyncio.all_tasks(loop):
+        asyncio.tasks._unregister_task(task)
 
 
 def start(run: Callable[..., None], who: str, rng: Random) -> threading.Thread:
