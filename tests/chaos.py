@@ -26,6 +26,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+# First, before anything imports asyncio.
+from chaos_asyncio import GIL  # isort: skip
 import chaos_round
 from chaos_producers import KINDS
 from chaos_record import Record, Violation
@@ -161,10 +163,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     wanted = arguments()
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     print(
         f"seed {wanted.seed}, Python {sys.version.split()[0]}, "
-        f"GIL {'on' if gil else 'off'}, process {os.getpid()}",
+        f"GIL {'on' if GIL else 'off'}, process {os.getpid()}",
         flush=True,
     )
     if wanted.loop:

@@ -13,7 +13,6 @@ import importlib.util
 import itertools
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -21,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
 
+from chaos_asyncio import GIL
 from chaos_fork import fork
 from chaos_record import Context, Entry, Record, Violation, identity_holds
 from loops import new_loop
@@ -29,7 +29,6 @@ from ringdispatch import BackgroundDispatcher, Statistics
 KINDS = ["asyncio"]  # of loops
 # Without the GIL uvloop 0.23 crashes, with nothing of ours about, when a loop is closed
 # while another thread wakes it; here that happens all the time.
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 if GIL and importlib.util.find_spec("uvloop") is not None:
     KINDS.append("uvloop")
 RISING = (
@@ -203,8 +202,6 @@ class Producers:
             with contextlib.ExitStack() as ends:
                 loop = self.new_loop(kind)
                 ends.callback(loop.close)
-                if not GIL:
-                    ends.callback(forget_tasks, loop)
                 if ending == "run":  # as asyncio.run ends
                     ends.callback(self.shut_down, loop)
                 loop.run_until_complete(self.visit(who, rng))
@@ -350,16 +347,6 @@ class Producers:
         finally:
             gc.set_threshold(*threshold)
             gc.callbacks.remove(collecting)
-
-
-def forget_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Have asyncio know no more of the tasks that the loop is closed with.
-
-    CPython 3.14.5 hangs or crashes without the GIL where another thread frees a pending
-    task that asyncio knows of, while a third collects garbage (python/cpython#153809).
-    """
-    for task in asyncio.all_tasks(loop):
-        asyncio.tasks._unregister_task(task)
 
 
 def start(run: Callable[..., None], who: str, rng: Random) -> threading.Thread:
