@@ -9,22 +9,16 @@ exits with 1 where a ratio is above its limit.
 The entry stays referenced elsewhere, so that freeing it is not charged to anyone.
 """
 
-import argparse
 import asyncio
 import collections
-import json
-import platform
 import queue
 import sys
-import sysconfig
 import time
-from pathlib import Path
 
-from instructions import CALLS, Cases, Loop, calling, prices, serve
+from instructions import CALLS, Cases, Limit, Loop, calling, compare
 
 ENTRY = {"message": "new request", "id": 1}
 CONTEXT = object()
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def dispatcher(**options: object):
@@ -100,8 +94,7 @@ CASES: Cases = {
     "full, drop_oldest": lambda: appending(full(on_full="drop_oldest"), "enqueue"),
 }
 
-# (case, measured against, limit with the GIL, limit free-threaded)
-LIMITS = [
+LIMITS: list[Limit] = [
     ("enqueue(entry)", "deque.append", 1.30, 1.55),
     ("enqueue(entry), own subclass", "deque.append", 1.30, 1.55),
     ("enqueue(entry, context)", "deque.append", 1.75, 2.0),
@@ -110,34 +103,5 @@ LIMITS = [
 ]
 
 
-def main() -> int:
-    """Measure, print the table, and check the limits where asked."""
-    serve(CASES)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail above a limit")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
-
-    unit, measured = prices(CASES)
-    build = "free-threaded" if FREE_THREADED else "GIL"
-    version = platform.python_version()
-    print(f"CPython {version} ({build}), {platform.machine()}: {unit} per call")
-    for case, price in measured.items():
-        ratio = price / measured["deque.append"]
-        print(f"  {case:<36}{price:8.0f}   {ratio:5.2f} of deque.append")
-    failed = 0
-    print("limits")
-    for case, base, gil, free in LIMITS:
-        limit = free if FREE_THREADED else gil
-        ratio = measured[case] / measured[base]
-        verdict = "met" if ratio <= limit else "NOT MET"
-        failed += ratio > limit
-        print(f"  {case:<36}{ratio:8.2f}   of {base}, limit {limit:.2f}: {verdict}")
-    if options.json:
-        figures = {"python": version, "build": build, "unit": unit, "prices": measured}
-        options.json.write_text(json.dumps(figures, indent=2))
-    return 1 if options.check and failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare(__doc__, CASES, "deque.append", LIMITS))

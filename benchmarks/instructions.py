@@ -5,14 +5,18 @@ machine, where times do not. Without valgrind or a C compiler the price is in
 nanoseconds, the best of fifteen loops.
 """
 
+import argparse
 import ctypes
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 
@@ -24,8 +28,13 @@ TOGGLE_C = """
 void toggle(void) { CALLGRIND_TOGGLE_COLLECT; }
 """
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
 Loop = Callable[[], None]
 Cases = Mapping[str, Callable[[], Loop]]
+# A case, what it is measured against, and the highest ratio: with the GIL, and without;
+# None where that has no limit.
+Limit = tuple[str, str, float, float | None]
 
 
 def bare_loop() -> Loop:
@@ -55,6 +64,44 @@ def serve(cases: Cases) -> None:
     """Run the one case that this process was started for, and leave; else return."""
     if sys.argv[1:2] == ["--case"]:
         _child({**_EMPTY, **cases}[sys.argv[2]], *sys.argv[3:])
+
+
+def compare(about: str, cases: Cases, base: str, limits: Sequence[Limit]) -> int:
+    """What a script does that measures prices; returns its exit status.
+
+    Args:
+        about: The script's docstring.
+        cases: What to measure.
+        base: The case that the table's ratios are to.
+        limits: What must hold.
+    """
+    serve(cases)
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail above a limit")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+
+    unit, measured = prices(cases)
+    build = "free-threaded" if FREE_THREADED else "GIL"
+    version = platform.python_version()
+    print(f"CPython {version} ({build}), {platform.machine()}: {unit} per call")
+    for case, price in measured.items():
+        print(f"  {case:<36}{price:8.0f}   {price / measured[base]:5.2f} of {base}")
+    failed = 0
+    print("limits")
+    for case, against, gil, free in limits:
+        ratio = measured[case] / measured[against]
+        limit = free if FREE_THREADED else gil
+        if limit is None:
+            verdict = "limited with the GIL only"
+        else:
+            verdict = f"limit {limit:.2f}: {'met' if ratio <= limit else 'NOT MET'}"
+            failed += ratio > limit
+        print(f"  {case:<36}{ratio:8.2f}   of {against}, {verdict}")
+    if options.json:
+        figures = {"python": version, "build": build, "unit": unit, "prices": measured}
+        options.json.write_text(json.dumps(figures, indent=2))
+    return 1 if options.check and failed else 0
 
 
 def prices(cases: Cases) -> tuple[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Full, Statistics
+from support import adds_up
 
 Entry = tuple[str, int]  # whose it is, and its number
 
@@ -342,10 +343,9 @@ def by_producer(entries: list[Entry]) -> dict[str, list[int]]:
 
 def identity_holds(books: Statistics, options: dict[str, Any]) -> None:
     """C8 at one snapshot, and every counter within its bounds."""
-    out = books.dispatched + books.failed + books.evicted + books.abandoned
     most = options["max_batch"] or options["capacity"]
     if not (
-        books.accepted == out + books.pending + books.in_flight
+        adds_up(books)
         and 0 <= books.pending <= books.peak_pending <= books.capacity
         and 0 <= books.in_flight <= most * options["max_in_flight"]
         and 0 <= books.failed_batches <= books.batches

@@ -22,6 +22,7 @@ from racing import (
 )
 from ringdispatch._producer import POLICIES
 from ringdispatch._ring import Take
+from support import adds_up
 
 each_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 
@@ -191,14 +192,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
         while not all(line.finished):
             seen = line.books()
             assert 0 <= seen.in_flight <= seen.accepted
-            assert seen.accepted == (
-                seen.dispatched
-                + seen.failed
-                + seen.evicted
-                + seen.abandoned
-                + seen.pending
-                + seen.in_flight
-            )
+            assert adds_up(seen)
             assert seen.max_bytes is None or (seen.pending_bytes or 0) >= 0
             assert (seen.pending_bytes or 0) <= (seen.max_bytes or 0)
 
