@@ -277,6 +277,29 @@ def test_f10_closed_loop_hands_its_entries_to_the_next_loop(loop_name: str) -> N
     assert dispatcher.close()
 
 
+def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
+    loop_name: str,
+) -> None:  # C13
+    """Two threads chose one at once: the first choice is let go of, not disowned."""
+    outcome = run_snippet(
+        """
+        import gc
+        async def send(batch):
+            say(*batch)
+        first = BackgroundDispatcher(send, ms_delay=1, home="thread")
+        first.enqueue("a")
+        assert first.flush()
+        first._home = None
+        gc.collect()
+        second = BackgroundDispatcher(send, ms_delay=1, home="thread")
+        second.enqueue("b")
+        assert second.flush()
+        assert first.close() and second.close()
+        """
+    )
+    assert outcome.lines == ["a", "b"]
+
+
 @pytest.mark.parametrize("dispatch_timeout", [None, 30.0])
 @pytest.mark.parametrize("waiting", [False, True])
 def test_f37_loop_closed_with_a_dispatch_in_flight(

@@ -214,7 +214,9 @@ class Home:
             # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
             # that would start a task for a dispatcher that is simply let go.
             self._guarding = True
-            self._guard = guard = self._drain_at_end(weakref.ref(resident))
+            self._guard = guard = _drain_at_end(
+                weakref.ref(self), weakref.ref(resident)
+            )
             loop = self._loop()
             try:
                 _start(guard)
@@ -244,26 +246,38 @@ class Home:
             guard, self._guard = self._guard, None
             _step(guard.aclose())
 
-    async def _drain_at_end(
-        self, resident: "weakref.ref[Resident]"
-    ) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            dispatcher = resident()
-            loop = self._loop()
-            if self._guarding and dispatcher is not None and loop is not None:
-                # The loop warns of every generator that starts from now on, also of
-                # those inside the user's client; the drain is what it is waiting for.
-                # Not restored: other dispatchers may still drain, and the loop restores
-                # the hooks itself when it stops.
-                self._guarding = False
-                sys.set_asyncgen_hooks(firstiter=None)
-                try:
-                    await dispatcher._drain(self, END_SECONDS)
-                finally:
-                    self.ended = True
-                    _ended.add(loop)
+
+async def _drain_at_end(
+    home_reference: "weakref.ref[Home]", resident: "weakref.ref[Resident]"
+) -> AsyncGenerator[None, None]:
+    """Drain a home when its loop closes its async generators; by nothing else.
+
+    Let go of with its home, or by the garbage collector, it has nothing to do: the loop
+    goes on, and others live there.
+    """
+    try:
+        yield
+    finally:
+        home, dispatcher = home_reference(), resident()
+        loop = None if home is None else home.loop
+        if (
+            home is not None
+            and home._guarding
+            and dispatcher is not None
+            and loop is not None
+            and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
+        ):
+            # The loop warns of every generator that starts from now on, also of those
+            # inside the user's client; the drain is what it is waiting for. Not
+            # restored: other dispatchers may still drain, and the loop restores the
+            # hooks itself when it stops.
+            home._guarding = False
+            sys.set_asyncgen_hooks(firstiter=None)
+            try:
+                await dispatcher._drain(home, END_SECONDS)
+            finally:
+                home.ended = True
+                _ended.add(loop)
 
 
 def _watch(loop: asyncio.AbstractEventLoop) -> None:
