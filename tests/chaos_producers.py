@@ -201,7 +201,7 @@ class Producers:
             kind = rng.choice(KINDS)
             with contextlib.ExitStack() as ends:
                 loop = self.new_loop(kind)
-                ends.callback(loop.close)
+                ends.enter_context(contextlib.closing(loop))
                 if ending == "run":  # as asyncio.run ends
                     ends.callback(self.shut_down, loop)
                 loop.run_until_complete(self.visit(who, rng))

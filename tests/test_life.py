@@ -259,6 +259,23 @@ def test_f10_closed_loop_tells_of_an_entry_whose_thread_sleeps(loop_name: str) -
     assert dispatcher.close()
 
 
+def test_f10_closed_loop_tells_although_its_timers_are_kept(loop_name: str) -> None:
+    """As by a traceback: the frames of the loop are in it, with what they hold."""
+    sink = Place()  # C14
+    dispatcher = BackgroundDispatcher(sink, ms_delay=60_000)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+    assert dispatcher._timer is not None
+    kept = dispatcher._timer[1]._errand()
+    assert kept is not None
+    loop.close()
+    assert dispatcher._home is not None
+    assert dispatcher._home.background
+    assert dispatcher.flush()
+    assert sink.entries == ["a"]
+    assert dispatcher.close()
+
+
 def test_f10_closed_loop_hands_its_entries_to_the_next_loop(loop_name: str) -> None:
     sink = Place()  # C14: the next window's loop rather than the thread
     dispatcher = BackgroundDispatcher(sink, ms_delay=100)
@@ -283,10 +300,11 @@ def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
     """Two threads chose one at once: the first choice is let go of, not disowned."""
     outcome = run_snippet(
         """
-        import gc
+        import gc, weakref
         async def send(batch):
             say(*batch)
         first = BackgroundDispatcher(send, ms_delay=1, home="thread")
+        shared = weakref.ref(first)  # the one weak reference that all share
         first.enqueue("a")
         assert first.flush()
         first._home = None

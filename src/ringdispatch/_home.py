@@ -11,10 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
-from functools import partial
 from typing import Any, Protocol
-
-from ._ring import FREE_THREADED
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
@@ -26,8 +23,6 @@ _watching: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, AsyncGenerator[None, None]
 ] = weakref.WeakKeyDictionary()
 
-_DAY = 86_400.0
-
 
 class Resident(Protocol):
     """What a home knows of the dispatcher that lives there."""
@@ -36,7 +31,7 @@ class Resident(Protocol):
     def loop_closed(self) -> None: ...
 
 
-# Who lives or has lived on a loop, where its sentry tells them.
+# Who lives or has lived on a loop, and is told when it is closed.
 _residents: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, weakref.WeakSet[Resident]
 ] = weakref.WeakKeyDictionary()
@@ -83,17 +78,6 @@ class Errand:
         lost = self._lost  # another thread may cancel it meanwhile
         if lost is not None and not sys.is_finalizing():
             lost()
-
-
-class Sentry(Errand):
-    """An errand with nothing to do but to tell when its loop is closed.
-
-    Without the GIL an object is finalized by the thread that made it: an errand from a
-    thread that then sleeps tells of its loss when the thread wakes, perhaps never. A
-    sentry is made by the thread that runs the loop, and nearly always closes it.
-    """
-
-    __slots__ = ()
 
 
 class Timer:
@@ -228,10 +212,24 @@ class Home:
                 return
             if loop is not None:
                 _watch(loop)
-                if FREE_THREADED:
-                    _be_told_of_close(loop, resident)
             if self._disowned:  # by another thread meanwhile
                 self.disown()  # type: ignore[unreachable]
+
+    def tell_of_close(self, resident: Resident) -> None:
+        """Have the resident told when the loop is closed, by whatever thread.
+
+        An errand's finalizer tells as well, unless somebody keeps the loop's timers (as
+        the traceback of any exception may that was raised on it), or a thread made the
+        errand that sleeps now: without the GIL it is finalized when that wakes.
+        """
+        loop = self._loop()
+        if loop is None:
+            return
+        residents = _residents.get(loop)
+        if residents is None:
+            residents = _residents[loop] = weakref.WeakSet()
+            _tell_when_closed(loop, residents)
+        residents.add(resident)
 
     def disown(self) -> None:
         """Stop watching for the loop's end; from any thread."""
@@ -287,27 +285,20 @@ def _watch(loop: asyncio.AbstractEventLoop) -> None:
         _start(watching)
 
 
-def _be_told_of_close(loop: asyncio.AbstractEventLoop, resident: Resident) -> None:
-    """Have a sentry on the running `loop`, one for all, tell when it is closed."""
-    residents = _residents.get(loop)
-    if residents is None:
-        residents = _residents[loop] = weakref.WeakSet()
-        _post_sentry(weakref.ref(loop), residents)
-    residents.add(resident)
-
-
-def _post_sentry(
-    loop_reference: "weakref.ref[asyncio.AbstractEventLoop]",
-    residents: weakref.WeakSet[Resident],
+def _tell_when_closed(
+    loop: asyncio.AbstractEventLoop, residents: weakref.WeakSet[Resident]
 ) -> None:
-    def tell() -> None:
+    close = loop.close
+
+    def close_and_tell() -> None:
+        close()
+        vars(loop).pop("close", None)  # which refers to the loop
         for resident in list(residents):
             resident.loop_closed()
 
-    loop = loop_reference()
-    if loop is not None:
-        again = partial(_post_sentry, loop_reference, residents)
-        loop.call_later(_DAY, Sentry(again, tell), context=Context())
+    # A loop without a dict of its own leaves it to the errands.
+    with contextlib.suppress(AttributeError):
+        loop.close = close_and_tell  # type: ignore[method-assign]
 
 
 async def _note_end(

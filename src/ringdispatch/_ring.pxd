@@ -17,20 +17,17 @@ cdef extern from *:
     /* One mutex a ring on free-threaded builds. With the GIL, C code that never
        gives it up between reading and writing a position needs no lock. */
     #ifdef Py_GIL_DISABLED
-      #define RING_LOCKS 1
       typedef PyMutex ring_mutex;
       #define ring_lock(mutex) PyMutex_Lock(mutex)
       #define ring_unlock(mutex) PyMutex_Unlock(mutex)
       #define ring_renew(mutex) memset(mutex, 0, sizeof(PyMutex))
     #else
-      #define RING_LOCKS 0
       typedef char ring_mutex;
       #define ring_lock(mutex)
       #define ring_unlock(mutex)
       #define ring_renew(mutex)
     #endif
     """
-    bint RING_LOCKS
     ctypedef struct ring_mutex:
         pass
     void ring_lock(ring_mutex *) noexcept nogil

@@ -2,8 +2,6 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-FREE_THREADED: bool
-
 @disjoint_base
 class Ring:
     def __new__(cls, capacity: int, max_batch: int) -> Self: ...

@@ -18,10 +18,6 @@ cdef extern from "Python.h":
         PyObject **ob_item
     void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
 
-# Of the build, whether or not the GIL was switched on again.
-FREE_THREADED = bool(RING_LOCKS)
-
-
 cdef inline uint64_t look_at(Core *core, uint64_t *field) noexcept nogil:
     ring_lock(&core.mutex)
     cdef uint64_t value = field[0]

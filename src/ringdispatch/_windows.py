@@ -237,6 +237,7 @@ class Windows(Producer[Entry]):
     def _move_to(self, home: Home) -> None:
         if self._home is not None:
             self._home.disown()
+        home.tell_of_close(self)
         self._home = home
 
     def _leave_home(self) -> None:

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._home import Sentry
 
 # Steps of the loop within which whatever can run has run. A program that never waits
 # would take for ever.
@@ -131,15 +130,8 @@ class SteppedClock:
         self._elapsed = self.elapsed + _checked(seconds)
 
     def timers(self) -> list[asyncio.TimerHandle]:
-        """The loop's timers that are set and not cancelled.
-
-        Without that of a day by which free-threaded builds learn of the loop's close.
-        """
-        return [
-            each
-            for each in self._loop._scheduled
-            if not (each.cancelled() or isinstance(each._callback, Sentry))
-        ]
+        """The loop's timers that are set and not cancelled."""
+        return [each for each in self._loop._scheduled if not each.cancelled()]
 
     def next_timer(self) -> float | None:
         """Seconds until the next timer of the loop is due; None where there is none."""
