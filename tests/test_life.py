@@ -11,6 +11,7 @@ import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, new_loop, run_on
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._call import current_call
 from ringdispatch._home import Home
 from subprocesses import run_snippet
 from support import books_agree
@@ -292,6 +293,25 @@ def test_f10_closed_loop_hands_its_entries_to_the_next_loop(loop_name: str) -> N
     run_on(loop_name, main())
     assert sink.entries == ["a", "b"]
     assert dispatcher.close()
+
+
+def test_call_that_has_ended_has_let_go_of_its_task(loop_name: str) -> None:
+    """Else a thread that still sees the call could be the one to free the task."""
+    calls = []
+
+    async def send(batch: Any) -> None:
+        calls.append(current_call())
+        if len(calls) == 2:
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with BackgroundDispatcher(send, ms_delay=1) as dispatcher:
+            for _ in range(2):  # one ends in its first step, one later
+                dispatcher.enqueue("a")
+                assert await dispatcher.aflush()
+
+    run_on(loop_name, main())
+    assert [call._task for call in calls if call is not None] == [None, None]
 
 
 def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(

@@ -78,9 +78,11 @@ class Call:
         context.run(_current.set, weakref.ref(self))
         self._watch(loop, self._dispatcher.dispatch_timeout)
         main = self._run(loop) if _EAGER else _lazily(partial(self._run, loop))
-        self._task = asyncio.Task(main, loop=loop, context=context, **_EAGER)
+        task = asyncio.Task(main, loop=loop, context=context, **_EAGER)
+        if not task.done():
+            self._task = task
         if not _EAGER:  # cancelled before its first step, it runs nothing of its own
-            self._task.add_done_callback(self._never_began, context=context)
+            task.add_done_callback(self._never_began, context=context)
 
     def _never_began(self, _: asyncio.Task[None]) -> None:
         if self.take is None:
@@ -151,6 +153,10 @@ class Call:
     def release(self) -> None:
         """Give the place back, once."""
         self._unwatch()
+        # Let go of here: a thread that still sees the call must not be the one to free
+        # its task, which CPython 3.14.5 without the GIL may do twice there
+        # (python/cpython#153809).
+        self._task = None
         self._dispatcher.released(self)
 
     def stop(self) -> None:
