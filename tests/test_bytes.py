@@ -335,11 +335,27 @@ def test_option_out_of_its_range_is_named(
         Bytes(**options)
 
 
-def test_layout_is_a_value() -> None:
-    assert Bytes(max_bytes=9) == Bytes(max_bytes=9)
-    assert Bytes() != Bytes(separator=b"")
-    with pytest.raises(AttributeError):
-        Bytes().max_bytes = 9  # type: ignore[misc]
+def test_iterator_goes_on_where_it_was() -> None:
+    line = Line(Bytes())
+    for number in range(4):
+        line.enqueue(b"%d" % number)
+    iterator = iter(line.take())
+    assert next(iterator) == b"0"
+    assert list(iterator) == [b"1", b"2", b"3"]
+    assert list(iterator) == []
+
+
+def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
+    class Timeless(Line):
+        def _now(self) -> float:
+            raise OverflowError("no time")
+
+    line = Timeless(Bytes())
+    entry = bytearray(b"entry")
+    with pytest.raises(OverflowError, match="no time"):
+        line.enqueue(entry)
+    entry += b", and more"  # nobody looks at its memory any more
+    assert line.books().accepted == 0
 
 
 # ---- bounds

@@ -269,6 +269,55 @@ def test_first_failure_warns_with_traceback_repeats_debug_until_success(
     assert traced == [True, False, False, True, False]
 
 
+def test_error_without_a_repr_is_told_by_its_type(
+    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+) -> None:  # C11
+    class Mute(Exception):
+        def __repr__(self) -> str:
+            raise KeyError("no words")
+
+        __str__ = object.__str__
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100, name="n1")
+        sink.error = Mute()
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        assert await dispatcher.aclose()
+        assert dispatcher.statistics().failed == 1
+
+    stepped.run_until_complete(main())
+    assert told(caplog, logging.WARNING) == [
+        "n1: dispatch of 1 entries failed: Mute (KeyError in its repr)"
+    ]
+
+
+def test_log_handler_that_raises_is_told_on_stderr_and_ends_nothing(
+    stepped: SteppedLoop, sink: Sink, capsys: pytest.CaptureFixture[str]
+) -> None:  # C11
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no room for a log")
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        for error in (ValueError("no"), None):
+            sink.error = error
+            dispatcher.enqueue("a")
+            await stepped.advance(0.2)
+        books = dispatcher.statistics()
+        assert (books.failed, books.dispatched) == (1, 1)
+        assert await dispatcher.aclose()
+
+    handler = Broken()
+    logging.getLogger("ringdispatch").addHandler(handler)
+    try:
+        stepped.run_until_complete(main())
+    finally:
+        logging.getLogger("ringdispatch").removeHandler(handler)
+    assert "OSError: no room for a log" in capsys.readouterr().err
+
+
 def test_on_error_gets_the_exception_and_the_batch(
     stepped: SteppedLoop, sink: Sink
 ) -> None:  # C11

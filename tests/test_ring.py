@@ -6,16 +6,18 @@ import gc
 import itertools
 import random
 import sys
+import weakref
 from collections import deque
 from typing import Any
 
 import pytest
 
+from lines import Line
 from model import LOOK_ROUND
 from ring_sides import Compiled, Modelled
-from ringdispatch import Full
+from ringdispatch import Bytes, Full, Objects, Records
 from ringdispatch._producer import POLICIES, Producer, give_enqueue
-from ringdispatch._ring import ObjectRing
+from ringdispatch._ring import ObjectRing, keep_for_ever
 
 
 def test_look_round_is_announced_every_4096_entries() -> None:  # C14
@@ -177,6 +179,77 @@ def test_collector_that_enqueues_inside_take_loses_nothing() -> None:  # C18, F1
     assert taken == accepted
     if sys.version_info < (3, 12):  # later ones collect after the call, not inside it
         assert collections > 300
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("entry", "context"), {}),
+        (("entry",), {"context": "context"}),
+        ((), {"entry": "entry", "context": "context"}),
+        ((), {"context": "context", "entry": "entry"}),
+    ],
+)
+def test_arguments_come_by_place_or_by_name(
+    given: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    side = Compiled(4, 4, "drop_newest")
+    assert side.enqueue(*given, **named) is True
+    assert side.log == [("now",), ("opened", 0, "context")]
+    assert side.ring.take(4).entries == ["entry"]
+
+
+def test_what_is_kept_for_ever_is_never_freed() -> None:  # C17
+    class Thing:
+        pass
+
+    thing = Thing()
+    alive = weakref.ref(thing)
+    keep_for_ever(thing)
+    del thing
+    gc.collect()
+    assert alive() is not None
+
+
+@pytest.mark.parametrize("name", ["objects", "bytes", "records"])
+def test_ring_that_is_reset_starts_empty_and_settles_nothing_of_before(
+    name: str,
+) -> None:  # C17
+    if name == "records":
+        pytest.importorskip("numpy")
+        layout: Any = Records([("number", "u2")])
+    else:
+        layout = {"objects": Objects(), "bytes": Bytes()}[name]
+    line = Line(layout, 4, on_full="drop_oldest")
+
+    def entry(number: int) -> Any:
+        # No object of its own: those that a reset forgets are never freed.
+        return {"objects": number, "bytes": b"%d" % number, "records": (number,)}[name]
+
+    for number in range(6):
+        assert line.enqueue(entry(number))
+    before = line.ring.take(2)
+    line.ring.reset()
+    unused = Line(layout, 4, on_full="drop_oldest")
+    assert line.books() == unused.books()
+    assert before.settle(failed=True, seconds=1.0) is False
+    before.forget()  # the memory of its rows is not this ring's any more
+    assert line.books() == unused.books()
+    for number in range(7, 10):
+        assert line.enqueue(entry(number))
+    batch = line.take()
+    entries = batch.tolist() if name == "records" else list(batch)
+    assert entries == [entry(number) for number in range(7, 10)]
+    assert (line.books().accepted, line.books().in_flight) == (3, 3)
+
+
+def test_closed_ring_that_is_reset_stays_closed() -> None:  # C17
+    line = Line(Objects(), 4)
+    line.ring.close()
+    line.ring.reset()
+    assert line.ring.closed
+    assert line.enqueue(1) is False
+    assert line.books().rejected_closed == 1
 
 
 def test_producer_without_a_ring_says_so() -> None:
