@@ -318,6 +318,18 @@ def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
     assert seen == ["maker"]
 
 
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)], ids=repr)
+def test_error_of_a_call_made_at_once_is_in_its_future(error: BaseException) -> None:
+    """At exit, when no thread will take it any more."""
+    pool = Executor()
+    pool.shutdown()
+
+    def fails() -> None:
+        raise error
+
+    assert pool.submit(fails).exception(0) is error
+
+
 def test_call_that_finds_no_thread_is_made_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # C9

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,19 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._tune import _apart, _cell, _load
+from ringdispatch._tune import _apart, _cell, _entries, _load, _machine, _probes
 from ringdispatch._tune._cell import measure, measure_apart
-from ringdispatch._tune._entries import CellError, load_entries, load_function
+from ringdispatch._tune._entries import (
+    CellError,
+    load_entries,
+    load_function,
+    make_layout,
+)
 from ringdispatch._tune._load import Load, schedule
 from ringdispatch._tune._machine import describe
+from ringdispatch._tune._probes import percentile, resident
 from ringdispatch._tune._results import Measured, Setting
+from subprocesses import run_snippet
 
 SEED = 7
 
@@ -148,6 +156,53 @@ def test_a_call_that_does_not_end_is_called_so(monkeypatch: pytest.MonkeyPatch) 
 async def no_warm_up(*_: Any) -> None: ...
 
 
+def test_a_function_that_fails_under_load_is_told_without_waiting_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_cell._Cell, "_warm_up", no_warm_up)
+
+    async def fails(batch: list[Any]) -> None:
+        raise ConnectionError("no route")
+
+    setting = Setting(1_000.0, 10.0, None, seconds=0.1)
+    with pytest.raises(CellError, match="raised ConnectionError: no route"):
+        measure(setting, seed=SEED, sink=fails)
+
+
+def test_an_entry_that_cannot_be_made_is_told_in_one_line() -> None:
+    def entries() -> Iterator[Any]:
+        raise KeyError("path")
+        yield
+
+    setting = Setting(1_000.0, 10.0, 0.0, seconds=0.1)
+    with pytest.raises(CellError, match="making an entry raised KeyError: 'path'"):
+        measure(setting, seed=SEED, entries=entries)
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "found"),
+    [([], 50, 0.0), ([3.0], 99, 3.0), ([1.0, 2.0], 50, 1.0), ([1.0, 2.0], 51, 2.0)],
+)
+def test_percentile_is_a_value_that_was_seen(
+    values: list[float], percent: float, found: float
+) -> None:
+    assert percentile(values, percent) == found
+
+
+def test_memory_is_measured_by_psutil_where_the_system_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("psutil")
+    told = resident()
+    monkeypatch.setattr(_probes, "_statm", lambda: None)
+    assert resident() == pytest.approx(told, rel=0.2)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(
+        ImportError, match=r"psutil: pip install 'ringdispatch\[tune\]'"
+    ):
+        resident()
+
+
 # ---- the load
 
 
@@ -181,6 +236,18 @@ def test_entries_arrive_when_they_are_due_not_when_they_are_enqueued() -> None:
     assert taken == [*range(load.offered)]
     assert load.arrivals() == due[: load.offered]
     assert load.accepted == load.offered > 0
+
+
+def test_a_producer_that_cannot_keep_up_stops_when_its_time_is_over() -> None:
+    load = Load(10_000.0, 0.05, SEED)
+
+    def put(entry: int) -> None:
+        time.sleep(0.001)
+
+    asyncio.run(load.offer(put, iter(range(1_000))))
+    assert 0 < load.offered < 500
+    assert load.elapsed >= 0.05
+    assert not load.held(mean_age=1.0)
 
 
 def test_a_load_of_no_whole_number_of_entries_is_held_at_its_rate() -> None:
@@ -229,6 +296,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "            left.append(subprocess.Popen(words, stdout=fifo))\n"
         "def entry():\n"
         "    return {'path': '/made'}\n"
+        "def generates(batch):\n"
+        "    yield\n"
         "number = 5\n"
     )
     (tmp_path / "samples.json").write_text(json.dumps([{"path": "/a"}, {"path": "/b"}]))
@@ -316,6 +385,7 @@ def test_a_process_that_does_not_end_is_given_up(
         ("no_such_module:send", "importing no_such_module raised ModuleNotFoundError"),
         ("users_own:nothing", "users_own has no 'nothing'"),
         ("users_own:number", "is 5, which is not callable"),
+        ("users_own:generates", "users_own:generates: .*: must not yield"),
     ],
 )
 def test_a_function_that_is_none_is_refused(
@@ -369,6 +439,35 @@ def test_entries_that_are_no_rows_are_refused_as_records(here: Path) -> None:
         measure(setting, seed=SEED, entries=entries)
 
 
+def test_a_layout_that_there_is_not_is_refused() -> None:
+    with pytest.raises(CellError, match="'rows': must be one of objects, records"):
+        make_layout("rows", 10, {}, own=False)
+
+
+def test_records_without_numpy_are_refused_with_the_way_out() -> None:
+    outcome = run_snippet(
+        """
+        sys.modules["numpy"] = None
+        from ringdispatch._tune._entries import CellError, make_layout
+        try:
+            make_layout("records", 10, (1,), own=True)
+        except CellError as error:
+            say(error)
+        """
+    )
+    assert outcome.lines == ["Records needs numpy: pip install 'ringdispatch[records]'"]
+
+
+@pytest.mark.parametrize("name", ["json", "orjson"])
+def test_entries_are_encoded_by_either_of_two(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setattr(_entries, "JSON", name)
+    entry = {"path": "/a", "sizes": [1, 2.5]}
+    assert _entries._choose_encode()(entry) == b'{"path":"/a","sizes":[1,2.5]}'
+
+
 def test_the_machine_is_described() -> None:
     said = describe(seed=SEED, mode="test", peers=("no-such-package",))
     assert said["seed"] == SEED
@@ -379,3 +478,49 @@ def test_the_machine_is_described() -> None:
     assert said["date"].endswith("+00:00")
     assert all(said.values())
     json.dumps(said)
+
+
+def test_a_machine_that_does_not_tell_is_described_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("psutil")
+    told = describe(seed=SEED, mode="test")
+    lines = _machine._lines
+    monkeypatch.setattr(_machine, "_lines", lambda path: lines(f"/nowhere/{path}"))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    seen = describe(seed=SEED, mode="test")
+    assert seen["cpu"]
+    assert seen["cores"] == os.cpu_count()
+    assert seen["memory"] == told["memory"]
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert describe(seed=SEED, mode="test")["memory"] == "unknown"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_the_commit_is_that_of_the_checkout_the_code_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit() -> str:
+        found: str = describe(seed=SEED, mode="test")["commit"]
+        return found
+
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=n", "-c", "user.email=e")
+        return subprocess.check_output(
+            ["git", *identity, *words], cwd=tmp_path, text=True
+        ).strip()
+
+    code = tmp_path / "code.py"
+    code.write_text("1\n")
+    monkeypatch.setattr(_machine, "__file__", str(code))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "not a checkout"
+    git("init", "--quiet")
+    assert commit() == "not a checkout"  # but beside one
+    git("add", "code.py")
+    git("commit", "--quiet", "--message", "first")
+    assert commit() == git("rev-parse", "--short=12", "HEAD")
+    code.write_text("2\n")
+    assert commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "not a checkout"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rich.console import Console
 from ringdispatch import __main__
 from ringdispatch._tune import _command
 from ringdispatch._tune._model import predict, with_prediction
-from ringdispatch._tune._results import Measured, Results, Setting
+from ringdispatch._tune._results import Cell, Measured, Results, Setting
 from subprocesses import run_snippet
 
 SERVICE = """\
@@ -172,6 +173,39 @@ def test_a_narrow_terminal_crops_no_figure(width: int, spared: int) -> None:
     assert "12,345" in shown
 
 
+def test_a_cell_without_a_prediction_has_one_row() -> None:
+    setting = Setting(1_000.0, 100.0, None)
+    measured = as_predicted(setting, on_progress=lambda share: None)
+    told = with_prediction(setting, measured, 300)
+    rows = [_command._table([one]).row_count for one in (told, Cell(setting, measured))]
+    assert rows == [2, 1]
+
+
+def test_a_terminal_shows_bars_instead_of_a_line_for_each_run(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    orders: list[tuple[Setting, dict[str, Any]]],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes it for a terminal
+    monkeypatch.setenv("COLUMNS", "90")
+    status, out, err = run(capsys, "--dry", "5", "--delays", "10")
+    assert (status, err) == (0, "")
+    assert len(orders) == 3
+    assert "in all" in out
+    assert "100%" in out
+    assert "run 1 of 3" not in out
+
+
+def test_budgets_that_do_not_contradict_are_taken(
+    capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
+) -> None:
+    words = "--dry 5 --delays 10 --budget-age 300 --budget-calls 500"
+    status, _, err = run(capsys, *words.split())
+    assert (status, err) == (0, "")
+    machine = Results.read(Path(".benchmarks/tune.json")).machine
+    assert machine["budgets"] == {"age": 300, "calls": 500}
+
+
 def test_dry_run_needs_no_function_and_writes_where_it_is_told(
     capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
 ) -> None:
@@ -241,6 +275,7 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --capacity 1e3", "--capacity: '1e3': must be an integer"),
     ("service:send --capacity 99999999999999", "must be an integer from 1 to"),
     ("service:send --dry=-1", "--dry: '-1': must be a number of milliseconds >= 0"),
+    ("service:send --dry x", "--dry: 'x': must be a number of milliseconds >= 0"),
     ("service:send --seed x", "--seed: invalid int value: 'x'"),
     ("service:send --budget-age=-5", "--budget-age: '-5': must be a number"),
     ("service:send --budget-memory 0", "--budget-memory: '0': must be a number"),
@@ -398,6 +433,24 @@ def test_it_runs_from_the_command_line() -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Set ms_delay=10" in ended.stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_what_nohup_has_ignored_stays_ignored() -> None:
+    words = ("tune", "--dry", "0", "--rate", "300", "--seconds", "0.1", "--delays", "9")
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "words = ['-m', 'ringdispatch', *sys.argv[1:]]; "
+        "os.execv(sys.executable, [sys.executable, *words])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring, *words], stdout=subprocess.PIPE, text=True
+    ) as tuner:
+        assert tuner.stdout is not None
+        assert tuner.stdout.readline().startswith("run 1 of 3")
+        tuner.send_signal(signal.SIGHUP)
+        assert "Set ms_delay=9" in tuner.stdout.read()
+        assert tuner.wait(60) == 0
 
 
 def test_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,16 +6,21 @@ import asyncio
 import json
 import os
 import random
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from ringdispatch import BackgroundDispatcher
 from ringdispatch._tune import _memory
-from ringdispatch._tune._entries import entry_bytes
+from ringdispatch._tune._apart import Ended
+from ringdispatch._tune._entries import CellError, entry_bytes
+from ringdispatch._tune._load import Load
 from ringdispatch._tune._memory import BY_HAND, OURS, fit, grow_apart, verdict
 from ringdispatch._tune._model import MIB
 from ringdispatch._tune._results import Setting
+from subprocesses import run_snippet
 
 TIMES = [each / 50 for each in range(150)]
 FLAT_OUT = Setting(None, 10.0, 50.0, capacity=10_000, max_batch=2_000, seconds=0.3)
@@ -98,6 +103,7 @@ def test_few_points_are_fitted_too() -> None:
             None,
             f"grows 48 MiB/s: out of memory in 11 s at 512 MiB {UNBOXED}",
         ),
+        (-3 * MIB, None, LIMIT, None, "grows -3 MiB/s: no bound was seen"),
     ],
 )
 def test_the_verdict_is_in_words(
@@ -147,6 +153,70 @@ def test_without_a_box_a_queue_by_hand_is_stopped_at_the_limit(
     with open(points) as file:  # noqa: PTH123 - a pipe has no path
         grown = [json.loads(line)[1] for line in file]
     assert grown == [0, MIB, 2 * MIB, 3 * MIB]
+
+
+@boxes
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_load_that_did_not_arrive_is_told(by_hand: bool) -> None:
+    too_much = replace(FLAT_OUT, rate=1e9, seconds=0.02)
+    seen = grow_apart(too_much, seed=7, by_hand=by_hand)
+    assert not seen.died
+    assert re.search(r"; only [\d,]+ of 1,000,000,000 entries/s arrived", seen.verdict)
+
+
+@boxes
+def test_a_box_too_small_to_begin_in_is_an_error() -> None:
+    with pytest.raises(CellError, match="that was to show memory died: exit status 1"):
+        grow_apart(FLAT_OUT, seed=7, limit=0)
+
+
+def test_books_that_do_not_agree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"boxed": True, "rate": 1e6, "wrong": "3 came, 2 accepted, 1 sent"}
+    ended = Ended([[0.0, 0.0], [0.1, 0.0], said], 0, "")
+    monkeypatch.setattr(_memory, "run_apart", lambda *order: ended)
+    with pytest.raises(CellError, match="books do not agree: 3 came, 2 accepted"):
+        grow_apart(FLAT_OUT, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("received", "found"), [(2, ""), (1, r"3 came, 2 accepted, 1 sent: Statistics\(")]
+)
+def test_books_are_held_against_what_came_and_went(received: int, found: str) -> None:
+    async def sink(batch: object) -> None: ...
+
+    async def main() -> str:
+        load = Load(None, 0.0, 7)
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1, capacity=2)
+        load._put(dispatcher.enqueue, iter(range(3)), 3)
+        assert await dispatcher.aclose()
+        return _memory._disagreement(dispatcher.statistics(), load, received)
+
+    assert re.match(found, asyncio.run(main()))
+    assert bool(found) == bool(asyncio.run(main()))
+
+
+def test_a_callback_without_memory_ends_the_process_and_another_error_does_not() -> (
+    None
+):
+    outcome = run_snippet(
+        """
+        from ringdispatch._tune._memory import _die_of_memory
+        def fail(error): raise error
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(_die_of_memory)
+            loop.call_soon(fail, ValueError("no"))
+            await asyncio.sleep(0)
+            say("goes on")
+            loop.call_soon(fail, MemoryError())
+            await asyncio.sleep(0)
+            say("must not be said")
+        run(main())
+        """,
+        code=1,
+        stderr=r".*ValueError: no\nMemoryError in a callback of the loop",
+    )
+    assert outcome.lines == ["goes on"]
 
 
 def test_what_an_entry_takes() -> None:

@@ -313,6 +313,32 @@ def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     assert "At 50,000/s, 10 ms makes 9.6 times the calls" in said
 
 
+def at_most(delay: float, request: float) -> Cell:
+    """A cell without a rate: as many as the machine holds."""
+    one = cell(delay, rate=50_000, sink=0, request=request)
+    return replace(one, setting=replace(one.setting, rate=None))
+
+
+def test_advice_tells_of_all_that_the_machine_holds() -> None:
+    slow = [cell(delay, sink=0, rate=100) for delay in (10, 100)]
+    cells = [*slow, at_most(10, 2.0), at_most(100, 9.0)]
+    said = "\n".join(advice(Results("suite", {}, cells=cells)))
+    assert "| all it holds: 50,000 or more |" in said
+    assert "Sink of 0 ms: 10 ms pays only at all the machine holds" in said
+
+
+def test_advice_is_about_objects_and_may_be_to_pay_at_every_rate() -> None:
+    cells = [
+        cell(delay, rate=rate, request=9 if delay == 100 else 2)
+        for rate in (100, 1_000)
+        for delay in (10, 100)
+    ]
+    said = advice(Results("suite", {}, cells=cells))
+    assert any("10 ms pays from 100/s on" in line for line in said)
+    others = [cell(delay, rate=7, layout="bytes") for delay in (10, 100)]
+    assert advice(Results("suite", {}, cells=cells + others)) == said
+
+
 def test_advice_warns_of_a_machine_that_had_other_work() -> None:
     cells = [cell(10), cell(100)]
     assert "Read with care" not in "".join(advice(Results("suite", {}, cells=cells)))

@@ -10,7 +10,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ringdispatch._tune._html import number, plain, share, short, size, tag
-from ringdispatch._tune._plots import Axis, Line, line_plot, spread, thin
+from ringdispatch._tune._plots import (
+    Axis,
+    Line,
+    _apart,
+    line_plot,
+    spread,
+    thin,
+)
 from ringdispatch._tune._report import page, write
 from ringdispatch._tune._results import (
     Cell,
@@ -58,7 +65,8 @@ class Page(HTMLParser):
 
 
 def cell(asked: float | None, delay: float, sink: float | None, **changed: Any) -> Cell:
-    own = {name: changed.pop(name) for name in ("layout",) if name in changed}
+    names = ("layout", "capacity", "max_batch", "max_in_flight")
+    own = {name: changed.pop(name) for name in names if name in changed}
     seen = {
         "rate": asked or 1e6,
         "held": True,
@@ -252,6 +260,41 @@ def test_a_plot_stays_within_its_frame() -> None:
     places = [tuple(map(float, one.split())) for one in path[1].split("L")]
     assert len(places) == 2  # zero has no place on a logarithmic axis
     assert all(0 <= across <= 360 and 0 <= down <= 240 for across, down in places)
+
+
+def test_options_that_are_not_usual_stand_beside_those_that_are() -> None:
+    """Each where it was measured: at one rate, of two."""
+    results = everything()
+    results.cells += [
+        cell(100, 100, 5, max_batch=2_000, max_in_flight=4),
+        cell(None, 10, 5, capacity=9_000),
+    ]
+    text = Page(page(results)).text
+    assert "objects, at most 2\u202f000 a call, 4 calls at once" in text
+    assert "objects, capacity 9\u202f000" in text
+    headings = re.findall(r"<h4>([^<]*)</h4>", page(results))
+    assert {"100/s, the sink takes 5 ms", "the most it holds, the sink takes 5 ms"} <= {
+        *headings
+    }
+
+
+def test_memory_that_is_all_bounded_is_drawn_once() -> None:
+    results = everything()
+    results.memory = [memory()]
+    assert "What is bounded, closer" in Page(page(everything())).text
+    assert "What is bounded, closer" not in Page(page(results)).text
+
+
+def test_facts_of_the_machine_may_be_several() -> None:
+    results = everything()
+    results.machine["peers"] = ["janus", "culsans"]
+    assert "janus, culsans" in Page(page(results)).text
+
+
+@pytest.mark.parametrize(("width", "count"), [(360, 9), (5, 3)])
+def test_ticks_are_as_few_as_their_figures_need(width: int, count: int) -> None:
+    axis = Axis.over([1, 10_000], "ms", log=True)
+    assert len(_apart(axis, width)) == count
 
 
 def test_labels_are_moved_apart_and_stay_inside() -> None:
