@@ -445,3 +445,31 @@ def test_close_in_the_dispatch_function_ends_what_comes_after_it(
         assert drops == [("abandoned", 1)]
 
     stepped.run_until_complete(main())
+
+
+def test_close_without_an_end_in_the_dispatch_function_gives_up_nothing(
+    stepped: SteppedLoop,
+) -> None:  # C15
+    batches: list[Any] = []
+
+    async def sink(batch: list[int]) -> None:
+        batches.append(batch)
+        if batch == [1]:
+            assert not await dispatcher.aclose(timeout=None)
+        else:
+            await asyncio.sleep(100)
+
+    dispatcher = BackgroundDispatcher(
+        sink, ms_delay=10, max_batch=1, dispatch_timeout=None
+    )
+
+    async def main() -> None:
+        for number in (1, 2, 3):
+            dispatcher.enqueue(number)
+        await stepped.advance(250)
+        assert batches == [[1], [2], [3]]
+        seen = dispatcher.statistics()
+        assert (seen.dispatched, seen.failed, seen.abandoned) == (3, 0, 0)
+        assert dispatcher.closed
+
+    stepped.run_until_complete(main())

@@ -394,6 +394,27 @@ def test_f07_exit_during_sys_exit_in_a_thread_and_from_main() -> None:  # C16
     assert outcome.lines == ["['thread', 'main']"]
 
 
+def test_dispatch_on_a_loop_that_outlives_the_exit_has_failed() -> None:  # C16
+    """A daemon thread's: it runs on, and nobody waits for it."""
+    outcome = run_snippet(
+        """
+    async def send(batch):
+        say(batch)
+        started.set()
+        await asyncio.sleep(300)
+    started = threading.Event()
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    async def main():
+        dispatcher.enqueue("a")
+        await asyncio.sleep(300)
+    threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+    assert started.wait(10)
+    """,
+        stderr="send: the process ended: 1 entries in flight count as failed, 0 .*",
+    )
+    assert outcome.lines == ["['a']"]
+
+
 def test_exit_reports_the_drops_that_were_not_told() -> None:
     run_snippet(  # C16, C10: rate-limited until then
         """

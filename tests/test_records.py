@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lines import Line
-from ringdispatch import BackgroundDispatcher, Records
+from ringdispatch import BackgroundDispatcher, Records, _fields
+from ringdispatch._records import RecordRing
+from ringdispatch._ring import Ring
 from support import Sink, SteppedLoop, books_agree
 
 # ---- every type, every place, every value
@@ -297,6 +299,43 @@ def test_on_error_gets_the_array_that_failed(stepped: SteppedLoop, sink: Sink) -
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
+
+
+def test_rows_that_no_array_can_be_made_of_fail_and_are_handed_on_as_they_lie(
+    stepped: SteppedLoop, sink: Sink
+) -> None:  # C9, C11
+    failed: list[Any] = []
+
+    class Unreadable(Records):
+        def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+            rules = list(_fields.fields_of(self.dtype))
+            return RecordRing(
+                capacity, max_batch, max_in_flight, self.dtype.itemsize, rules, refuse
+            )
+
+    def refuse(buffer: Any) -> Any:
+        raise MemoryError("no array")
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(
+            sink,
+            ms_delay=100,
+            layout=Unreadable([("number", "u2")]),
+            on_error=lambda *told: failed.append(told),
+        )
+        for number in range(3):
+            assert dispatcher.enqueue((number,))
+        await stepped.advance(0.2)
+        ((error, rows),) = failed
+        assert str(error) == "no array"
+        assert memoryview(rows).cast("H").tolist() == [0, 1, 2]
+        seen = dispatcher.statistics()
+        assert (seen.failed, seen.in_flight) == (3, 0)
+        assert await dispatcher.aclose()
+        books_agree(dispatcher)
+
+    stepped.run_until_complete(main())
+    assert sink.batches == []
 
 
 def test_waiting_row_comes_in_when_there_is_room(

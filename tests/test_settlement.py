@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch._settlements import Settlement
 from support import SteppedLoop, books_agree
 
 pytestmark = pytest.mark.every_layout
@@ -354,3 +355,14 @@ def test_backlog_of_many_batches_goes_out_at_once() -> None:  # C6, C9
 
 def test_backlog_of_many_failing_batches_goes_out_at_once() -> None:  # C6, C11
     run(CALM, ["raise"] * 2000, [("enqueue", 2000), ("let_run", 10_000)])
+
+
+@pytest.mark.objects_only("no dispatcher")
+def test_waiter_that_has_gone_is_told_nothing() -> None:
+    """Another thread settles its entries in the moment in which it is cancelled."""
+    gone, waits = Settlement(0, 1), Settlement(0, 1)
+    assert gone.future.cancel()
+    for waiter in (gone, waits):
+        waiter.finish(settled=True)
+    assert gone.future.cancelled()
+    assert waits.future.result(0) is True

@@ -228,6 +228,39 @@ def test_waiter_whose_loop_was_closed_blocks_nobody(loop_name: str) -> None:
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
+def test_waiter_whose_loop_stands_still_keeps_its_turn_and_blocks_nobody(
+    loop_name: str,
+) -> None:
+    sink = Place()
+    gate = threading.Event()
+
+    def held(batch: list[Any]) -> None:
+        gate.wait(20)
+        sink.batches.append(batch)
+
+    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
+    dispatcher.enqueue("in flight")
+    eventually(lambda: dispatcher.statistics().in_flight)
+    dispatcher.enqueue("pending")
+    loop = new_loop(loop_name)
+    still = loop.create_task(dispatcher.aenqueue("still"))
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(dispatcher.aenqueue("runs"))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await task is True
+
+    run_on(loop_name, main())
+    assert loop.run_until_complete(still) is True
+    loop.close()
+    assert dispatcher.close()
+    assert sink.entries == ["in flight", "pending", "runs", "still"]
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
 def test_many_waiters_on_the_home_loop_all_get_in_once(loop_name: str) -> None:
     sink = Place()
 
