@@ -8,6 +8,8 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
 #             SANITIZER="address thread" runs those only
+# make coverage  which lines and branches of src/ the tests run, Cython's too, against the
+#             limits in .ci/coverage, which makes an environment of its own; with htmlcov/
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
@@ -29,7 +31,7 @@ switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITI
 built := .venv/.built-$(switches)
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload bench figures layouts sanitize lint docs
+.PHONY: demo test chaos soak overload bench figures layouts sanitize coverage lint docs
 .PHONY: sdist clean
 
 demo: $(built) .venv/.group-demo
@@ -68,6 +70,10 @@ lint: $(built) .venv/.group-lint
 
 sanitize:
 	PYTHON=$(PYTHON) .ci/sanitizers $(SANITIZER)
+
+# Of one version, whatever $(PYTHON) is; PYTHON=... on the command line reaches it.
+coverage:
+	.ci/coverage
 
 # Strict: a link or a name that leads nowhere is an error, as is a page that would have
 # its reader's browser fetch something from elsewhere.

@@ -226,6 +226,26 @@ def test_everything_on_the_loop_goes_by_the_clock_in_order() -> None:
     asyncio.run(main())
 
 
+def test_settling_ends_though_something_always_runs() -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def spin() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        with SteppedClock() as clock:
+            task = asyncio.ensure_future(spin())
+            await clock.settle()
+            assert turns > 1000
+            assert clock.elapsed == 0
+            assert task.cancel()
+
+    asyncio.run(main())
+
+
 def test_time_never_goes_back(lasting: BackgroundDispatcher[Any]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

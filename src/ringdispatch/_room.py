@@ -72,7 +72,7 @@ class RoomQueue:
         while True:
             try:
                 return list(self._turns)
-            except RuntimeError:  # another thread changed it meanwhile
+            except RuntimeError:  # pragma: no cover - another thread changed it
                 continue
 
     def _leave(self, turn: _Turn) -> None:
