@@ -207,12 +207,12 @@ class Home:
             except ResourceWarning:  # under -W error: uvloop had begun to end
                 self.disown()
                 self.ended = True
-                if loop is not None:
+                if loop is not None:  # pragma: no branch - it runs this
                     _ended.add(loop)
                 return
-            if loop is not None:
+            if loop is not None:  # pragma: no branch - it runs this
                 _watch(loop)
-            if self._disowned:  # by another thread meanwhile
+            if self._disowned:  # pragma: no cover - by another thread meanwhile
                 self.disown()  # type: ignore[unreachable]
 
     def tell_of_close(self, resident: Resident) -> None:
