@@ -49,6 +49,31 @@ def test_batch_that_fills_up_after_a_take_is_announced() -> None:  # C6
     assert side.log == [("reached",), ("enqueue", 5, True)]
 
 
+def test_batch_after_those_that_calls_will_take_is_wanted_when_full_or_due() -> None:
+    side = Compiled(9, 2, "raise")  # C6
+    for pending, due, wanted in [
+        (1, 1, [True, False]),  # the number of calls that are about to take
+        (2, 0, [True, False]),
+        (3, 0, [True, False]),
+        (3, 3, [True, True]),
+        (4, 0, [True, True]),
+    ]:
+        while side.ring.pending < pending:
+            side.put("enqueue", None)
+        assert [side.ring.wants_batch(skip, due) for skip in range(2)] == wanted
+
+
+@pytest.mark.parametrize("layout", [Objects(), Bytes()], ids=repr)
+def test_nothing_is_taken_or_given_up_where_nothing_is_pending(layout: Any) -> None:
+    line = Line(layout, 4)  # C3
+    for _ in range(2):
+        assert line.ring.take(4) is None
+        assert line.ring.abandon() == 0
+        assert line.books().batches == 0
+        line.enqueue(b"entry")
+        assert line.ring.abandon() == 1
+
+
 def test_age_of_the_oldest_follows_what_is_evicted() -> None:  # C1
     side = Compiled(2, 2, "drop_oldest")
     side.put("enqueue", None)
