@@ -428,7 +428,8 @@ def test_f22_stopped_loop_gives_way_to_one_that_runs(
     loop_name: str, how: str
 ) -> None:  # C14
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    # Not over before the loop stops, however busy the machine.
+    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
     loop = new_loop(loop_name)
     loop.run_until_complete(put(dispatcher, "a"))
 
