@@ -322,7 +322,9 @@ def test_batch_may_be_read_on_any_thread(read: Callable[[Any], Any]) -> None:
     def send(batch: Any) -> None:  # in a worker thread
         batches.append(batch)
 
-    dispatcher = BackgroundDispatcher(send, ms_delay=1, layout=NUMBERS)
+    dispatcher = BackgroundDispatcher(
+        send, ms_delay=60_000, max_batch=3, layout=NUMBERS
+    )
     for number in range(3):
         dispatcher.enqueue_row(number, number**2)
     eventually(lambda: batches)
