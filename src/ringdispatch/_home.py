@@ -303,14 +303,19 @@ def _tell_when_closed(
 
 async def _note_end(
     loop_reference: "weakref.ref[asyncio.AbstractEventLoop]",
+    ended: weakref.WeakSet[asyncio.AbstractEventLoop] = _ended,
 ) -> AsyncGenerator[None, None]:
-    """Note the end of a loop also where no dispatcher lives there any more."""
+    """Note the end of a loop also where no dispatcher lives there any more.
+
+    `ended` is an argument because a loop that is never closed comes here when the
+    interpreter ends, where this module has lost its names.
+    """
     try:
         yield
     finally:
         loop = loop_reference()
         if loop is not None:
-            _ended.add(loop)
+            ended.add(loop)
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:
