@@ -316,7 +316,7 @@ def test_call_that_has_ended_has_let_go_of_its_task(loop_name: str) -> None:
 
 def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
     loop_name: str,
-) -> None:  # C13
+) -> None:  # C14
     """Two threads chose one at once: the first choice is let go of, not disowned."""
     outcome = run_snippet(
         """
@@ -421,6 +421,86 @@ def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> N
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
     assert other.close()
+
+
+def test_stopped_loop_keeps_its_entries_when_a_former_home_is_closed(
+    loop_name: str,
+) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    former, loop = new_loop(loop_name), new_loop(loop_name)
+
+    async def use(entry: str) -> None:
+        dispatcher.bind()
+        dispatcher.enqueue(entry)
+        assert await dispatcher.aflush()
+
+    async def leave(entry: str) -> None:
+        dispatcher.bind()
+        dispatcher.enqueue(entry)
+
+    former.run_until_complete(use("a"))
+    loop.run_until_complete(leave("b"))
+    former.close()
+
+    async def again() -> None:
+        await comes_true(lambda: sink.entries == ["a", "b"])
+        assert sink.loops == [former, loop]
+        assert await dispatcher.aclose()
+
+    loop.run_until_complete(again())
+    loop.close()
+
+
+def test_close_of_a_users_own_is_called_as_it_is(loop_name: str) -> None:
+    loop = new_loop(loop_name)
+    dispatcher = BackgroundDispatcher(Place(), ms_delay=60_000)
+    closes: list[tuple[Any, ...]] = []
+    really_close = loop.close
+
+    def close(*args: Any, **kwargs: Any) -> str:
+        closes.append((args, kwargs))
+        return "not yet"
+
+    loop.close = close  # type: ignore[method-assign, assignment]
+    loop.run_until_complete(put(dispatcher, "a"))
+    assert loop.close(1, force=True) == "not yet"  # type: ignore[call-arg]
+    assert closes == [((1,), {"force": True})]
+    assert dispatcher._home is not None
+    assert dispatcher._home.loop is loop
+    really_close()
+    loop.close()
+    assert vars(loop)["close"] is close
+    assert dispatcher._home.background
+    assert dispatcher.close()
+
+
+def test_each_dispatcher_is_told_of_a_close_whatever_another_raises(
+    loop_name: str,
+) -> None:  # C14
+    class Raises(BackgroundDispatcher[Any]):
+        def loop_closed(self) -> None:
+            raise MemoryError("told")
+
+    sink = Place()
+    kinds = (Raises, BackgroundDispatcher, Raises)
+    dispatchers = [kind(sink, ms_delay=60_000) for kind in kinds]
+    loop = new_loop(loop_name)
+
+    async def use() -> None:
+        for dispatcher in dispatchers:
+            dispatcher.enqueue("a")
+            if type(dispatcher) is Raises:
+                assert await dispatcher.aflush()
+
+    loop.run_until_complete(use())
+    with pytest.raises(MemoryError, match="told"):
+        loop.close()
+    assert loop.is_closed()
+    assert dispatchers[1]._home is not None
+    assert dispatchers[1]._home.background
+    assert all(dispatcher.close() for dispatcher in dispatchers)
+    assert sink.entries == ["a"] * 3
 
 
 @pytest.mark.parametrize("how", ["flush", "close", "aenqueue", "aflush", "4096"])

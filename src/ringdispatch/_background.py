@@ -108,8 +108,10 @@ class _Background:
                 try:
                     self.loop.run_until_complete(self.loop.shutdown_asyncgens())
                 finally:
-                    self._close()
-                    self._ended.set()
+                    try:
+                        self._close()
+                    finally:
+                        self._ended.set()
 
     def _close(self) -> None:
         for name in ("thread", "ending"):

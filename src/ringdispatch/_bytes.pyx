@@ -115,10 +115,12 @@ cdef class BatchIterator:
         return self
 
     def __next__(self):
-        if self.next == self.batch.count:
+        # Read once: threads may share it, and give an entry twice, but none beyond.
+        cdef uint64_t which = self.next
+        if which >= self.batch.count:
             raise StopIteration
-        self.next += 1
-        return self.batch.entry(self.next - 1)
+        self.next = which + 1
+        return self.batch.entry(which)
 
 
 cdef class ByteRing(Ring):

@@ -164,8 +164,9 @@ class Call:
         self.home.post(self._cancel_task, self._dispatcher.fresh_context())
 
     def _cancel_task(self) -> None:
-        if self._task is not None:  # pragma: no branch - it runs after start()
-            self._task.cancel()
+        task = self._task  # released meanwhile by another thread, there is none
+        if task is not None:
+            task.cancel()
 
     def is_orphaned(self) -> bool:
         """Whether its loop is closed, or stands still before it has taken anything."""
@@ -173,8 +174,9 @@ class Call:
 
     def orphan(self) -> None:
         """Settle and release a call whose loop was closed under it, or stands still."""
-        if self._task is not None:  # pragma: no branch - start() has made it
-            self._task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task = self._task
+        if task is not None:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
         self._worker_ended()
 

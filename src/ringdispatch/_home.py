@@ -1,11 +1,13 @@
 """Where a dispatcher runs: its place on an event loop, and what tells of its end.
 
-A home is held weakly and reached through `call_soon_threadsafe` alone, so that an entry
-may come from any thread, a signal handler or a finalizer.
+A loop is held weakly and reached through `call_soon_threadsafe` alone, so that an entry
+may come from any thread, a signal handler or a finalizer. Its `close` is wrapped, to
+learn of it at once.
 """
 
 import asyncio
 import contextlib
+import functools
 import sys
 import threading
 import weakref
@@ -31,9 +33,9 @@ class Resident(Protocol):
     def loop_closed(self) -> None: ...
 
 
-# Who lives or has lived on a loop, and is told when it is closed.
+# Who lives or has lived on a loop, by identity, and is told when it is closed.
 _residents: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, weakref.WeakSet[Resident]
+    asyncio.AbstractEventLoop, dict[int, weakref.ref[Resident]]
 ] = weakref.WeakKeyDictionary()
 
 
@@ -225,11 +227,12 @@ class Home:
         loop = self._loop()
         if loop is None:
             return
-        residents = _residents.get(loop)
-        if residents is None:
-            residents = _residents[loop] = weakref.WeakSet()
+        mine: dict[int, weakref.ref[Resident]] = {}
+        residents = _residents.setdefault(loop, mine)
+        if residents is mine:  # else it is wrapped already, by whatever thread
             _tell_when_closed(loop, residents)
-        residents.add(resident)
+        who = id(resident)
+        residents[who] = weakref.ref(resident, lambda _: residents.pop(who, None))
 
     def disown(self) -> None:
         """Stop watching for the loop's end; from any thread."""
@@ -286,19 +289,39 @@ def _watch(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _tell_when_closed(
-    loop: asyncio.AbstractEventLoop, residents: weakref.WeakSet[Resident]
+    loop: asyncio.AbstractEventLoop, residents: dict[int, weakref.ref[Resident]]
 ) -> None:
-    close = loop.close
+    """Wrap the loop's `close`, on the loop itself, to tell the residents after it."""
+    # A loop without a dict, or whose class has its way, leaves it to the errands.
+    own: dict[str, Any] = getattr(loop, "__dict__", {})
+    former, close = own.get("close"), loop.close
 
-    def close_and_tell() -> None:
-        close()
-        vars(loop).pop("close", None)  # which refers to the loop
-        for resident in list(residents):
-            resident.loop_closed()
+    @functools.wraps(close)
+    def close_and_tell(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return close(*args, **kwargs)
+        finally:
+            if loop.is_closed():
+                _unwrap(own, close_and_tell, former)
+                _tell(residents)
 
-    # A loop without a dict of its own leaves it to the errands.
-    with contextlib.suppress(AttributeError):
-        loop.close = close_and_tell  # type: ignore[method-assign]
+    own["close"] = close_and_tell
+
+
+def _unwrap(own: dict[str, Any], wrapper: object, former: object) -> None:
+    """Undo it, or loop and wrapper would keep each other; leave what others did."""
+    if own.get("close") is wrapper:
+        if former is None:
+            del own["close"]
+        else:
+            own["close"] = former
+
+
+def _tell(residents: dict[int, weakref.ref[Resident]]) -> None:
+    with contextlib.ExitStack() as telling:  # all of them, whatever one raises
+        for reference in list(residents.values()):
+            if (resident := reference()) is not None:
+                telling.callback(resident.loop_closed)
 
 
 async def _note_end(

@@ -40,8 +40,7 @@ class Windows(Producer[Entry]):
     Every event (a window opens, its timer fires, a batch is full, a place is given
     back, a flush) leads to one method, `look`, on the home's thread. It may be called
     once too often, never too seldom: whoever leaves entries in the ring leaves a timer,
-    a running call or a posted `look` behind, and each of these tells when its loop is
-    closed.
+    a running call or a posted `look` behind, and is told when their loop is closed.
     """
 
     # Without an instance dict the interpreter specialises `dispatcher.enqueue(...)`;
@@ -271,9 +270,12 @@ class Windows(Producer[Entry]):
         self._call_home(home)
 
     def loop_closed(self) -> None:
-        """A loop let go of a timer or a call: whatever waited for it moves on."""
+        """A loop we live or have lived on was closed: what waited for it moves on.
+
+        But from no other loop: one that is only stopped keeps its entries.
+        """
         if self._needs_end():
-            self._revive()
+            self._call_home(self._home_for_window())
 
     def _needs_end(self) -> bool:
         """Whether there is something left to do before all is over."""
