@@ -19,8 +19,8 @@ def kept(batch: Any) -> Any:
 class RecordingDispatcher(BackgroundDispatcher[Entry]):
     """A dispatcher whose entries are in `batches` when `enqueue` returns.
 
-    On the background thread itself, in another dispatcher's dispatch function, `enqueue`
-    can't wait: the entry is recorded when that function next awaits.
+    On the background thread itself, in another dispatcher's dispatch function, it can't
+    wait: the entry is recorded when that function next awaits.
 
     It is a BackgroundDispatcher in all else: layouts check and encode entries, contexts
     are told, the statistics are real, and it can be closed. Each entry is a batch of
