@@ -28,11 +28,15 @@ a ring does not know who takes from it."""
 OBJECTS_ONLY = """\
 objects_only(reason): of a module of which each test runs with each layout, this does \
 not."""
+COUNTS_MEMORY = """\
+counts_memory: the test judges how much memory a process holds, or limits it: no use \
+where freed memory is kept, as AddressSanitizer keeps it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", EVERY_LAYOUT)
     config.addinivalue_line("markers", OBJECTS_ONLY)
+    config.addinivalue_line("markers", COUNTS_MEMORY)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

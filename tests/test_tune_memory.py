@@ -117,6 +117,7 @@ def test_the_verdict_is_in_words(
 
 
 @boxes
+@pytest.mark.counts_memory
 def test_ours_lives_in_the_box_and_its_books_agree() -> None:
     seen = grow_apart(FLAT_OUT, seed=7, limit=LIMIT)  # raises where they do not
     assert (seen.name, seen.died, seen.limit) == (OURS, False, LIMIT)
@@ -126,6 +127,7 @@ def test_ours_lives_in_the_box_and_its_books_agree() -> None:
 
 
 @boxes
+@pytest.mark.counts_memory
 def test_a_queue_by_hand_dies_in_the_same_box() -> None:
     for_long = replace(FLAT_OUT, seconds=20.0)
     seen = grow_apart(for_long, seed=7, by_hand=True, limit=LIMIT)
