@@ -292,9 +292,7 @@ def _tell_when_closed(
     loop: asyncio.AbstractEventLoop, residents: dict[int, weakref.ref[Resident]]
 ) -> None:
     """Wrap the loop's `close`, on the loop itself, to tell the residents after it."""
-    # A loop without a dict, or whose class has its way, leaves it to the errands.
-    own: dict[str, Any] = getattr(loop, "__dict__", {})
-    former, close = own.get("close"), loop.close
+    close = loop.close
 
     @functools.wraps(close)
     def close_and_tell(*args: Any, **kwargs: Any) -> Any:
@@ -302,19 +300,22 @@ def _tell_when_closed(
             return close(*args, **kwargs)
         finally:
             if loop.is_closed():
-                _unwrap(own, close_and_tell, former)
+                _unwrap(loop, close_and_tell, close)
                 _tell(residents)
 
-    own["close"] = close_and_tell
+    # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it, and
+    # every turn of the loop is slower from then on. A loop that takes no attribute
+    # leaves it to the errands.
+    with contextlib.suppress(AttributeError):
+        loop.close = close_and_tell  # type: ignore[method-assign]
 
 
-def _unwrap(own: dict[str, Any], wrapper: object, former: object) -> None:
+def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, close: Any) -> None:
     """Undo it, or loop and wrapper would keep each other; leave what others did."""
-    if own.get("close") is wrapper:
-        if former is None:
-            del own["close"]
-        else:
-            own["close"] = former
+    if loop.close is wrapper:
+        del loop.close
+        if loop.close != close:  # it was the loop's own, not its class's
+            loop.close = close  # type: ignore[method-assign]
 
 
 def _tell(residents: dict[int, weakref.ref[Resident]]) -> None:
