@@ -66,6 +66,27 @@ def test_whole_ring_is_handed_out_without_copying() -> None:
     assert places[:2] == places[2:]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_few_rows_that_come_before_a_take_are_copied_instead_of_it(
+    wrapped: bool,
+) -> None:
+    line = Line(NUMBERS, 10)
+    fill(line, range(10))
+    first = address(line.take())
+    fill(line, range(10))
+    line.take()  # from the second buffer: the ring goes on in the first
+    fill(line, range(10))
+    began = 3 if wrapped else 0
+    if wrapped:
+        line.take(began)
+        fill(line, range(10, 13))
+    kept = line.take(7)
+    assert address(kept) == first + began * NUMBERS.dtype.itemsize
+    fill(line, range(began + 10, began + 12))
+    assert numbers_of(kept) == [*range(began, began + 7)]
+    assert numbers_of(line.take()) == [*range(began + 7, began + 12)]
+
+
 def test_part_of_the_ring_is_copied_and_the_rest_stays() -> None:
     line = Line(NUMBERS, 10)
     fill(line, range(10))

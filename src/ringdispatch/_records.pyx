@@ -321,29 +321,31 @@ cdef class RecordRing(Ring):
     cdef uint64_t move(self, uint64_t count, object storage) noexcept:
         cdef RecordBuffer buffer
         cdef char *memory
-        cdef uint64_t until_end = min(count, self.capacity - self.first)
-        if storage is not None:
-            buffer = storage
-            buffer.size = count * self.itemsize
-            buffer.offset = self.first * self.itemsize
-            memory = self.memory
-            if count == self.core.tail - self.core.head and count == until_end:
-                # All that is pending, in one piece: the batch takes the buffer itself.
-                self.memory = buffer.memory
-                buffer.memory = memory
-                self.first = 0
-                return count
-            memcpy(
-                buffer.memory, memory + buffer.offset, until_end * self.itemsize
-            )
-            memcpy(
-                buffer.memory + until_end * self.itemsize,
-                memory,
-                (count - until_end) * self.itemsize,
-            )
+        cdef uint64_t left = self.core.tail - self.core.head - count
+        if storage is None:
+            self.advance(count)
+            return count
+        buffer = storage
+        buffer.size = count * self.itemsize
+        if left <= count <= self.capacity - self.first:
+            # The batch takes the buffer itself; the fewer rows that came since, or are
+            # too many for it, go on in the new one.
+            self.copy_rows(buffer.memory, self.first + count, left)
+            memory, self.memory = self.memory, buffer.memory
+            buffer.memory, buffer.offset = memory, self.first * self.itemsize
+            self.first = 0
+        else:
+            self.copy_rows(buffer.memory, self.first, count)
             buffer.offset = 0
-        self.advance(count)
+            self.advance(count)
         return count
+
+    cdef void copy_rows(self, char *to, uint64_t first, uint64_t count) noexcept nogil:
+        if first >= self.capacity:
+            first -= self.capacity
+        cdef uint64_t until_end = min(count, self.capacity - first) * self.itemsize
+        memcpy(to, self.memory + first * self.itemsize, until_end)
+        memcpy(to + until_end, self.memory, count * self.itemsize - until_end)
 
     cdef void advance(self, uint64_t count) noexcept nogil:
         self.first += count
