@@ -178,6 +178,9 @@ cdef class ByteRing(Ring):
         # touch the pages now, not in a request
         memset(self.arena, 0, max_bytes)
         memset(self.ends, 0, slots)
+        # glibc keeps freed pieces up to the largest it has seen freed. A larger batch
+        # would be mapped page by page while it is copied: 15 MB in 10 ms, not 2.5.
+        PyMem_RawFree(PyMem_RawMalloc(max_batch_bytes))
 
     def __dealloc__(self):
         PyMem_RawFree(self.arena)
