@@ -339,6 +339,31 @@ def test_advice_is_about_objects_and_may_be_to_pay_at_every_rate() -> None:
     assert advice(Results("suite", {}, cells=cells + others)) == said
 
 
+@pytest.mark.parametrize(
+    ("seconds_per_million", "said"),
+    [
+        (10.9, "takes as much processor time, within the noise of 0.1 of a core;"),
+        (40.0, "takes 0.4 of a core more;"),
+        (0.0, "takes as much processor time"),
+    ],
+)
+def test_advice_tells_processor_time_from_noise(
+    seconds_per_million: float, said: str
+) -> None:
+    short, long = cell(10), cell(100)
+    seen = replace(
+        short.measured,
+        cpu_seconds_per_million=seconds_per_million
+        + long.measured.cpu_seconds_per_million,
+    )
+    cells = [replace(short, measured=seen), long]
+    assert said in "".join(advice(Results("suite", {}, cells=cells)))
+    less = [replace(cells[0], measured=long.measured), replace(long, measured=seen)]
+    assert said.replace("more", "less") in "".join(
+        advice(Results("suite", {}, cells=less))
+    )
+
+
 def test_advice_warns_of_a_machine_that_had_other_work() -> None:
     cells = [cell(10), cell(100)]
     assert "Read with care" not in "".join(advice(Results("suite", {}, cells=cells)))

@@ -20,6 +20,20 @@ def waiting(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> list[Any]:
     return [asyncio.ensure_future(dispatcher.aenqueue(entry)) for entry in entries]
 
 
+def without_room(sink: Place, gate: threading.Event) -> BackgroundDispatcher[Any]:
+    """An entry in flight until the gate opens; another, pending, fills the ring."""
+
+    def held(batch: list[Any]) -> None:
+        gate.wait(20)
+        sink.batches.append(batch)
+
+    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
+    dispatcher.enqueue("in flight")
+    eventually(lambda: dispatcher.statistics().in_flight)
+    dispatcher.enqueue("pending")
+    return dispatcher
+
+
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest", "raise"])
 def test_waits_for_room_whatever_on_full_says(
     stepped: SteppedLoop, sink: Sink, on_full: str
@@ -165,15 +179,7 @@ def test_close_ends_every_wait_with_false(stepped: SteppedLoop, sink: Sink) -> N
 def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
     sink = Place()
     gate = threading.Event()
-
-    def held(batch: list[Any]) -> None:
-        gate.wait(20)
-        sink.batches.append(batch)
-
-    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
-    dispatcher.enqueue("in flight")
-    eventually(lambda: dispatcher.statistics().in_flight)
-    dispatcher.enqueue("pending")
+    dispatcher = without_room(sink, gate)
     loops = [new_loop(loop_name) for _ in range(2)]
     threads = [threading.Thread(target=loop.run_forever) for loop in loops]
     for thread in threads:
@@ -200,15 +206,7 @@ def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
 def test_waiter_whose_loop_was_closed_blocks_nobody(loop_name: str) -> None:
     sink = Place()
     gate = threading.Event()
-
-    def held(batch: list[Any]) -> None:
-        gate.wait(20)
-        sink.batches.append(batch)
-
-    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
-    dispatcher.enqueue("in flight")
-    eventually(lambda: dispatcher.statistics().in_flight)
-    dispatcher.enqueue("pending")
+    dispatcher = without_room(sink, gate)
     loop = new_loop(loop_name)
     dead = loop.create_task(dispatcher.aenqueue("dead"))
     loop.call_soon(loop.call_soon, loop.stop)
@@ -233,15 +231,7 @@ def test_waiter_whose_loop_stands_still_keeps_its_turn_and_blocks_nobody(
 ) -> None:
     sink = Place()
     gate = threading.Event()
-
-    def held(batch: list[Any]) -> None:
-        gate.wait(20)
-        sink.batches.append(batch)
-
-    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
-    dispatcher.enqueue("in flight")
-    eventually(lambda: dispatcher.statistics().in_flight)
-    dispatcher.enqueue("pending")
+    dispatcher = without_room(sink, gate)
     loop = new_loop(loop_name)
     still = loop.create_task(dispatcher.aenqueue("still"))
     loop.call_soon(loop.call_soon, loop.stop)

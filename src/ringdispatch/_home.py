@@ -30,7 +30,9 @@ class Resident(Protocol):
     """What a home knows of the dispatcher that lives there."""
 
     async def _drain(self, home: "Home", timeout: float) -> None: ...
-    def loop_closed(self) -> None: ...
+
+    def loop_closed(self) -> None:
+        """Hear that a loop it lives or has lived on was closed."""
 
 
 # Who lives or has lived on a loop, by identity, and is told when it is closed.

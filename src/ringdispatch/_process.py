@@ -17,7 +17,8 @@ class Member(Protocol):
     """What the process knows of a dispatcher."""
 
     @property
-    def ring(self) -> Ring: ...
+    def ring(self) -> Ring:
+        """Where its entries wait."""
 
     def _start_anew(self) -> object: ...
     def _needs_end(self) -> bool: ...

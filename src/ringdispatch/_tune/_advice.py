@@ -15,6 +15,9 @@ FEW = 3.0
 # A prediction that is so much too low tells of other work on the machine.
 DISTURBED = 0.25
 
+# Cores: what the probes take is subtracted as without a load, and differs by so much.
+CPU_NOISE = 0.1
+
 # The figures that are compared: their name, how they are written.
 FIGURES = (
     ("entries_per_batch", "entries a batch", "{:,.4g}"),
@@ -155,17 +158,22 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
         if sink != fast or rate is None:
             continue
         calls = short.calls_per_second / long.calls_per_second
-        cpu = (
-            short.cpu_seconds_per_million / max(long.cpu_seconds_per_million, 1e-9) - 1
-        )
         lines.append(
             f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls and "
-            f"takes {abs(cpu):.0%} {'more' if cpu > 0 else 'less'} processor time; "
+            f"takes {_processor_time(rate, short, long)}; "
             f"with {LONG:g} ms entries get {long.age_p99:,.0f} ms old (p99) instead of "
             f"{short.age_p99:,.0f}, and memory grows "
             f"{(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
         )
     return lines
+
+
+def _processor_time(rate: float, short: Measured, long: Measured) -> str:
+    per_million = short.cpu_seconds_per_million - long.cpu_seconds_per_million
+    cores = rate / 1e6 * per_million
+    if abs(cores) < CPU_NOISE:
+        return f"as much processor time, within the noise of {CPU_NOISE:g} of a core"
+    return f"{abs(cores):.1f} of a core {'more' if cores > 0 else 'less'}"
 
 
 def _slow_sinks(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:

@@ -35,6 +35,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
         raise UsageError(f"{message}; --help lists the options")
 
 
@@ -91,6 +92,7 @@ def _count(words: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """What reads the command line; what it can't read is a UsageError."""
     found = _Parser(prog="python -m ringdispatch", description=DESCRIPTION)
     tune = found.add_subparsers(
         dest="command", required=True, metavar="tune"
@@ -101,15 +103,20 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = tune.add_argument
-    add(
+    tune.add_argument(
         "target",
         nargs="?",
         metavar="package.module:function",
         help="the dispatch function; not needed with --dry",
     )
-    load = tune.add_argument_group("the load")
-    add = load.add_argument
+    _add_load(tune.add_argument_group("the load").add_argument)
+    _add_dispatcher(tune.add_argument_group("the dispatcher").add_argument)
+    _add_budgets(tune.add_argument_group("what you can afford").add_argument)
+    _add_output(tune.add_argument_group("what is written").add_argument)
+    return found
+
+
+def _add_load(add: Callable[..., object]) -> None:
     add(
         "--rate",
         type=_amount("entries a second"),
@@ -137,7 +144,9 @@ def parser() -> argparse.ArgumentParser:
         help="instead of the dispatch function, a stand-in that takes so long",
     )
     add("--seed", type=int, default=1, metavar="N", help="of the arrivals (default: 1)")
-    add = tune.add_argument_group("the dispatcher").add_argument
+
+
+def _add_dispatcher(add: Callable[..., object]) -> None:
     add(
         "--delays",
         type=_delays,
@@ -158,7 +167,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most entries pending while measuring (default: 65536)",
     )
-    add = tune.add_argument_group("what you can afford").add_argument
+
+
+def _add_budgets(add: Callable[..., object]) -> None:
     add(
         "--budget-age",
         type=_amount("milliseconds"),
@@ -177,7 +188,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many calls of the dispatch function a second",
     )
-    add = tune.add_argument_group("what is written").add_argument
+
+
+def _add_output(add: Callable[..., object]) -> None:
     add(
         "--report",
         type=Path,
@@ -192,7 +205,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"the figures (default: {FOLDER}/tune.json)",
     )
-    return found
 
 
 def check(options: argparse.Namespace) -> Budgets:

@@ -127,6 +127,7 @@ class _Cell:
         self.own = self.entries is not default_entries(setting.layout)
 
     async def run(self, selector: StallSelector) -> Measured:
+        """Offer the load on the running loop, and see what comes of it."""
         setting = self.setting
         stream = self._stream()
         sample = next(stream)
