@@ -342,7 +342,7 @@ def test_advice_is_about_objects_and_may_be_to_pay_at_every_rate() -> None:
 @pytest.mark.parametrize(
     ("seconds_per_million", "said"),
     [
-        (10.9, "takes as much processor time, within the noise of 0.1 of a core;"),
+        (9.9, "takes as much processor time, within the noise of 0.1 of a core;"),
         (40.0, "takes 0.4 of a core more;"),
         (0.0, "takes as much processor time"),
     ],
