@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Iterator
@@ -71,6 +72,13 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             monkeypatch.setattr(request.module, which, cls)
         monkeypatch.setenv(LAYOUT_VARIABLE, name)
     return name
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the test logs: the dispatchers that earlier tests left speak before it."""
+    gc.collect()
+    return caplog
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""C12, and point 11 of issue 2: what is refused, and in which words."""
+"""C12: what is refused, and in which words."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_bad_timeout_is_refused_and_changes_nothing(
     assert dispatcher.close(timeout=INF)
 
 
-# ---- issue 2, point 11
+# ---- what enqueue answers
 
 
 def test_enqueue_on_a_closed_dispatcher_is_false() -> None:

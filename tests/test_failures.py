@@ -483,7 +483,7 @@ def test_f20_context_with_properties_that_raise(
 
 def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
     stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
-) -> None:  # issue 2, point 11
+) -> None:
     async def main() -> None:
         async def nothing() -> None:
             pass

@@ -129,6 +129,7 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
 
 
 @pytest.mark.objects_only("the programs have layouts of their own")
+@pytest.mark.counts_memory
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
     ("policy", "kind"),

@@ -66,9 +66,13 @@ def test_whole_ring_is_handed_out_without_copying() -> None:
     assert places[:2] == places[2:]
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("began", "count"),
+    [(0, 7), (3, 7), (3, 5)],
+    ids=["whole", "to the end", "across"],
+)
 def test_few_rows_that_come_before_a_take_are_copied_instead_of_it(
-    wrapped: bool,
+    began: int, count: int
 ) -> None:
     line = Line(NUMBERS, 10)
     fill(line, range(10))
@@ -76,15 +80,14 @@ def test_few_rows_that_come_before_a_take_are_copied_instead_of_it(
     fill(line, range(10))
     line.take()  # from the second buffer: the ring goes on in the first
     fill(line, range(10))
-    began = 3 if wrapped else 0
-    if wrapped:
+    if began:
         line.take(began)
-        fill(line, range(10, 13))
-    kept = line.take(7)
+        fill(line, range(10, 10 + began))
+    kept = line.take(count)
     assert address(kept) == first + began * NUMBERS.dtype.itemsize
     fill(line, range(began + 10, began + 12))
-    assert numbers_of(kept) == [*range(began, began + 7)]
-    assert numbers_of(line.take()) == [*range(began + 7, began + 12)]
+    assert numbers_of(kept) == [*range(began, began + count)]
+    assert numbers_of(line.take()) == [*range(began + count, began + 12)]
 
 
 def test_part_of_the_ring_is_copied_and_the_rest_stays() -> None:

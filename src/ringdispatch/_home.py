@@ -295,6 +295,7 @@ def _tell_when_closed(
 ) -> None:
     """Wrap the loop's `close`, on the loop itself, to tell the residents after it."""
     close = loop.close
+    kind: Any = type(loop)
 
     @functools.wraps(close)
     def close_and_tell(*args: Any, **kwargs: Any) -> Any:
@@ -302,22 +303,24 @@ def _tell_when_closed(
             return close(*args, **kwargs)
         finally:
             if loop.is_closed():
-                _unwrap(loop, close_and_tell, close)
+                with contextlib.suppress(AttributeError):
+                    _unwrap(loop, close_and_tell, None if inherited else close)
                 _tell(residents)
 
     # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it, and
     # every turn of the loop is slower from then on. A loop that takes no attribute
     # leaves it to the errands.
     with contextlib.suppress(AttributeError):
+        inherited = close == kind.close.__get__(loop)
         loop.close = close_and_tell  # type: ignore[method-assign]
 
 
-def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, close: Any) -> None:
+def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
     """Undo it, or loop and wrapper would keep each other; leave what others did."""
     if loop.close is wrapper:
         del loop.close
-        if loop.close != close:  # it was the loop's own, not its class's
-            loop.close = close  # type: ignore[method-assign]
+        if own is not None:
+            loop.close = own  # type: ignore[method-assign]
 
 
 def _tell(residents: dict[int, weakref.ref[Resident]]) -> None:

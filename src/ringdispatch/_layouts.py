@@ -76,7 +76,7 @@ class Records(Layout):
 
     A pending entry costs `dtype.itemsize` bytes, and the garbage collector nothing.
     `1 + max_in_flight` buffers of `capacity` rows are allocated by the dispatcher; a
-    batch gets the one it lies in, without copying, unless it is the lesser part of what
+    batch gets the one it lies in, without copying, unless it is less than half of what
     is pending. What refers to a batch keeps that buffer from being used again: keep a
     copy instead of a few rows.
 

@@ -343,9 +343,10 @@ cdef class RecordRing(Ring):
     cdef void copy_rows(self, char *to, uint64_t first, uint64_t count) noexcept nogil:
         if first >= self.capacity:
             first -= self.capacity
-        cdef uint64_t until_end = min(count, self.capacity - first) * self.itemsize
-        memcpy(to, self.memory + first * self.itemsize, until_end)
-        memcpy(to + until_end, self.memory, count * self.itemsize - until_end)
+        cdef uint64_t until_end = min(count, self.capacity - first)
+        cdef uint64_t size = until_end * self.itemsize
+        memcpy(to, self.memory + first * self.itemsize, size)
+        memcpy(to + size, self.memory, (count - until_end) * self.itemsize)
 
     cdef void advance(self, uint64_t count) noexcept nogil:
         self.first += count

@@ -159,8 +159,8 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
             continue
         calls = short.calls_per_second / long.calls_per_second
         lines.append(
-            f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls and "
-            f"takes {_processor_time(rate, short, long)}; "
+            f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls, at "
+            f"{_processor_time(short, long)}; "
             f"with {LONG:g} ms entries get {long.age_p99:,.0f} ms old (p99) instead of "
             f"{short.age_p99:,.0f}, and memory grows "
             f"{(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
@@ -168,11 +168,13 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
     return lines
 
 
-def _processor_time(rate: float, short: Measured, long: Measured) -> str:
-    per_million = short.cpu_seconds_per_million - long.cpu_seconds_per_million
-    cores = rate / 1e6 * per_million
+def _processor_time(short: Measured, long: Measured) -> str:
+    cores = 1e-6 * (
+        short.rate * short.cpu_seconds_per_million
+        - long.rate * long.cpu_seconds_per_million
+    )
     if abs(cores) < CPU_NOISE:
-        return f"as much processor time, within the noise of {CPU_NOISE:g} of a core"
+        return f"a difference of less than {CPU_NOISE:g} of a core"
     return f"{abs(cores):.1f} of a core {'more' if cores > 0 else 'less'}"
 
 
