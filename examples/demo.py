@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from demo_view import SAMPLES_PER_SECOND, Sample, Statistics, View
+from demo_view import LOSSES, SAMPLES_PER_SECOND, Sample, Statistics, View
 
 HERE = Path(__file__).parent
 START_SECONDS = 30.0
@@ -244,15 +244,7 @@ class Books:
             "distinct rows": self.distinct,
             "batches": seen.get("batches"),
             "failed, evicted, abandoned or rejected": sum(
-                seen.get(name, 0)
-                for name in (
-                    "failed",
-                    "evicted",
-                    "abandoned",
-                    "rejected_full",
-                    "rejected_closed",
-                    "rejected_oversized",
-                )
+                seen.get(name, 0) for name in LOSSES
             ),
         }
         table = Table(box=None, show_header=False)

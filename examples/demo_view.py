@@ -14,6 +14,15 @@ from rich.text import Text
 
 SAMPLES_PER_SECOND = 4
 BARS = " ▁▂▃▄▅▆▇█"
+# The statistics that count entries which the sink did not get.
+LOSSES = (
+    "failed",
+    "evicted",
+    "abandoned",
+    "rejected_full",
+    "rejected_closed",
+    "rejected_oversized",
+)
 
 Statistics = dict[str, float]
 
@@ -34,8 +43,7 @@ class Sample:
 
     @property
     def dropped(self) -> float:
-        names = ("rejected_full", "rejected_closed", "evicted", "abandoned", "failed")
-        return sum(self.statistics[name] for name in names)
+        return sum(self.statistics[name] for name in LOSSES)
 
 
 class View:
@@ -71,7 +79,7 @@ class View:
             "requests/s": (sample.answered - first.answered) / seconds,
             "entries/batch": (sample.taken - first.taken) / batches if batches else 0.0,
             "calls/s": batches / seconds,
-            "oldest entry": 1000 * (sample.statistics["oldest_age_seconds"] or 0.0),
+            "oldest entry": 1000 * sample.statistics["oldest_age_seconds"],
             "pending": sample.statistics["pending"],
             "memory": sample.memory / 1e6,
             "drops": sample.dropped,

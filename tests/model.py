@@ -141,8 +141,7 @@ class ModelRing:
     def closed(self) -> bool:
         return self.limit == 0
 
-    @property
-    def has_room(self) -> bool:
+    def _has_room(self) -> bool:
         return len(self.pending) < self.limit
 
     def _announce_next(self) -> None:
@@ -160,7 +159,7 @@ class ModelRing:
         # What will be refused is not encoded. Only who opens a window needs the time.
         # While entries are encoded and the clock is read, others may come in.
         displaces = self.on_full == "drop_oldest" and not waits
-        refused = self.closed or (not displaces and not self.has_room)
+        refused = self.closed or (not displaces and not self._has_room())
         if not refused and not waits:
             self.producer.encode(entry)
         now = 0.0 if self.window or self.closed or refused else self.producer._now()
@@ -173,7 +172,7 @@ class ModelRing:
         tells = reason is not None and self._count_drop(reason)
         accepted = reason is None
         displaced = []
-        while accepted and not (self.has_room and self._fits(size)):
+        while accepted and not (self._has_room() and self._fits(size)):
             displaced += self._leave(1)
             tells |= self._count_drop("evicted")
         fills = opens = False
@@ -217,7 +216,7 @@ class ModelRing:
         """Why an entry of that size can't come in."""
         if self.closed:
             return "rejected_closed"
-        if not displaces and not self.has_room:
+        if not displaces and not self._has_room():
             return "rejected_full"
         if size > self.max_batch_bytes:
             return "rejected_oversized"

@@ -180,7 +180,7 @@ class RingRound(Round):
             assert ring.pending <= ring.capacity
             assert 0 <= ring.places <= self.max_in_flight
             assert ring.opened >= 0.0
-            _ = ring.has_room, ring.telling, ring.closed
+            _ = ring.telling, ring.closed
 
     def meddle(self, mine: int, random: Random) -> None:
         while not self.over:

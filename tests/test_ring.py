@@ -94,7 +94,7 @@ def test_wrapping_around_loses_nothing_and_keeps_order(
     side = Compiled(capacity, capacity, on_full)
     taken: list[int] = []
     for most in itertools.islice(itertools.cycle(range(1, capacity + 1)), 100):
-        while side.ring.has_room:
+        while side.ring.pending < capacity:
             side.put("enqueue", None)
         assert side.take(most)
         taken += side.numbers(side.takes[-1].entries)

@@ -31,7 +31,6 @@ STATE = [
     "head",
     "tail",
     "closed",
-    "has_room",
     "telling",
     "opened",
     "places",

@@ -95,7 +95,7 @@ def test_cancelled_waiter_passes_its_turn_on(stepped: SteppedLoop, sink: Sink) -
         await stepped.settle()
         sink.release()
         # The first is cancelled in the very moment it could go.
-        await in_steps_until(lambda: dispatcher.ring.has_room)
+        await in_steps_until(lambda: not dispatcher.pending)
         first.cancel()
         assert await third is True
         outcomes = await asyncio.gather(first, second, return_exceptions=True)
@@ -119,7 +119,7 @@ def test_plain_enqueue_overtakes(stepped: SteppedLoop, sink: Sink) -> None:
         (task,) = waiting(dispatcher, "patient")
         await stepped.settle()
         sink.release()
-        await in_steps_until(lambda: dispatcher.ring.has_room)
+        await in_steps_until(lambda: dispatcher.pending < 2)
         assert dispatcher.enqueue("overtakes")
         assert await task is True
         await dispatcher.aclose()

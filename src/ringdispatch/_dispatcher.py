@@ -41,9 +41,11 @@ class BackgroundDispatcher(Windows[Entry]):
     that is pending goes to `dispatch_function`, never an empty batch. `max_batch`
     entries pending, a flush, a close and the end of the loop dispatch sooner.
 
-    Loses entries: when the ring is full (per `on_full`), when the dispatch function
-    fails (it is not called again: retry inside it), when close or exit runs out of
-    time, when the process is killed. All but the last are counted and reported.
+    Loses entries: when the ring is full (per `on_full`) or closed, or an entry larger
+    than a batch may be; when a call raises, runs out of time, is cancelled or loses its
+    loop (it is not made again: retry inside it); when close or exit runs out of time,
+    or the dispatcher is let go of unclosed; when the process is killed. All but the
+    last are counted and reported.
 
     Order: entries of one thread keep their order; batches start in order.
 
@@ -191,6 +193,10 @@ class BackgroundDispatcher(Windows[Entry]):
         Returns:
             True if the entry was accepted; False if the dispatcher was closed, the
             entry is larger than a batch may be, or the time ran out.
+
+        Raises:
+            TypeError, ValueError: `timeout` is no number of seconds >= 0; or, as with
+                `enqueue`, the layout can't take the entry.
         """
         timeout = _options.timeout(timeout)
         if self._home is not None and self._home.stalled:
@@ -217,6 +223,9 @@ class BackgroundDispatcher(Windows[Entry]):
 
         Returns:
             Whether all that was accepted before the call is settled.
+
+        Raises:
+            TypeError, ValueError: `timeout` is no number of seconds >= 0.
         """
         timeout = _options.timeout(timeout)
         return await self._settlements.wait(self._begin_flush(), timeout)
@@ -236,13 +245,18 @@ class BackgroundDispatcher(Windows[Entry]):
 
         When time runs out, what is in flight is cancelled and counts as failed, what
         was not yet taken as abandoned. May be called again, and from several tasks at
-        once.
+        once. Called from the dispatch function, it waits for everything but the calling
+        batch; where that holds the only place it returns False at once, and the rest
+        goes out when the batch ends.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
 
         Returns:
             Whether all was settled in time.
+
+        Raises:
+            TypeError, ValueError: `timeout` is no number of seconds >= 0.
         """
         timeout = _options.timeout(timeout)
         waiter = self._begin_close()
@@ -262,7 +276,10 @@ class BackgroundDispatcher(Windows[Entry]):
         return self._finish_close(settled, waiter, timeout)
 
     def bind(self) -> None:
-        """Make the running loop the home, for good.
+        """Make the running loop the home, until it is closed or found stopped.
+
+        Neither another loop nor a thread takes the dispatcher away from it, not even
+        with `home="thread"`.
 
         Raises:
             RuntimeError: no loop is running in this thread.

@@ -87,7 +87,7 @@ class Records(Layout):
 
     Raises:
         ImportError: numpy is not installed.
-        TypeError: `dtype` is none, or has a field that records don't keep.
+        TypeError: `dtype` has no named fields, or one that records don't keep.
     """
 
     __slots__ = ("dtype",)

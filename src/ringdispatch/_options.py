@@ -158,7 +158,7 @@ def layout(value: Any) -> Any:
     """Check a layout.
 
     Raises:
-        TypeError: `value` is none.
+        TypeError: `value` is no layout.
     """
     if isinstance(value, type) or not hasattr(value, "make_ring"):
         raise TypeError(f"layout={value!r}: must be a layout, such as Objects()")

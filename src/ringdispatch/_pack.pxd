@@ -58,7 +58,7 @@ ctypedef struct Field:
 
 
 cdef inline bint pack(Field *field, PyObject *value, char *row) noexcept:
-    """Write a plain value; False if it is none, or the field can't hold it.
+    """Write a plain value; False if it is not plain, or the field can't hold it.
 
     Runs no code of the value's and raises nothing: it is called under the lock.
     """

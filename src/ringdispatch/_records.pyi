@@ -5,7 +5,7 @@ from typing_extensions import disjoint_base
 
 from ._ring import Ring
 
-KINDS: dict[str, int]
+KINDS: dict[tuple[str, int], int]
 
 @type_check_only
 class Rule(Protocol):

@@ -159,9 +159,10 @@ cdef class RecordRing(Ring):
         max_batch: Most rows in a batch.
         max_in_flight: How many batches may be out at once.
         itemsize: Bytes of a row.
-        rules: For each field its `kind` and `offset` and `size` in bytes, a method
-            `plain(value)`, which turns a number of any type into a bool, int or float
-            or returns None, and `refusal(value)`, which returns the error to raise.
+        rules: For each field its `kind`, its `offset` and `size` in bytes, and the
+            integers that it holds, from `low` to `high`; a method `plain(value)`, which
+            turns a number of any type into a bool, int or float or returns None, and
+            `refusal(value)`, which returns the error to raise; in words by `str`.
         as_batch: Makes a batch of an object that offers its rows as a buffer.
     """
 

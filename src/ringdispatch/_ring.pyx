@@ -135,13 +135,6 @@ cdef class Ring:
         return look_at(&self.core, &self.core.limit) == 0
 
     @property
-    def has_room(self):
-        ring_lock(&self.core.mutex)
-        cdef bint room = self.core.tail - self.core.head < self.core.limit
-        ring_unlock(&self.core.mutex)
-        return room
-
-    @property
     def places(self):
         return look_at(&self.core, &self.core.places)
 

@@ -14,8 +14,8 @@ from ._home import Home
 class Worker:
     """One call in a worker thread, and what came of it.
 
-    That stays here until it is come for. Perhaps nobody will, because the call was
-    cancelled or its loop closed, and Python would complain of an error left in a
+    That stays here until `result()` fetches it. Perhaps nobody will, because the call
+    was cancelled or its loop closed, and Python would complain of an error left in a
     future, or of a coroutine never awaited.
 
     Args:

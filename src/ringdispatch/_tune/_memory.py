@@ -278,7 +278,7 @@ def _disagreement(seen: Statistics, load: Load, received: int) -> str:
 
 def _box(limit: int) -> bool:
     """Allow this process so many bytes more; returns whether the system can do that."""
-    if not _STATM.exists():  # pragma: no cover
+    if not _STATM.exists():  # pragma: no cover - another system
         return False  # macOS accepts the limit and does nothing, Windows has none
     resource: Any = importlib.import_module("resource")
     size = int(_STATM.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE")

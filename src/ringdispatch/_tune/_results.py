@@ -52,7 +52,8 @@ class Measured:
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
         rss_growth: Most resident bytes, above those before the dispatcher was made.
-        dropped: Entries that no call got: rejected, or evicted.
+        dropped: Entries that no call got: rejected for want of room or as oversized,
+            evicted, or abandoned.
     """
 
     rate: float
@@ -78,7 +79,7 @@ class Predicted:
 
     Attributes:
         saturated: Whether more arrives than calls can take: entries are dropped.
-        memory: Bytes that pending entries and batches take at the peak.
+        memory: Bytes at the peak: the ring, what is pending, what is in calls.
     """
 
     entries_per_batch: float

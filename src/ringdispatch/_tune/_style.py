@@ -133,7 +133,6 @@ tbody tr:hover > * { background: var(--tint); }
 .words3 thead th:nth-child(-n+3), .words4 thead th:nth-child(-n+4) { text-align: left; }
 td .ours, th .ours, .ours { color: var(--accent); font-weight: 600; }
 td.off, .off { color: var(--bad); font-weight: 600; }
-footer { margin-top: 48px; font-size: 0.85rem; color: var(--soft); }
 
 @media (max-width: 520px) {
   main { padding: 20px 16px 48px; }

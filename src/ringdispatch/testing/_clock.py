@@ -42,8 +42,8 @@ class SteppedClock:
 
     Raises:
         TypeError: the loop is not asyncio's own: uvloop's clock can't be stepped.
-        RuntimeError: on entering it, no loop is running, it was entered before, or
-            another clock is.
+        RuntimeError: on entering it: no loop is running, this clock was entered before,
+            or another one is entered.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -52,7 +52,7 @@ class SteppedClock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds that `advance` has moved the clock in all."""
+        """Seconds that `advance` and `block` have moved the clock in all."""
         return self._elapsed or 0.0
 
     def __enter__(self) -> Self:

@@ -19,16 +19,15 @@ def kept(batch: Any) -> Any:
 class RecordingDispatcher(BackgroundDispatcher[Entry]):
     """A dispatcher whose entries are in `batches` when `enqueue` returns.
 
-    On the background thread itself, in another dispatcher's dispatch function, it can't
-    wait: the entry is recorded when that function next awaits.
-
     It is a BackgroundDispatcher in all else: layouts check and encode entries, contexts
     are told, the statistics are real, and it can be closed. Each entry is a batch of
-    its own, and the call waits until it is recorded; an event loop is not needed.
+    its own, and the call waits until it is recorded; an event loop is not needed. On
+    the background thread itself, in another dispatcher's dispatch function, it can't
+    wait: the entry is recorded when that function next awaits.
 
-    It takes the arguments of a BackgroundDispatcher, and refuses those that it
-    refuses, so that it can take the place of the class too. The dispatch function is
-    never called. `ms_delay`, `max_batch` and `home` have no effect.
+    It takes the arguments of a BackgroundDispatcher and checks them as that does, so
+    that it can replace the class itself. The dispatch function is never called.
+    `ms_delay`, `max_batch` and `home` have no effect.
 
     Attributes:
         batches: What the dispatch function would have been called with, in order.
