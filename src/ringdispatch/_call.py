@@ -15,7 +15,7 @@ from ._ring import Take
 from ._worker import Worker
 
 if TYPE_CHECKING:
-    from ._windows import Windows
+    from ._batching import Batching
 
 # From 3.12 on a task can take its first step at once, one loop iteration earlier.
 _EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -56,7 +56,7 @@ class Call:
         "take",
     )
 
-    def __init__(self, dispatcher: "Windows[Any]", home: Home) -> None:
+    def __init__(self, dispatcher: "Batching[Any]", home: Home) -> None:
         self._dispatcher = dispatcher
         self.home = home
         self.take: Take | None = None

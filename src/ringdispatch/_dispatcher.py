@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypedDict, TypeVar, Unpack, overload
 
 from . import _options, _process
+from ._batching import Batching
 from ._bytes import BytesBatch
 from ._call import Call, current_call
 from ._home import Home
@@ -15,7 +16,6 @@ from ._layouts import Bytes, Objects, Records
 from ._producer import POLICIES
 from ._reports import OnDrop, OnError, Reports
 from ._settlements import Settlement
-from ._windows import Windows
 
 Entry = TypeVar("Entry")
 
@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
     name: str | None
 
 
-class BackgroundDispatcher(Windows[Entry]):
+class BackgroundDispatcher(Batching[Entry]):
     """Hands entries to an async function in batches, in the background.
 
     Dispatches: an entry that finds the ring empty opens a window; `ms_delay` later all

@@ -116,8 +116,8 @@ cdef class Producer:
         cdef PyObject *given = <PyObject *> entry
         return admit(self, &given, ONE_ENTRY, context, WAIT)
 
-    cdef int place_timed(self, Item *item, int on_full) except -1:
-        """Place what would open a window: only that needs the time."""
+    cdef int store_timed(self, Item *item, int on_full) except -1:
+        """Store what would open a window: only that needs the time."""
         try:
             item.now = self._now()
         except BaseException:
@@ -125,7 +125,7 @@ cdef class Producer:
                 PyBuffer_Release(&item.view)
             raise
         item.timed = True
-        return place(self._ring, item, on_full)
+        return store_locked(self._ring, item, on_full)
 
     def _reject_full(self):
         """Count an entry that waited for room in vain."""
@@ -260,9 +260,9 @@ cdef object admit(
         item.viewed = item.timed = False
         item.displaced = NULL
         self._ring.prepare(given, fields, &item)
-        outcome = place(self._ring, &item, on_full)
+        outcome = store_locked(self._ring, &item, on_full)
         if outcome == UNTIMED:
-            outcome = self.place_timed(&item, on_full)
+            outcome = self.store_timed(&item, on_full)
         if item.viewed:
             PyBuffer_Release(&item.view)
         Py_XDECREF(item.displaced)
@@ -300,15 +300,15 @@ cdef inline int first_drop(Core *core) noexcept nogil:
     return FIRST_DROP
 
 
-cdef inline int place(Ring ring, Item *item, int on_full) noexcept nogil:
-    """Store the entry or refuse it, in one critical section; returns the outcome."""
+cdef inline int store_locked(Ring ring, Item *item, int on_full) noexcept nogil:
+    """Store the entry or refuse it, in one critical section; the outcome."""
     ring_lock(&ring.core.mutex)
-    cdef int outcome = store(ring, item, on_full)
+    cdef int outcome = store_or_refuse(ring, item, on_full)
     ring_unlock(&ring.core.mutex)
     return outcome
 
 
-cdef inline int store(Ring ring, Item *item, int on_full) noexcept nogil:
+cdef inline int store_or_refuse(Ring ring, Item *item, int on_full) noexcept nogil:
     cdef Core *core = &ring.core
     if not (core.window or item.timed) and core.limit:
         return UNTIMED

@@ -34,7 +34,7 @@ _GONE = object()
 
 
 @give_enqueue
-class Windows(Producer[Entry]):
+class Batching(Producer[Entry]):
     """Serves the windows that `enqueue` opens.
 
     Every event (a window opens, its timer fires, a batch is full, a place is given
