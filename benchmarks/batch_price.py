@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Objects
+from ringdispatch._producer import Producer, give_enqueue
 
 ENTRY = object()
 SIZES = (10, 100, 1_000, 10_000, 65_536)
@@ -63,8 +64,12 @@ def take_list(size: int) -> int:
     return elapsed
 
 
-class _Filler(BackgroundDispatcher[Any]):
+@give_enqueue
+class _Filler(Producer[Any]):
     """Puts entries into a ring of ours; nobody is told of its windows."""
+
+    enqueue: Any
+    _now = staticmethod(time.monotonic)
 
     def __init__(self, ring: Any) -> None:
         self._attach(ring, "drop_newest")
@@ -78,9 +83,6 @@ class _Filler(BackgroundDispatcher[Any]):
     def fill(self, size: int, entry: Any) -> None:
         for _ in range(size):
             assert self.enqueue(entry)
-
-    def __del__(self) -> None:
-        pass
 
 
 def filled(layout: Any, size: int, entry: Any = ENTRY) -> Any:

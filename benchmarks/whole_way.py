@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 
 from ringdispatch import BackgroundDispatcher, Bytes
+from ringdispatch._tune._probes import resident
 from ways import (
     AT_ONCE,
     BYTES,
@@ -126,12 +127,6 @@ def line_bytes() -> int:
     sizes: list[int] = []
     dicts(lambda entry: sizes.append(len(orjson.dumps(entry))))(MILLION)
     return sum(sizes) + MILLION
-
-
-def resident() -> int:
-    """Resident bytes of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def child(what: str, case: str, delay: float, seconds: float) -> None:

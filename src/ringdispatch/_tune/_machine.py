@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import re
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def describe(*, seed: int, mode: str, peers: Sequence[str] = ()) -> dict[str, An
         "cpu": _cpu(),
         "cores": _cores(),
         "memory": _memory(),
-        "system": f"{platform.platform(terse=True)}, {platform.machine()}",
+        "system": f"{_system()}, {platform.machine()}",
         "python": _python(),
         "packages": {name: _version(name) for name in (*_PACKAGES, *peers)},
         "json": JSON,
@@ -78,6 +79,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _system() -> str:
+    """Its name and version, without a builder's own words behind it."""
+    return re.sub(r"(-\d+\.\d+).*", r"\1", platform.platform(terse=True))
 
 
 def _commit() -> str:
