@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import sys
 import sysconfig
 import threading
@@ -34,6 +33,7 @@ from ringdispatch import (
     Records,
     Statistics,
 )
+from ringdispatch._tune._probes import resident
 
 POLICIES = ("drop_newest", "drop_oldest", "raise")
 LAYOUTS = ("objects", "records", "bytes")
@@ -58,12 +58,6 @@ def laid_out(
     most = (capacity + 1) * (size + len(separator))  # the entries' number is the bound
     layout = Bytes(max_bytes=most) if name == "bytes" else Objects()
     return layout, lambda number: b"%0*d" % (size, number)
-
-
-def resident() -> int:
-    """Bytes of resident memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
