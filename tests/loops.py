@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from ringdispatch import BackgroundDispatcher
 from support import Sink
+
+# The name of the background thread.
+BACKGROUND = "ringdispatch"
 
 # Whoever looked less often has not waited: the machine stood still.
 LEAST_LOOKS = 100
@@ -62,6 +66,11 @@ async def comes_true(condition: Callable[[], object], seconds: float = 10.0) -> 
         in_time = time.monotonic() < deadline or looks < LEAST_LOOKS
         assert in_time, "not within the deadline"
         await asyncio.sleep(0.001)
+
+
+async def put(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> None:
+    for entry in entries:
+        assert dispatcher.enqueue(entry)
 
 
 async def in_steps_until(condition: Callable[[], object]) -> None:

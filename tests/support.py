@@ -1,13 +1,16 @@
-"""What the tests share: a loop whose time they step, a sink that records, the books."""
+"""What the tests share: a stepped loop, a sink that records, the books, the log."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Statistics
 from ringdispatch.testing import SteppedClock
+
+if TYPE_CHECKING:  # races.py does without
+    import pytest
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -76,6 +79,17 @@ class Sink:
         self._gate = None
 
 
+class Application:
+    """Code that uses a dispatcher."""
+
+    def __init__(self, dispatcher: BackgroundDispatcher[Any]) -> None:
+        self.dispatcher = dispatcher
+
+    def handle(self, url: str, context: object = None) -> str:
+        self.dispatcher.enqueue({"url": url}, context)
+        return "Hello World!"
+
+
 def adds_up(seen: Statistics) -> bool:
     """C8: every entry is somewhere, and in one place."""
     out = seen.dispatched + seen.failed + seen.evicted + seen.abandoned
@@ -89,3 +103,12 @@ def books_agree(dispatcher: BackgroundDispatcher[Any]) -> None:
     assert 0 <= seen.pending <= seen.peak_pending <= seen.capacity, seen
     assert 0 <= seen.in_flight <= seen.accepted, seen
     assert 0 <= seen.failed_batches <= seen.batches, seen
+
+
+def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """The project's log lines of one level."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "ringdispatch" and record.levelno == level
+    ]

@@ -1,4 +1,4 @@
-"""C11: failed dispatches, timeouts, and hooks that raise."""
+"""C11: failed dispatches, what is told of them, and hooks that raise."""
 
 from __future__ import annotations
 
@@ -13,18 +13,9 @@ import pytest
 from loops import LOOPS
 from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
-from support import Sink, SteppedLoop, books_agree
+from support import Sink, SteppedLoop, books_agree, told
 
 pytestmark = pytest.mark.every_layout
-
-
-def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """The project's log lines of one level."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "ringdispatch" and record.levelno == level
-    ]
 
 
 @pytest.mark.parametrize(
@@ -150,97 +141,6 @@ def test_f16_end_raised_on_the_background_thread(error: str) -> None:  # C11
     )
     assert outcome.lines == ["['b']", "['c']"]
     assert "never retrieved" not in outcome.stderr
-
-
-# ---- timeouts
-
-
-async def swallow(seconds: float) -> None:
-    """Sleep on, whoever cancels."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while (left := end - loop.time()) > 0:
-        try:
-            await asyncio.sleep(left)
-        except asyncio.CancelledError:
-            continue
-
-
-def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:  # C11
-    async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=2)
-        sink.hold()
-        dispatcher.enqueue("a")
-        await stepped.advance(0.2)
-        dispatcher.enqueue("b")
-        await stepped.advance(1.8)
-        assert dispatcher.statistics().in_flight == 1
-        sink._gate = None
-        await stepped.advance(0.2)
-        assert sink.batches == [["a"], ["b"]]
-        assert dispatcher.statistics().failed == 1
-        assert dispatcher.statistics().dispatched == 1
-        assert stepped.timers() == []
-        assert await dispatcher.aclose()
-
-    stepped.run_until_complete(main())
-    (line,) = told(caplog, logging.WARNING)
-    assert "dispatch_timeout=2.0" in line
-    assert told(caplog, logging.ERROR) == []
-
-
-def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
-    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
-) -> None:  # C11, C6
-    batches: list[Any] = []
-
-    async def main() -> None:
-        async def sink(batch: list[Any]) -> None:
-            batches.append(batch)
-            if batch == ["a"]:
-                await swallow(60)
-
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, dispatch_timeout=2, capacity=3, name="n1"
-        )
-        dispatcher.enqueue("a")
-        await stepped.advance(2.2)
-        assert dispatcher.statistics().failed == 1  # settled at the timeout
-        assert dispatcher.statistics().in_flight == 0
-        assert [dispatcher.enqueue(entry) for entry in "bcde"] == [True] * 3 + [False]
-        await stepped.advance(50)
-        assert batches == [["a"]]  # per on_full until it ends
-        (line,) = told(caplog, logging.ERROR)
-        assert line.startswith("n1: ")
-        assert "ignores its cancellation" in line
-        await stepped.advance(10)
-        assert batches == [["a"], ["b", "c", "d"]]
-        books = dispatcher.statistics()
-        # Its late result changes no count.
-        assert (books.failed, books.dispatched, books.batches) == (1, 3, 2)
-        books_agree(dispatcher)
-        assert await dispatcher.aclose()
-
-    stepped.run_until_complete(main())
-
-
-def test_no_timeout_means_never(stepped: SteppedLoop, sink: Sink) -> None:  # C11
-    async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=None)
-        sink.hold()
-        dispatcher.enqueue("a")
-        for _ in range(3):
-            await stepped.advance(86_400)
-        assert dispatcher.statistics().in_flight == 1
-        sink.release()
-        await stepped.settle()
-        assert dispatcher.statistics().dispatched == 1
-        assert stepped.timers() == []
-        assert await dispatcher.aclose()
-
-    stepped.run_until_complete(main())
 
 
 # ---- what the log and the hooks are told

@@ -1,4 +1,4 @@
-"""C13 and C14: where a dispatcher lives, and what becomes of it with its loop."""
+"""C14: what becomes of a dispatcher whose loop ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from loops import LOOPS, Place, comes_true, eventually, new_loop, run_on
+from loops import (
+    BACKGROUND,
+    LOOPS,
+    Place,
+    comes_true,
+    eventually,
+    new_loop,
+    put,
+    run_on,
+)
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._call import current_call
 from ringdispatch._home import Home
@@ -20,184 +29,6 @@ pytestmark = [
     pytest.mark.every_layout,
     pytest.mark.parametrize("loop_name", LOOPS),
 ]
-
-BACKGROUND = "ringdispatch"
-
-
-async def put(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> None:
-    for entry in entries:
-        assert dispatcher.enqueue(entry)
-
-
-# ---- C13: the home
-
-
-def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13
-    run_snippet(
-        """
-        import asyncio, gc, os, sys, threading
-
-        def seen():
-            gc.collect()
-            loops = [o for o in gc.get_objects()
-                     if isinstance(o, asyncio.AbstractEventLoop)]
-            fds = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
-            return threading.active_count(), len(loops), fds
-
-        before = seen()
-        from ringdispatch import BackgroundDispatcher
-        async def send(batch): pass
-        dispatcher = BackgroundDispatcher(send, ms_delay=10)
-        assert seen() == before, (before, seen())
-
-        async def main():
-            before = seen()
-            dispatcher = BackgroundDispatcher(send, ms_delay=10)
-            assert seen() == before, (before, seen())
-            assert len(asyncio.all_tasks()) == 1
-            assert await dispatcher.aclose()
-        asyncio.run(main())
-        assert dispatcher.close()
-        """,
-        loop=loop_name,
-        prelude=False,
-    )
-
-
-def test_first_entry_makes_the_running_loop_the_home(loop_name: str) -> None:  # C13
-    sink = Place()
-
-    async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
-        dispatcher.enqueue("a")
-        thread = threading.Thread(target=dispatcher.enqueue, args=("b",))
-        await comes_true(lambda: sink.entries == ["a"])
-        thread.start()  # a thread without a loop changes nothing
-        await comes_true(lambda: sink.entries == ["a", "b"])
-        thread.join()
-        assert set(sink.loops) == {asyncio.get_running_loop()}
-        assert await dispatcher.aclose()
-
-    run_on(loop_name, main())
-
-
-def test_entry_without_a_loop_finds_the_background_thread(
-    loop_name: str,
-) -> None:  # C13
-    sink = Place()
-    with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
-        dispatcher.enqueue("a")
-        eventually(lambda: sink.entries)
-        assert sink.threads == [BACKGROUND]
-        assert all(
-            thread.daemon
-            for thread in threading.enumerate()
-            if thread.name == BACKGROUND
-        )
-
-
-def test_background_thread_is_one_for_all(loop_name: str) -> None:  # C13
-    sinks = [Place() for _ in range(10)]
-    dispatchers = [BackgroundDispatcher(sink, ms_delay=1) for sink in sinks]
-    for dispatcher in dispatchers:
-        dispatcher.enqueue("a")
-    for dispatcher in dispatchers:
-        assert dispatcher.close()
-    assert len({sink.loops[0] for sink in sinks}) == 1
-    assert sum(thread.name == BACKGROUND for thread in threading.enumerate()) == 1
-
-
-def test_f39_stray_entry_at_import_does_not_decide_the_home(
-    loop_name: str,
-) -> None:  # C13
-    sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
-    dispatcher.enqueue("stray")
-    eventually(lambda: dispatcher.statistics().dispatched == 1)
-
-    async def main() -> None:
-        dispatcher.enqueue("request")
-        await comes_true(lambda: len(sink.batches) == 2)
-        assert sink.threads[0] == BACKGROUND
-        assert sink.loops[1] is asyncio.get_running_loop()
-        assert await dispatcher.aclose()
-
-    run_on(loop_name, main())
-
-
-@pytest.mark.parametrize("fix", ["bind", "async with"])
-def test_bound_loop_gets_what_was_pending_and_stays(
-    loop_name: str, fix: str
-) -> None:  # C13
-    sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
-    dispatcher.enqueue("stray")  # waits on the background thread
-
-    async def use() -> None:
-        await comes_true(lambda: sink.entries == ["stray"])
-        # Neither a thread nor another loop takes it away.
-        await asyncio.to_thread(dispatcher.enqueue, "thread")
-        await comes_true(lambda: len(sink.entries) == 2)
-        await asyncio.to_thread(asyncio.run, put(dispatcher, "other loop"))
-        await comes_true(lambda: len(sink.entries) == 3)
-        assert set(sink.loops) == {asyncio.get_running_loop()}
-
-    async def main() -> None:
-        if fix == "bind":
-            dispatcher.bind()
-            await use()
-            assert await dispatcher.aclose()
-        else:
-            async with dispatcher as entered:
-                assert entered is dispatcher
-                await use()
-        assert dispatcher.closed
-
-    run_on(loop_name, main())
-    books_agree(dispatcher)
-
-
-def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
-    """Bound from the dispatch function, where the client was made."""
-    sink = Place()
-
-    async def send(batch: list[Any]) -> None:
-        dispatcher.bind()
-        await sink(batch)
-
-    dispatcher = BackgroundDispatcher(send, ms_delay=1)
-    dispatcher.enqueue("stray")
-    eventually(lambda: dispatcher.statistics().dispatched == 1)
-
-    async def main() -> None:
-        dispatcher.enqueue("request")
-        await comes_true(lambda: len(sink.batches) == 2)
-
-    run_on(loop_name, main())
-    assert sink.threads == [BACKGROUND] * 2
-    assert dispatcher.close()
-
-
-def test_bind_needs_a_running_loop(loop_name: str) -> None:  # C13
-    dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
-    with pytest.raises(RuntimeError, match="no running event loop"):
-        dispatcher.bind()
-
-
-def test_home_thread_stays_there_even_from_a_loop(loop_name: str) -> None:  # C13
-    sink = Place()
-
-    async def main() -> None:
-        async with BackgroundDispatcher(sink, ms_delay=1, home="thread") as dispatcher:
-            for number in range(3):
-                dispatcher.enqueue(number)
-                await comes_true(lambda: len(sink.entries) > number)  # noqa: B023
-        assert sink.threads == [BACKGROUND] * 3
-
-    run_on(loop_name, main())
-
-
-# ---- C14: loops that end, stop and are replaced
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -401,57 +232,6 @@ def test_f37_loop_closed_with_a_task_made_but_not_started(
     del task, main
 
 
-def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> None:
-    sink = Place()  # C14
-    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
-    loop = new_loop(loop_name)
-    loop.run_until_complete(put(dispatcher, "a"))
-    other = BackgroundDispatcher(Place(), ms_delay=400)
-    other.enqueue("the time that this takes is enough")
-    eventually(lambda: other.statistics().dispatched)
-    assert sink.batches == []
-    assert dispatcher.pending == 1
-
-    async def again() -> None:
-        await comes_true(lambda: sink.entries == ["a"])
-        assert sink.loops == [loop]
-        assert await dispatcher.aclose()
-
-    loop.run_until_complete(again())
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-    assert other.close()
-
-
-def test_stopped_loop_keeps_its_entries_when_a_former_home_is_closed(
-    loop_name: str,
-) -> None:  # C14
-    sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
-    former, loop = new_loop(loop_name), new_loop(loop_name)
-
-    async def use(entry: str) -> None:
-        dispatcher.bind()
-        dispatcher.enqueue(entry)
-        assert await dispatcher.aflush()
-
-    async def leave(entry: str) -> None:
-        dispatcher.bind()
-        dispatcher.enqueue(entry)
-
-    former.run_until_complete(use("a"))
-    loop.run_until_complete(leave("b"))
-    former.close()
-
-    async def again() -> None:
-        await comes_true(lambda: sink.entries == ["a", "b"])
-        assert sink.loops == [former, loop]
-        assert await dispatcher.aclose()
-
-    loop.run_until_complete(again())
-    loop.close()
-
-
 def test_close_of_a_users_own_is_called_as_it_is(loop_name: str) -> None:
     loop = new_loop(loop_name)
     dispatcher = BackgroundDispatcher(Place(), ms_delay=60_000)
@@ -501,55 +281,6 @@ def test_each_dispatcher_is_told_of_a_close_whatever_another_raises(
     assert dispatchers[1]._home.background
     assert all(dispatcher.close() for dispatcher in dispatchers)
     assert sink.entries == ["a"] * 3
-
-
-@pytest.mark.parametrize("how", ["flush", "close", "aenqueue", "aflush", "4096"])
-def test_f22_stopped_loop_gives_way_to_one_that_runs(
-    loop_name: str, how: str
-) -> None:  # C14
-    sink = Place()
-    # Not over before the loop stops, however busy the machine.
-    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
-    loop = new_loop(loop_name)
-    loop.run_until_complete(put(dispatcher, "a"))
-
-    async def elsewhere() -> None:
-        if how == "aflush":
-            assert await dispatcher.aflush()
-        else:
-            await dispatcher.aenqueue("b")
-            await comes_true(lambda: "a" in sink.entries)
-
-    if how == "flush":
-        assert dispatcher.flush()
-    elif how == "close":
-        assert dispatcher.close()
-    elif how == "4096":
-        for number in range(4096):
-            dispatcher.enqueue(number)
-        eventually(lambda: "a" in sink.entries)
-    else:
-        run_on(loop_name, elsewhere())
-    assert sink.entries[0] == "a"
-    assert loop not in sink.loops
-    assert dispatcher.close()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-    books_agree(dispatcher)
-
-
-def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(loop_name: str) -> None:
-    sink = Place()  # C14: 4 096 entries, accepted or not
-    dispatcher = BackgroundDispatcher(sink, ms_delay=5, capacity=10)
-    loop = new_loop(loop_name)
-    # Full while the loop runs, and only then stopped.
-    loop.run_until_complete(put(dispatcher, *range(10)))
-    for number in range(3 * 4096):
-        dispatcher.enqueue(number)
-    eventually(lambda: sink.entries[:10] == list(range(10)), seconds=3)
-    assert dispatcher.close()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
 
 
 def test_loop_near_its_end_is_no_home_for_one_that_had_moved_away(

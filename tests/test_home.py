@@ -1,0 +1,184 @@
+"""C13: where a dispatcher lives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, put, run_on
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import books_agree
+
+pytestmark = [
+    pytest.mark.every_layout,
+    pytest.mark.parametrize("loop_name", LOOPS),
+]
+
+
+def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13
+    run_snippet(
+        """
+        import asyncio, gc, os, sys, threading
+
+        def seen():
+            gc.collect()
+            loops = [o for o in gc.get_objects()
+                     if isinstance(o, asyncio.AbstractEventLoop)]
+            fds = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+            return threading.active_count(), len(loops), fds
+
+        before = seen()
+        from ringdispatch import BackgroundDispatcher
+        async def send(batch): pass
+        dispatcher = BackgroundDispatcher(send, ms_delay=10)
+        assert seen() == before, (before, seen())
+
+        async def main():
+            before = seen()
+            dispatcher = BackgroundDispatcher(send, ms_delay=10)
+            assert seen() == before, (before, seen())
+            assert len(asyncio.all_tasks()) == 1
+            assert await dispatcher.aclose()
+        asyncio.run(main())
+        assert dispatcher.close()
+        """,
+        loop=loop_name,
+        prelude=False,
+    )
+
+
+def test_first_entry_makes_the_running_loop_the_home(loop_name: str) -> None:  # C13
+    sink = Place()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue("a")
+        thread = threading.Thread(target=dispatcher.enqueue, args=("b",))
+        await comes_true(lambda: sink.entries == ["a"])
+        thread.start()  # a thread without a loop changes nothing
+        await comes_true(lambda: sink.entries == ["a", "b"])
+        thread.join()
+        assert set(sink.loops) == {asyncio.get_running_loop()}
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+def test_entry_without_a_loop_finds_the_background_thread(
+    loop_name: str,
+) -> None:  # C13
+    sink = Place()
+    with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+        dispatcher.enqueue("a")
+        eventually(lambda: sink.entries)
+        assert sink.threads == [BACKGROUND]
+        assert all(
+            thread.daemon
+            for thread in threading.enumerate()
+            if thread.name == BACKGROUND
+        )
+
+
+def test_background_thread_is_one_for_all(loop_name: str) -> None:  # C13
+    sinks = [Place() for _ in range(10)]
+    dispatchers = [BackgroundDispatcher(sink, ms_delay=1) for sink in sinks]
+    for dispatcher in dispatchers:
+        dispatcher.enqueue("a")
+    for dispatcher in dispatchers:
+        assert dispatcher.close()
+    assert len({sink.loops[0] for sink in sinks}) == 1
+    assert sum(thread.name == BACKGROUND for thread in threading.enumerate()) == 1
+
+
+def test_f39_stray_entry_at_import_does_not_decide_the_home(
+    loop_name: str,
+) -> None:  # C13
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher.enqueue("stray")
+    eventually(lambda: dispatcher.statistics().dispatched == 1)
+
+    async def main() -> None:
+        dispatcher.enqueue("request")
+        await comes_true(lambda: len(sink.batches) == 2)
+        assert sink.threads[0] == BACKGROUND
+        assert sink.loops[1] is asyncio.get_running_loop()
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+
+
+@pytest.mark.parametrize("fix", ["bind", "async with"])
+def test_bound_loop_gets_what_was_pending_and_stays(
+    loop_name: str, fix: str
+) -> None:  # C13
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    dispatcher.enqueue("stray")  # waits on the background thread
+
+    async def use() -> None:
+        await comes_true(lambda: sink.entries == ["stray"])
+        # Neither a thread nor another loop takes it away.
+        await asyncio.to_thread(dispatcher.enqueue, "thread")
+        await comes_true(lambda: len(sink.entries) == 2)
+        await asyncio.to_thread(asyncio.run, put(dispatcher, "other loop"))
+        await comes_true(lambda: len(sink.entries) == 3)
+        assert set(sink.loops) == {asyncio.get_running_loop()}
+
+    async def main() -> None:
+        if fix == "bind":
+            dispatcher.bind()
+            await use()
+            assert await dispatcher.aclose()
+        else:
+            async with dispatcher as entered:
+                assert entered is dispatcher
+                await use()
+        assert dispatcher.closed
+
+    run_on(loop_name, main())
+    books_agree(dispatcher)
+
+
+def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
+    """Bound from the dispatch function, where the client was made."""
+    sink = Place()
+
+    async def send(batch: list[Any]) -> None:
+        dispatcher.bind()
+        await sink(batch)
+
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    dispatcher.enqueue("stray")
+    eventually(lambda: dispatcher.statistics().dispatched == 1)
+
+    async def main() -> None:
+        dispatcher.enqueue("request")
+        await comes_true(lambda: len(sink.batches) == 2)
+
+    run_on(loop_name, main())
+    assert sink.threads == [BACKGROUND] * 2
+    assert dispatcher.close()
+
+
+def test_bind_needs_a_running_loop(loop_name: str) -> None:  # C13
+    dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        dispatcher.bind()
+
+
+def test_home_thread_stays_there_even_from_a_loop(loop_name: str) -> None:  # C13
+    sink = Place()
+
+    async def main() -> None:
+        async with BackgroundDispatcher(sink, ms_delay=1, home="thread") as dispatcher:
+            for number in range(3):
+                dispatcher.enqueue(number)
+                await comes_true(lambda: len(sink.entries) > number)  # noqa: B023
+        assert sink.threads == [BACKGROUND] * 3
+
+    run_on(loop_name, main())

@@ -1,0 +1,114 @@
+"""C14: a stopped loop keeps its entries, until another that runs is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from loops import LOOPS, Place, comes_true, eventually, new_loop, put, run_on
+from ringdispatch import BackgroundDispatcher
+from support import books_agree
+
+pytestmark = [
+    pytest.mark.every_layout,
+    pytest.mark.parametrize("loop_name", LOOPS),
+]
+
+
+def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> None:
+    sink = Place()  # C14
+    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+    other = BackgroundDispatcher(Place(), ms_delay=400)
+    other.enqueue("the time that this takes is enough")
+    eventually(lambda: other.statistics().dispatched)
+    assert sink.batches == []
+    assert dispatcher.pending == 1
+
+    async def again() -> None:
+        await comes_true(lambda: sink.entries == ["a"])
+        assert sink.loops == [loop]
+        assert await dispatcher.aclose()
+
+    loop.run_until_complete(again())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert other.close()
+
+
+def test_stopped_loop_keeps_its_entries_when_a_former_home_is_closed(
+    loop_name: str,
+) -> None:  # C14
+    sink = Place()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    former, loop = new_loop(loop_name), new_loop(loop_name)
+
+    async def use(entry: str) -> None:
+        dispatcher.bind()
+        dispatcher.enqueue(entry)
+        assert await dispatcher.aflush()
+
+    async def leave(entry: str) -> None:
+        dispatcher.bind()
+        dispatcher.enqueue(entry)
+
+    former.run_until_complete(use("a"))
+    loop.run_until_complete(leave("b"))
+    former.close()
+
+    async def again() -> None:
+        await comes_true(lambda: sink.entries == ["a", "b"])
+        assert sink.loops == [former, loop]
+        assert await dispatcher.aclose()
+
+    loop.run_until_complete(again())
+    loop.close()
+
+
+@pytest.mark.parametrize("how", ["flush", "close", "aenqueue", "aflush", "4096"])
+def test_f22_stopped_loop_gives_way_to_one_that_runs(
+    loop_name: str, how: str
+) -> None:  # C14
+    sink = Place()
+    # Not over before the loop stops, however busy the machine.
+    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
+    loop = new_loop(loop_name)
+    loop.run_until_complete(put(dispatcher, "a"))
+
+    async def elsewhere() -> None:
+        if how == "aflush":
+            assert await dispatcher.aflush()
+        else:
+            await dispatcher.aenqueue("b")
+            await comes_true(lambda: "a" in sink.entries)
+
+    if how == "flush":
+        assert dispatcher.flush()
+    elif how == "close":
+        assert dispatcher.close()
+    elif how == "4096":
+        for number in range(4096):
+            dispatcher.enqueue(number)
+        eventually(lambda: "a" in sink.entries)
+    else:
+        run_on(loop_name, elsewhere())
+    assert sink.entries[0] == "a"
+    assert loop not in sink.loops
+    assert dispatcher.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    books_agree(dispatcher)
+
+
+def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(loop_name: str) -> None:
+    sink = Place()  # C14: 4 096 entries, accepted or not
+    dispatcher = BackgroundDispatcher(sink, ms_delay=5, capacity=10)
+    loop = new_loop(loop_name)
+    # Full while the loop runs, and only then stopped.
+    loop.run_until_complete(put(dispatcher, *range(10)))
+    for number in range(3 * 4096):
+        dispatcher.enqueue(number)
+    eventually(lambda: sink.entries[:10] == list(range(10)), seconds=3)
+    assert dispatcher.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
