@@ -233,6 +233,12 @@ class Round:
         gone = weakref.ref(self.dispatcher)
         del self.dispatcher
         self.sink.dispatcher = None
+        # The record keeps closed loops. What a thread posts in the very moment one is
+        # closed stays there: asyncio has looked before whether it is.
+        for loop in self.record.ended_loops:
+            posted = getattr(loop, "_ready", None)
+            if posted is not None and loop.is_closed():
+                posted.clear()
         eventually_or(
             lambda: gc.collect() >= 0 and gone() is None,
             SETTLE_SECONDS,
