@@ -158,12 +158,12 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
         if sink != fast or rate is None:
             continue
         calls = short.calls_per_second / long.calls_per_second
+        more = round((long.rss_growth - short.rss_growth) / MIB, 1)
         lines.append(
             f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls, at "
             f"{_processor_time(short, long)}; "
             f"with {LONG:g} ms entries get {long.age_p99:,.0f} ms old (p99) instead of "
-            f"{short.age_p99:,.0f}, and memory grows "
-            f"{(long.rss_growth - short.rss_growth) / MIB:+,.1f} MiB."
+            f"{short.age_p99:,.0f}, and memory grows {more + 0.0:+,.1f} MiB."
         )
     return lines
 
