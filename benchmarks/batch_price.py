@@ -38,7 +38,7 @@ def take_ring(size: int) -> int:
     take = ring.take(size)
     elapsed = time.perf_counter_ns() - start
     assert take is not None
-    assert len(take.entries) == size
+    assert len(take.batch) == size
     return elapsed
 
 

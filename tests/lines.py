@@ -38,7 +38,7 @@ class Line(Producer[Any]):
     def take(self, most: int = 2**32) -> Any:
         """The next batch; None if nothing is pending."""
         take = self.ring.take(most)
-        return None if take is None else take.entries
+        return None if take is None else take.batch
 
     def books(self) -> Statistics:
         return Statistics(*self.ring.snapshot(0.0))

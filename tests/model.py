@@ -37,25 +37,25 @@ LOOK_ROUND = 4096
 
 @dataclass
 class ModelTake:
-    """A batch on its way out: its entries, and their positions [start, end)."""
+    """A batch on its way out: what it holds, and the positions [start, end)."""
 
     ring: ModelRing
-    life: int  # the ring's, when it was taken: a fork begins a new one
+    generation: int  # the ring's, when it was taken: a fork begins a new one
     start: int
     end: int
-    entries: list[Any]
+    batch: list[Any]
     settled: bool = False
 
     def settle(self, failed: bool, seconds: float) -> bool:
         """Enter the outcome in the books; False if that was done before."""
-        first = not self.settled and self.life == self.ring.life
+        first = not self.settled and self.generation == self.ring.generation
         self.settled = True
         if first:
             count = self.end - self.start
             self.ring.books["failed" if failed else "dispatched"] += count
             self.ring.books["failed_batches"] += failed
             self.ring.in_flight -= count
-            self.ring.seconds += seconds
+            self.ring.dispatch_seconds += seconds
         return first
 
 
@@ -113,7 +113,7 @@ class ModelRing:
         self.max_bytes = max_bytes
         self.max_batch_bytes = max_batch_bytes
         self.limit = capacity  # most pending entries; 0 once closed
-        self.life = 0
+        self.generation = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -129,7 +129,7 @@ class ModelRing:
         self.places = 0
         self.peak_pending = 0
         self.in_flight = 0
-        self.seconds = 0.0
+        self.dispatch_seconds = 0.0
         self.books: Counter[str] = Counter()
         self._announce_next()
 
@@ -148,7 +148,7 @@ class ModelRing:
         """Choose the position whose filling is announced: a full batch's last."""
         full = self.head + self.max_batch - 1
         look = self.tail + LOOK_ROUND - 1
-        self.announced = full if self.tail <= full < look else look
+        self.check = full if self.tail <= full < look else look
 
     # ---- entries come in
 
@@ -178,7 +178,7 @@ class ModelRing:
         fills = opens = False
         if accepted:
             opens = not self.window
-            fills = self.tail >= self.announced
+            fills = self.tail >= self.check
             self.pending.append(entry)
             self.tail += 1
             self.window = True
@@ -300,14 +300,14 @@ class ModelRing:
         if not self._is_full(self.head):
             end = int(max(self.head, min(end, due)))
         take = self._move_out(end - self.head)
-        if take.entries:
+        if take.batch:
             self.books["batches"] += 1
-            self.in_flight += len(take.entries)
-        return take if take.entries else None
+            self.in_flight += len(take.batch)
+        return take if take.batch else None
 
     def abandon(self) -> int:
         """Let go of everything pending; returns how many entries that were."""
-        gone = self._move_out(len(self.pending)).entries
+        gone = self._move_out(len(self.pending)).batch
         self.books["abandoned"] += len(gone)
         for entry in reversed(gone):  # a list lets go of its items last first
             self.producer.freed(entry)
@@ -321,7 +321,7 @@ class ModelRing:
             self.largest = 0
         self.bytes_told = False
         self._announce_next()
-        return ModelTake(self, self.life, start, start + count, entries)
+        return ModelTake(self, self.generation, start, start + count, entries)
 
     def _leave(self, count: int) -> list[Any]:
         left = [self.pending.popleft() for _ in range(count)]
@@ -349,7 +349,7 @@ class ModelRing:
 
     def reset(self) -> None:
         """Start empty in a forked child. The entries are the parent's: not freed."""
-        self.life += 1
+        self.generation += 1
         self._begin()
 
     # ---- what it all came to
@@ -371,7 +371,7 @@ class ModelRing:
             "failed_batches": self.books["failed_batches"],
             "peak_pending": self.peak_pending,
             "capacity": self.capacity,
-            "dispatch_seconds_total": self.seconds,
+            "dispatch_seconds_total": self.dispatch_seconds,
             "oldest_age_seconds": max(0.0, now - self.oldest) if self.pending else 0.0,
             "max_batch": self.max_batch,
             **self._bounds(),

@@ -155,8 +155,8 @@ class RingRound(Round):
                 continue
             take = self.line.ring.take(random.randint(1, self.max_batch))
             if take is not None:
-                assert take.end - take.start == len(take.entries) <= self.max_batch
-                self.out.append((take.start, self.kind.unpack(take.entries)))
+                assert take.end - take.start == len(take.batch) <= self.max_batch
+                self.out.append((take.start, self.kind.unpack(take.batch)))
                 self.takes.append(take)
                 self.settle(random)
             self.line.ring.release()
@@ -168,7 +168,7 @@ class RingRound(Round):
         if take.settle(failed, 0.5):
             self.settled.append((failed, take.end - take.start))
         assert take.settled
-        entries = take.entries
+        entries = take.batch
         assert entries is None or len(entries) == take.end - take.start
         take.forget()
 

@@ -76,7 +76,7 @@ class Side:
         if take is None:
             return False
         self.takes.append(take)
-        self.log.append(("took", take.start, take.end, self.numbers(take.entries)))
+        self.log.append(("took", take.start, take.end, self.numbers(take.batch)))
         return True
 
     def settle(self, which: int, *, failed: bool, seconds: float) -> None:
@@ -87,7 +87,7 @@ class Side:
 
     def let_go(self, which: int) -> None:
         """The receiver of a batch has no use for it any more."""
-        self.discard(self.takes.pop(which % len(self.takes)).entries)
+        self.discard(self.takes.pop(which % len(self.takes)).batch)
 
     # ---- the hooks of a producer
 
@@ -192,7 +192,7 @@ class Modelled(Side):
             self.freed(number)
 
     def alive(self) -> set[int]:
-        taken = [take.entries for take in self.takes]
+        taken = [take.batch for take in self.takes]
         return self.forgotten.union(self.held, self.ring.pending, *taken)
 
     def snapshot(self) -> dict[str, Any]:

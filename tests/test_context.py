@@ -286,7 +286,7 @@ def test_receipt_that_nobody_awaits_is_no_burden(
         for number in range(100):
             dispatcher.enqueue(number, Context())
             await stepped.advance(0.2)
-        assert len(dispatcher._settlements) == 0
+        assert len(dispatcher._waiters) == 0
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())

@@ -144,7 +144,7 @@ def test_batch_outlives_its_ring() -> None:
     fill(line, range(5))
     take = line.ring.take(8)
     assert take is not None
-    batch = take.entries
+    batch = take.batch
     del take, line
     gc.collect()
     assert numbers_of(batch) == [0, 1, 2, 3, 4]
@@ -158,9 +158,9 @@ def test_take_that_is_let_go_of_unread_gives_its_buffer_back() -> None:
         take = line.ring.take(8)
         assert take is not None
         if number % 2:
-            places.add(address(take.entries))
+            places.add(address(take.batch))
         take.forget()
-        assert take.entries is None
+        assert take.batch is None
         del take
     assert len(places) <= 2
 

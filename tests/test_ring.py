@@ -97,7 +97,7 @@ def test_wrapping_around_loses_nothing_and_keeps_order(
         while side.ring.pending < capacity:
             side.put("enqueue", None)
         assert side.take(most)
-        taken += side.numbers(side.takes[-1].entries)
+        taken += side.numbers(side.takes[-1].batch)
     assert taken == list(range(len(taken)))
     assert len(taken) > 2 * capacity
     assert side.ring.tail == len(taken) + side.ring.pending
@@ -200,7 +200,7 @@ def test_collector_that_enqueues_inside_take_loses_nothing() -> None:  # C18, F1
         gc.callbacks.remove(enqueue_from_collector)
         gc.unfreeze()
     takes.append(side.ring.take(9))
-    taken = [number for take in takes if take is not None for number in take.entries]
+    taken = [number for take in takes if take is not None for number in take.batch]
     assert taken == accepted
     if sys.version_info < (3, 12):  # later ones collect after the call, not inside it
         assert collections > 300
@@ -221,7 +221,7 @@ def test_arguments_come_by_place_or_by_name(
     side = Compiled(4, 4, "drop_newest")
     assert side.enqueue(*given, **named) is True
     assert side.log == [("now",), ("opened", 0, "context")]
-    assert side.ring.take(4).entries == ["entry"]
+    assert side.ring.take(4).batch == ["entry"]
 
 
 def test_what_is_kept_for_ever_is_never_freed() -> None:  # C17
@@ -330,14 +330,14 @@ def test_f31_books_agree_at_every_one_of_a_million_random_steps(
             take = ring.take(chance.randrange(1, 60))
             if take is not None:
                 out.append(take)
-                pending -= len(take.entries)
-                flying += len(take.entries)
+                pending -= len(take.batch)
+                flying += len(take.batch)
         elif what < 0.99:
             if out:
                 out.rotate(chance.randrange(3))
                 take = out[0] if what < 0.9 else out.popleft()
                 bad = what < 0.85
-                count = 0 if take.settled else len(take.entries)
+                count = 0 if take.settled else len(take.batch)
                 assert take.settle(bad, 0.0) == (count > 0), seed
                 flying -= count
                 failed += bad * count
@@ -371,7 +371,7 @@ def test_collector_may_take_in_the_middle_of_a_take() -> None:  # C9, C18
     def callback(phase: str, info: Any) -> None:
         take = ring.take(3)
         if take is not None:
-            taken.extend(take.entries)
+            taken.extend(take.batch)
 
     threshold = gc.get_threshold()
     gc.callbacks.append(callback)
@@ -383,10 +383,10 @@ def test_collector_may_take_in_the_middle_of_a_take() -> None:  # C9, C18
                 take = ring.take(60)
                 gc.set_threshold(*threshold)
                 if take is not None:
-                    taken.extend(take.entries)
+                    taken.extend(take.batch)
     finally:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(callback)
     while (take := ring.take(100)) is not None:
-        taken.extend(take.entries)
+        taken.extend(take.batch)
     assert sorted(taken) == list(range(3000))

@@ -245,7 +245,7 @@ class LaidMachine(RingMachine):
     @precondition(lambda self: self.compiled.takes)
     @rule(which=any_take)
     def keep(self, which: int) -> None:
-        batch = self.compiled.takes[which % len(self.compiled.takes)].entries
+        batch = self.compiled.takes[which % len(self.compiled.takes)].batch
         self.kept = [*self.kept[-7:], (batch, self.compiled.read(batch))]
         for side in self.sides:
             side.let_go(which)
@@ -255,8 +255,8 @@ class LaidMachine(RingMachine):
         for batch, entries in self.kept:
             assert self.compiled.read(batch) == entries
         for mine, its in zip(self.compiled.takes, self.modelled.takes, strict=True):
-            entries = self.modelled.read(its.entries)
-            assert self.compiled.read(mine.entries) == entries
+            entries = self.modelled.read(its.batch)
+            assert self.compiled.read(mine.batch) == entries
 
 
 class RecordMachine(LaidMachine):
@@ -296,7 +296,7 @@ class ByteMachine(LaidMachine):
     @invariant()
     def batches_keep_their_bounds(self) -> None:  # C6
         most = self.compiled.snapshot()["max_batch_bytes"]
-        assert all(take.entries.nbytes <= most for take in self.compiled.takes)
+        assert all(take.batch.nbytes <= most for take in self.compiled.takes)
 
 
 def settings_of(examples: int) -> settings:

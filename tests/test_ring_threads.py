@@ -46,14 +46,14 @@ def test_f32_racing_producers_and_takers_lose_nothing_and_keep_order(
         *(lambda mine=mine: line.take_until_finished(mine) for mine in taken_by),
     )
     takes = sorted(itertools.chain(*taken_by), key=lambda take: take.start)
-    out = [mark for take in takes for mark in line.kind.unpack(take.entries)]
+    out = [mark for take in takes for mark in line.kind.unpack(take.batch)]
     books = line.books()
     assert books.accepted == sum(map(len, line.accepted))
     assert books.rejected_full == sum(line.refused)
     assert books.batches == len(takes)
     assert all(take.settled for take in takes)
-    assert [len(take.entries) for take in takes] == [t.end - t.start for t in takes]
-    assert books.failed == sum(len(take.entries) for take in takes if fails(take))
+    assert [len(take.batch) for take in takes] == [t.end - t.start for t in takes]
+    assert books.failed == sum(len(take.batch) for take in takes if fails(take))
     assert books.failed_batches == sum(map(fails, takes))
     assert books.dispatched + books.failed == len(out)
     assert books.dispatch_seconds_total == 0.5 * len(takes)
@@ -89,7 +89,7 @@ def test_snapshots_from_a_racing_thread_agree_with_what_was_done() -> None:  # C
             last = all(line.finished)
             wanted += most
             take = line.ring.take(most)
-            count = 0 if take is None else len(take.entries)
+            count = 0 if take is None else len(take.batch)
             taken += count
             settling += count
             if take is not None:
@@ -168,12 +168,12 @@ def test_batch_may_be_read_while_another_thread_lets_go_of_it(kind: str) -> None
 
     def read_and_let_go() -> None:
         for take in takes:
-            entries = take.entries
+            entries = take.batch
             assert entries is None or line.kind.unpack(entries) == [(1, take.start)]
             take.forget()
 
     race(*[read_and_let_go] * PRODUCERS)
-    assert all(take.entries is None for take in takes)
+    assert all(take.batch is None for take in takes)
 
 
 @each_kind
@@ -197,7 +197,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
             assert (seen.pending_bytes or 0) <= (seen.max_bytes or 0)
 
     race(*line.producers(), lambda: line.take_until_finished(kept), give_up, watch)
-    out = [mark for take in kept for mark in line.kind.unpack(take.entries)]
+    out = [mark for take in kept for mark in line.kind.unpack(take.batch)]
     books = line.books()
     assert books.abandoned == sum(given_up)
     assert books.dispatched + books.failed == len(out)
@@ -225,8 +225,8 @@ def test_buffers_come_back_from_racing_threads_and_are_never_shared(kind: str) -
                 take = shelf.pop()
             except IndexError:
                 continue
-            marks = line.kind.unpack(take.entries)
-            assert marks == line.kind.unpack(take.entries)
+            marks = line.kind.unpack(take.batch)
+            assert marks == line.kind.unpack(take.batch)
 
     race(*line.producers(), take_and_pass_on, *[read_and_drop] * 2)
     assert line.books().in_flight == 0

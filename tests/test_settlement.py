@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._settlements import Settlement
+from ringdispatch._waiters import Waiter
 from support import SteppedLoop, books_agree
 
 pytestmark = pytest.mark.every_layout
@@ -360,7 +360,7 @@ def test_backlog_of_many_failing_batches_goes_out_at_once() -> None:  # C6, C11
 @pytest.mark.objects_only("no dispatcher")
 def test_waiter_that_has_gone_is_told_nothing() -> None:
     """Another thread settles its entries in the moment in which it is cancelled."""
-    gone, waits = Settlement(0, 1), Settlement(0, 1)
+    gone, waits = Waiter(0, 1), Waiter(0, 1)
     assert gone.future.cancel()
     for waiter in (gone, waits):
         waiter.finish(settled=True)

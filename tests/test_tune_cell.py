@@ -63,7 +63,7 @@ def test_figures_add_up_in_every_layout(layout: str) -> None:
         pytest.importorskip("numpy")
     setting = Setting(2_000.0, 10.0, None, layout, seconds=0.2)
     counter = Counter()
-    seen = measure(setting, seed=SEED, sink=counter)
+    seen = measure(setting, seed=SEED, function=counter)
     add_up(seen, setting, counter, 300)
     assert seen.rate <= 2_000.0
     assert seen.age_max >= 9.0  # the opener of a window waits for its delay
@@ -73,7 +73,7 @@ def test_figures_add_up_in_every_layout(layout: str) -> None:
 def test_what_finds_no_room_is_counted_as_dropped() -> None:
     setting = Setting(20_000.0, 5.0, None, capacity=10, seconds=0.2)
     counter = Counter(sleeps=0.02)
-    seen = measure(setting, seed=SEED, sink=counter)
+    seen = measure(setting, seed=SEED, function=counter)
     add_up(seen, setting, counter, 30)
     assert seen.dropped > 0
     assert seen.peak_pending == 10
@@ -83,7 +83,7 @@ def test_what_finds_no_room_is_counted_as_dropped() -> None:
 def test_a_loop_that_stands_still_is_charged_to_what_waited() -> None:
     setting = Setting(1_000.0, 10.0, None, seconds=0.3)
     counter = Counter(blocks=0.15)
-    seen = measure(setting, seed=SEED, sink=counter)
+    seen = measure(setting, seed=SEED, function=counter)
     add_up(seen, setting, counter, 300)
     # Entries that were due while nothing could enqueue them.
     assert seen.age_max >= 100.0
@@ -97,7 +97,7 @@ def test_an_ordinary_function_is_measured_in_its_thread() -> None:
     def sink(batch: list[Any]) -> None:
         received.append(len(batch))
 
-    seen = measure(Setting(1_000.0, 10.0, None, seconds=0.1), seed=SEED, sink=sink)
+    seen = measure(Setting(1_000.0, 10.0, None, seconds=0.1), seed=SEED, function=sink)
     assert sum(received) - 300 == pytest.approx(seen.entries_per_batch * seen.batches)
 
 
@@ -124,7 +124,7 @@ def test_a_delay_may_be_longer_than_what_is_waited_for_a_call(
     monkeypatch.setattr(_cell._Cell, "_warm_up", no_warm_up)
     counter = Counter()
     seen = measure(
-        Setting(1_000.0, 1_500.0, None, seconds=0.1), seed=SEED, sink=counter
+        Setting(1_000.0, 1_500.0, None, seconds=0.1), seed=SEED, function=counter
     )
     assert seen.dropped == 0
     assert counter.received == seen.entries_per_batch * seen.batches > 0
@@ -136,7 +136,7 @@ def test_a_call_that_does_not_end_is_called_so(monkeypatch: pytest.MonkeyPatch) 
     counter = Counter(sleeps=300.0)
     setting = Setting(1_000.0, 10.0, None, seconds=0.1)
     with pytest.raises(CellError, match=r"a call did not end within 0\.05 s"):
-        measure(setting, seed=SEED, sink=counter)
+        measure(setting, seed=SEED, function=counter)
 
 
 async def no_warm_up(*_: Any) -> None: ...
@@ -152,7 +152,7 @@ def test_a_function_that_fails_under_load_is_told_without_waiting_for_the_rest(
 
     setting = Setting(1_000.0, 10.0, None, seconds=0.1)
     with pytest.raises(CellError, match="raised ConnectionError: no route"):
-        measure(setting, seed=SEED, sink=fails)
+        measure(setting, seed=SEED, function=fails)
 
 
 def test_an_entry_that_cannot_be_made_is_told_in_one_line() -> None:

@@ -235,14 +235,14 @@ def test_a_rate_that_is_not_held_is_an_error(
     status, out, err = run(capsys, "--dry", "0", "--rate", "80000", "--delays", "10")
     assert status == 2
     assert err.count("\n") == 1
-    assert "--rate 80000: the generator did not hold it" in err
+    assert "--rate 80000: the producer did not hold it" in err
     assert "it reached 54,321 entries/s" in err
     assert "try --rate 40000" in err
     assert "Set ms_delay" not in out
     assert not Path(".benchmarks/tune.json").exists()
 
 
-def test_a_generator_that_was_disturbed_once_gets_another_chance(
+def test_a_producer_that_was_disturbed_once_gets_another_chance(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []

@@ -18,7 +18,7 @@ from ._producer import Producer, give_enqueue
 from ._reports import Reports
 from ._ring import Ring, Take
 from ._room import RoomQueue
-from ._settlements import Opener, Receipt, Settlement, Settlements
+from ._waiters import Opener, Receipt, Waiter, Waiters
 
 if TYPE_CHECKING:
     from ._statistics import Statistics
@@ -62,11 +62,11 @@ class Batching(Producer[Entry]):
         "_max_in_flight",
         "_prefers_thread",
         "_room",
-        "_settlements",
         "_starting",
         "_starved",
         "_taken_at",
         "_timer",
+        "_waiters",
         "dispatch_function",
         "dispatch_timeout",
         "reports",
@@ -116,10 +116,10 @@ class Batching(Producer[Entry]):
         self._home: Home | None = None
         self._bound = self._prefers_thread
         self._calls: dict[Call, None] = {}  # strong: the loop holds tasks weakly
-        self._settlements = Settlements(self.ring, self._calls, self._max_in_flight)
+        self._waiters = Waiters(self.ring, self._calls, self._max_in_flight)
         self._room = RoomQueue()
         self._drops = Drops(
-            self.ring, self.reports, self._settlements, self._now, self._context
+            self.ring, self.reports, self._waiters, self._now, self._context
         )
         self._due = 0  # positions below it are to go out now
         self._ends_window = False  # whether the next take is the delay's
@@ -136,7 +136,7 @@ class Batching(Producer[Entry]):
             self.reports,
             self._home,
             self._calls,
-            self._settlements,
+            self._waiters,
             self._room,
             self._timer,
             self._drops,
@@ -158,7 +158,7 @@ class Batching(Producer[Entry]):
         opener = None
         if context is not None:
             opener = Opener(position, context)
-            self._settlements.add(opener)
+            self._waiters.add(opener)
         self._call_home(self._home_for_window())
         if opener is not None:
             # The caller's own context, in the caller's own call: a serverless runtime
@@ -181,7 +181,7 @@ class Batching(Producer[Entry]):
             self._revive()
         elif self._called:
             pass  # it is about to look, and will see this entry
-        elif self._settlements or (
+        elif self._waiters or (
             self.ring.places < self._max_in_flight and self._wants_call()
         ):
             self._call_home(self._home)
@@ -299,14 +299,14 @@ class Batching(Producer[Entry]):
             if call.is_orphaned():
                 call.orphan()
         if home.ended:
-            self._settlements.finish()
+            self._waiters.finish()
             if self.ring.pending:
                 self._call_home(self._home_for_window())
             return
         if home is not self._home:
             if self._home is not None and self.ring.pending:
                 self._call_home(self._home)
-            self._settlements.finish()
+            self._waiters.finish()
             return
         ring = self.ring
         if ring.pending:
@@ -316,10 +316,10 @@ class Batching(Producer[Entry]):
                 self._due = ring.reopen(now)
                 self._ends_window = ring.places < self._max_in_flight
             if is_due or not self._starved:
-                self._due = max(self._due, self._settlements.urgent_end())
+                self._due = max(self._due, self._waiters.urgent_end())
                 self._start_calls(home)
         self._set_timer(home)
-        self._settlements.finish()
+        self._waiters.finish()
 
     def _due_at(self) -> float:
         """When the delay ends the window; seconds of the dispatcher's clock.
@@ -415,22 +415,22 @@ class Batching(Producer[Entry]):
         if self.ring.telling or self._drops.overdue:
             self._drops.report(home)
 
-    def invoke(self, call: Call, entries: Any) -> Awaitable[Any]:
+    def invoke(self, call: Call, batch: Any) -> Awaitable[Any]:
         """Call the dispatch function, here or in a worker thread."""
         if self._is_async:
-            awaitable: Awaitable[Any] = self.dispatch_function(entries)
+            awaitable: Awaitable[Any] = self.dispatch_function(batch)
             return awaitable
-        return call.in_thread(entries)
+        return call.in_thread(batch)
 
     def failed(
-        self, error: BaseException, take: Take, entries: Any, *, report: bool
+        self, error: BaseException, take: Take, batch: Any, *, report: bool
     ) -> None:
         """A batch has failed."""
         self.reports.failed(
             error,
-            entries,
+            batch,
             take.end - take.start,
-            self._settlements.contexts(take),
+            self._waiters.contexts(take),
             quiet=not report,
         )
 
@@ -446,7 +446,7 @@ class Batching(Producer[Entry]):
             if self._starting is not home:  # else it looks again when it has started
                 self.look(home)
         else:
-            self._settlements.finish()
+            self._waiters.finish()
             if self.ring.pending:
                 self._call_home(self._home_for_window())
 
@@ -467,10 +467,10 @@ class Batching(Producer[Entry]):
             left = deadline - self._now()
             if left <= 0:
                 break
-            waiter = Settlement(0, self.ring.tail if here else self.ring.head)
-            self._settlements.add(waiter)
+            waiter = Waiter(0, self.ring.tail if here else self.ring.head)
+            self._waiters.add(waiter)
             self.look(home)
-            await self._settlements.wait(waiter, left)
+            await self._waiters.wait(waiter, left)
         home.ended = True
         for call in calls:
             call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))

@@ -103,7 +103,7 @@ cdef class BytesBatch:
 
 
 cdef class BatchIterator:
-    """Gives the entries of a batch; Cython's generators leak references to their type."""
+    """Gives a batch's entries; Cython's generators leak references to their type."""
 
     cdef BytesBatch batch
     cdef uint64_t next
@@ -156,7 +156,7 @@ cdef class ByteRing(Ring):
     cdef uint64_t byte_head
     cdef uint64_t byte_tail
     cdef uint64_t largest  # entry pending at once with those that are now
-    cdef bint announced  # that the bytes pending fill a batch
+    cdef bint bytes_told  # somebody has been told that the bytes pending fill a batch
 
     def __cinit__(
         self,
@@ -198,7 +198,8 @@ cdef class ByteRing(Ring):
         if isinstance(encoded, memoryview) and not encoded.c_contiguous:
             raise self.refusal(entry, encoded)
         # Whose it is may change it while the entry waits.
-        return bytes(encoded) if isinstance(encoded, (bytearray, memoryview)) else encoded
+        mutable = isinstance(encoded, (bytearray, memoryview))
+        return bytes(encoded) if mutable else encoded
 
     cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
         cdef Core *core = &self.core
@@ -213,7 +214,7 @@ cdef class ByteRing(Ring):
             core.tail < core.stop
             and pending <= self.max_bytes
             and item.size <= core.most_bytes
-            and (self.announced or pending < self.full_batch(item.size))
+            and (self.bytes_told or pending < self.full_batch(item.size))
         )
         if stored:
             self.store(&item)
@@ -266,9 +267,9 @@ cdef class ByteRing(Ring):
         self.ends[self.core.tail & self.core.mask] = <uint32_t> self.byte_tail
         if item.size > self.largest:
             self.largest = item.size
-        if self.announced or self.byte_tail - self.byte_head < self.full_batch(0):
+        if self.bytes_told or self.byte_tail - self.byte_head < self.full_batch(0):
             return False
-        self.announced = True
+        self.bytes_told = True
         return True
 
     cdef void put(self, const char *data, uint64_t size) noexcept nogil:
@@ -332,9 +333,9 @@ cdef class ByteRing(Ring):
         end = self.core.head + min(self.core.tail - self.core.head, end - start)
         cdef uint64_t size = self.start_of(end) - self.byte_head
         ring_unlock(&self.core.mutex)
-        # glibc uses memory again up to the largest size it has seen freed; what is larger
-        # is mapped anew, page by page while the batch is copied: 15 MB in 10 ms, not 2.5.
-        # In steps, a batch seldom is the largest yet.
+        # glibc uses memory again up to the largest size it has seen freed. What is
+        # larger is mapped anew, page by page while the batch is copied: 15 MB in 10 ms,
+        # not 2.5. In steps, a batch seldom is the largest yet.
         size = min(in_steps(size), self.max_batch_bytes)
         batch.payload = PyBytes_FromStringAndSize(NULL, size)
         batch.separator_size = self.separator_size
@@ -350,7 +351,7 @@ cdef class ByteRing(Ring):
         self.byte_head = self.start_of(head + count)
         if head + count == self.core.tail:
             self.largest = 0
-        self.announced = False
+        self.bytes_told = False
         return count
 
     cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
@@ -374,7 +375,7 @@ cdef class ByteRing(Ring):
 
     cdef void forget(self) noexcept:
         self.byte_head = self.byte_tail = self.largest = 0
-        self.announced = False
+        self.bytes_told = False
 
     cdef uint64_t count_bytes(self) noexcept nogil:
         return self.byte_tail - self.byte_head

@@ -100,7 +100,7 @@ class Call:
                 return
             self._began = dispatcher._now()
             dispatcher.taken(self.home, self._began)
-            awaitable = dispatcher.invoke(self, take.entries)
+            awaitable = dispatcher.invoke(self, take.batch)
             await awaitable
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
@@ -121,11 +121,11 @@ class Call:
             else:  # cancelled, but a thread can't be: the place is held until it ends
                 self._worker.ended.add_done_callback(self._worker_ended)
 
-    def in_thread(self, entries: Any) -> Awaitable[Any]:
+    def in_thread(self, batch: Any) -> Awaitable[Any]:
         """Call an ordinary dispatch function in a worker thread."""
         context = self._dispatcher.fresh_context()
         context.run(_current.set, weakref.ref(self))
-        function = partial(self._dispatcher.dispatch_function, entries)
+        function = partial(self._dispatcher.dispatch_function, batch)
         self._worker = Worker(self.home, function, context)
         return self._worker.result()
 
@@ -140,14 +140,14 @@ class Call:
         if take is None:
             return 0
         try:
-            entries = take.entries  # once it is settled, the home may let go of them
+            batch = take.batch  # once it is settled, the home may let go of it
         except Exception:
-            entries = take.storage  # as they are: no batch could be made of them
+            batch = take.storage  # as they are: no batch could be made of them
         if not take.settle(True, dispatcher._now() - self._began):
             return 0
         if self._worker is not None:
             self._worker.skip()
-        dispatcher.failed(error, take, entries, report=report)
+        dispatcher.failed(error, take, batch, report=report)
         return take.end - take.start
 
     def release(self) -> None:

@@ -15,7 +15,7 @@ from ._home import Home
 from ._layouts import Bytes, Objects, Records
 from ._producer import POLICIES
 from ._reports import OnDrop, OnError, Reports
-from ._settlements import Settlement
+from ._waiters import Waiter
 
 Entry = TypeVar("Entry")
 
@@ -228,7 +228,7 @@ class BackgroundDispatcher(Batching[Entry]):
             TypeError, ValueError: `timeout` is no number of seconds >= 0.
         """
         timeout = _options.timeout(timeout)
-        return await self._settlements.wait(self._begin_flush(), timeout)
+        return await self._waiters.wait(self._begin_flush(), timeout)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """As `aflush`, from a thread other than the home's.
@@ -238,7 +238,7 @@ class BackgroundDispatcher(Batching[Entry]):
         """
         timeout = _options.timeout(timeout)
         self._refuse_at_home("flush")
-        return self._settlements.block(self._begin_flush(blocking=True), timeout)
+        return self._waiters.block(self._begin_flush(blocking=True), timeout)
 
     async def aclose(self, timeout: float | None = 5.0) -> bool:
         """Refuse new entries, dispatch what is pending, wait for what is in flight.
@@ -260,7 +260,7 @@ class BackgroundDispatcher(Batching[Entry]):
         """
         timeout = _options.timeout(timeout)
         waiter = self._begin_close()
-        settled = await self._settlements.wait(waiter, timeout)
+        settled = await self._waiters.wait(waiter, timeout)
         return self._finish_close(settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
@@ -272,7 +272,7 @@ class BackgroundDispatcher(Batching[Entry]):
         timeout = _options.timeout(timeout)
         self._refuse_at_home("close")
         waiter = self._begin_close(blocking=True)
-        settled = self._settlements.block(waiter, timeout)
+        settled = self._waiters.block(waiter, timeout)
         return self._finish_close(settled, waiter, timeout)
 
     def bind(self) -> None:
@@ -347,26 +347,26 @@ class BackgroundDispatcher(Batching[Entry]):
                 f"await a{what}() instead"
             )
 
-    def _begin_flush(self, *, blocking: bool = False) -> Settlement:
+    def _begin_flush(self, *, blocking: bool = False) -> Waiter:
         calling = current_call()
         exclude = calling if calling in self._calls else None
-        waiter = Settlement(0, self.ring.tail, exclude=exclude)
-        if self._settlements.is_settled(waiter):
+        waiter = Waiter(0, self.ring.tail, exclude=exclude)
+        if self._waiters.is_settled(waiter):
             waiter.finish(True)
         else:
-            self._settlements.add(waiter)
+            self._waiters.add(waiter)
             self._revive(blocking=blocking)
         return waiter
 
-    def _begin_close(self, *, blocking: bool = False) -> Settlement:
+    def _begin_close(self, *, blocking: bool = False) -> Waiter:
         self.ring.close()
         self._room.call_next()
         return self._begin_flush(blocking=blocking)
 
     def _finish_close(
-        self, settled: bool, waiter: Settlement, timeout: float | None
+        self, settled: bool, waiter: Waiter, timeout: float | None
     ) -> bool:
-        if not settled and self._settlements.is_stuck(waiter):
+        if not settled and self._waiters.is_stuck(waiter):
             # The calling batch holds the only place. What is pending goes out when it
             # ends, and has the same time for it.
             if timeout is not None:
@@ -378,11 +378,11 @@ class BackgroundDispatcher(Batching[Entry]):
         self._post(self._leave_home)
         return settled and not self._cut_short
 
-    def _close_later(self, waiter: Settlement, timeout: float) -> None:
+    def _close_later(self, waiter: Waiter, timeout: float) -> None:
         """Give up what the calling batch has left pending when its time is over."""
 
         def give_up() -> None:
-            if not self._settlements.is_settled(waiter):
+            if not self._waiters.is_settled(waiter):
                 self._give_up(waiter.exclude, f"close timed out after {timeout} s")
             self._drops.tell(last=True)
 
@@ -408,7 +408,7 @@ class BackgroundDispatcher(Batching[Entry]):
                 abandoned,
             )
         self._room.call_next()
-        self._settlements.finish()
+        self._waiters.finish()
 
     # ---- the end of the process
 

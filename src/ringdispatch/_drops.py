@@ -9,7 +9,7 @@ from functools import partial
 from ._home import Errand, Home, Timer
 from ._reports import Reports
 from ._ring import Ring
-from ._settlements import Settlements
+from ._waiters import Waiters
 
 # At most one log line per reason, and one timer, in this many seconds.
 REPORT_SECONDS = 10.0
@@ -36,7 +36,7 @@ class Drops:
     Args:
         ring: Whose drops are told.
         reports: Where to tell them.
-        settlements: Those who may be waiting for an entry that was evicted.
+        waiters: Those who may be waiting for an entry that was evicted.
         now: The dispatcher's clock, in seconds.
         context: The one the timer runs in a copy of.
     """
@@ -45,13 +45,13 @@ class Drops:
         self,
         ring: Ring,
         reports: Reports,
-        settlements: Settlements,
+        waiters: Waiters,
         now: Callable[[], float],
         context: Context,
     ) -> None:
         self._ring = ring
         self._reports = reports
-        self._settlements = settlements
+        self._waiters = waiters
         self._now = now
         self._context = context
         self._timer: Timer | None = None
@@ -64,7 +64,7 @@ class Drops:
     def report(self, home: Home) -> None:
         """Tell of drops, and again after a period while there are any; on the home."""
         self.overdue = False
-        self._settlements.finish()
+        self._waiters.finish()
         news = self.tell()
         if self._timer is not None:
             return

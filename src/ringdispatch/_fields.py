@@ -24,7 +24,7 @@ _INSTEAD = {
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldRule:
     """One field: where it lies in a row, and what it takes.
 
     Attributes:
@@ -159,13 +159,13 @@ def record_type(value: Any) -> "np.dtype[Any]":
             f"dtype={value!r}: must have named fields, such as "
             "[('status', 'u2'), ('seconds', 'f8')]"
         )
-    for field in fields_of(dtype):
+    for field in rules_of(dtype):
         instead = _instead(field.dtype)
         if instead is not None:
             raise TypeError(
                 f"dtype={value!r}: field {field.name!r} is {field.dtype}: {instead}"
             )
-    in_order = sorted(fields_of(dtype), key=lambda field: field.offset)
+    in_order = sorted(rules_of(dtype), key=lambda field: field.offset)
     for field, following in pairwise(in_order):
         if field.offset + field.size > following.offset:
             raise TypeError(
@@ -175,11 +175,11 @@ def record_type(value: Any) -> "np.dtype[Any]":
     return dtype
 
 
-def fields_of(dtype: "np.dtype[Any]") -> Iterator[Field]:
-    """The fields of a structured type."""
+def rules_of(dtype: "np.dtype[Any]") -> Iterator[FieldRule]:
+    """A rule for each field of a structured type."""
     for name in dtype.names or ():
         of, offset = dtype.fields[name][:2]  # type: ignore[index]
-        yield Field(name, of.kind, offset, of.itemsize, of)
+        yield FieldRule(name, of.kind, offset, of.itemsize, of)
 
 
 def reader(dtype: "np.dtype[Any]") -> Callable[[Any], "np.ndarray[Any, Any]"]:

@@ -104,7 +104,7 @@ class Records(Layout):
             max_batch,
             max_in_flight,
             self.dtype.itemsize,
-            list(_with_numpy().fields_of(self.dtype)),
+            list(_with_numpy().rules_of(self.dtype)),
             _with_numpy().reader(self.dtype),
         )
 

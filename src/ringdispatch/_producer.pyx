@@ -405,8 +405,8 @@ or a finalizer. `context` is looked at only if this entry opens a window: its
 
 Raises:
     ringdispatch.Full: the ring is full and `on_full="raise"`.
-    TypeError, ValueError, OverflowError: the layout can't take the entry. What a layout's
-        `encode` raises comes as it is."""
+    TypeError, ValueError, OverflowError: the layout can't take the entry. What
+        its `encode` raises comes as it is."""
 enqueue_row_method.ml_name = "enqueue_row"
 enqueue_row_method.ml_meth = <void *> enqueue_row
 enqueue_row_method.ml_flags = METH_FASTCALL | METH_KEYWORDS

@@ -168,6 +168,6 @@ cdef class Take:
     cdef readonly uint64_t start
     cdef readonly uint64_t end
     # under the ring's lock: a close in one thread reads what the home lets go of
-    cdef object batch
-    cdef bint presented  # the batch is what the dispatch function gets
+    cdef object kept  # what the entries lie in; once presented, the batch
+    cdef bint presented
     cdef bint outcome_known

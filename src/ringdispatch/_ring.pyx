@@ -195,10 +195,10 @@ cdef class Ring:
         ring_lock(&core.mutex)
         start, end = core.head, self.next_end(most, due, given_up)
         ring_unlock(&core.mutex)
-        take.batch = self.room_for(start, end, given_up)
+        take.kept = self.room_for(start, end, given_up)
         ring_lock(&core.mutex)
         count = min(self.next_end(most, due, given_up) - core.head, end - start)
-        count = self.move(count, take.batch)
+        count = self.move(count, take.kept)
         take.generation = core.generation
         take.start = core.head
         take.end = core.head + count
@@ -368,21 +368,21 @@ cdef class Take:
     """Entries on their way out, their positions, and whether they are settled."""
 
     @property
-    def entries(self):
-        """The batch as the dispatch function gets it; None once it was let go."""
+    def batch(self):
+        """What the dispatch function gets; None once the entries were let go of."""
         ring_lock(&self.ring.core.mutex)
-        cdef object storage = self.batch
+        cdef object kept = self.kept
         cdef bint presented = self.presented
         ring_unlock(&self.ring.core.mutex)
-        if storage is None or presented:
-            return storage
-        cdef object batch = self.ring.present(storage)
+        if kept is None or presented:
+            return kept
+        cdef object batch = self.ring.present(kept)
         cdef object theirs = None  # another thread may have been quicker
         ring_lock(&self.ring.core.mutex)
         if self.presented:
-            theirs = self.batch
-        elif self.batch is not None:
-            self.batch = batch
+            theirs = self.kept
+        elif self.kept is not None:
+            self.kept = batch
             self.presented = True
         ring_unlock(&self.ring.core.mutex)
         return batch if theirs is None else theirs
@@ -391,9 +391,9 @@ cdef class Take:
     def storage(self):
         """What the entries lie in, whether or not it was made a batch."""
         ring_lock(&self.ring.core.mutex)
-        cdef object batch = self.batch
+        cdef object kept = self.kept
         ring_unlock(&self.ring.core.mutex)
-        return batch
+        return kept
 
     @property
     def settled(self):
@@ -406,8 +406,8 @@ cdef class Take:
     def forget(self):
         """Let the entries go; what still refers to their call does not keep them."""
         ring_lock(&self.ring.core.mutex)
-        cdef object batch = self.batch  # freed on return, when the lock is free
-        self.batch = None
+        cdef object kept = self.kept  # freed on return, when the lock is free
+        self.kept = None
         ring_unlock(&self.ring.core.mutex)
 
     def settle(self, bint failed, double seconds):

@@ -44,26 +44,26 @@ _MOST_AGES = 200_000
 # Seconds for a process to start, to warm up and to end; for progress bars.
 _OTHER_SECONDS = 0.7
 
-Sink = Callable[[Any], object]
+DispatchFunction = Callable[[Any], object]
 
 
 class _Recorder:
-    """The dispatch function: the sink, and when each of its calls began."""
+    """Calls the dispatch function, and notes when each call began."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, function: DispatchFunction) -> None:
         self.calls: list[tuple[float, int]] = []
         self.error: BaseException | None = None
-        self._sink = sink
+        self._function = function
         # An ordinary function must be called by an ordinary one, in a worker thread.
-        self.function = self._await if is_async(sink) else self._call
+        self.function = self._await if is_async(function) else self._call
 
     def _call(self, batch: Any) -> Any:
         self.calls.append((time.perf_counter(), len(batch)))
-        return self._sink(batch)
+        return self._function(batch)
 
     async def _await(self, batch: Any) -> None:
         self.calls.append((time.perf_counter(), len(batch)))
-        await self._sink(batch)  # type: ignore[misc]
+        await self._function(batch)  # type: ignore[misc]
 
     def failed(self, error: BaseException, batch: Any) -> None:
         """Keep the first exception."""
@@ -71,7 +71,7 @@ class _Recorder:
         self.error = self.error or error
 
     def check(self) -> None:
-        """Raise what the sink raised, as one line."""
+        """Raise what the dispatch function raised, as one line."""
         if self.error is not None:
             raise CellError(
                 f"the dispatch function raised {one_line(self.error)} in one of its "
@@ -79,22 +79,22 @@ class _Recorder:
             )
 
 
-def stand_in(milliseconds: float) -> Sink:
-    """A sink that takes so long, and does nothing."""
+def stand_in(milliseconds: float) -> DispatchFunction:
+    """A dispatch function that takes so long, and does nothing."""
 
-    async def sink(batch: Any) -> None:
+    async def dispatch(batch: Any) -> None:
         del batch
         if milliseconds:
             await asyncio.sleep(milliseconds / 1000)
 
-    return sink
+    return dispatch
 
 
 def measure(
     setting: Setting,
     *,
     seed: int,
-    sink: Sink | None = None,
+    function: DispatchFunction | None = None,
     entries: Entries | None = None,
 ) -> Measured:
     """Measure one setting in this process, on a loop of its own.
@@ -102,14 +102,15 @@ def measure(
     Args:
         setting: What to measure.
         seed: Of all that is drawn.
-        sink: The dispatch function. None: a stand-in that takes `setting.sink`.
+        function: The dispatch function. None: a stand-in that takes `setting.sink`.
         entries: Makes an endless iterator of entries. None: of four fields.
 
     Raises:
         CellError: it can't be measured.
     """
     selector = StallSelector()
-    cell = _Cell(setting, seed, sink or stand_in(setting.sink or 0.0), entries)
+    function = function or stand_in(setting.sink or 0.0)
+    cell = _Cell(setting, seed, function, entries)
     with asyncio.Runner(
         loop_factory=lambda: asyncio.SelectorEventLoop(selector)
     ) as runner:
@@ -118,11 +119,15 @@ def measure(
 
 class _Cell:
     def __init__(
-        self, setting: Setting, seed: int, sink: Sink, entries: Entries | None
+        self,
+        setting: Setting,
+        seed: int,
+        function: DispatchFunction,
+        entries: Entries | None,
     ) -> None:
         self.setting = setting
         self.seed = seed
-        self.sink = sink
+        self.function = function
         self.entries = entries or default_entries(setting.layout)
         self.own = self.entries is not default_entries(setting.layout)
 
@@ -139,7 +144,7 @@ class _Cell:
         give_back()  # before the probes, which take back what a loop needs anyhow
         idle = await self._probes_alone()
         before = resident()
-        recorder = _Recorder(self.sink)
+        recorder = _Recorder(self.function)
         dispatcher = self._dispatcher(recorder, layout)
         selector.restart()
         cpu = time.process_time()
@@ -200,7 +205,7 @@ class _Cell:
 
     async def _warm_up(self, layout: Any, stream: Iterator[Any]) -> None:
         """Let the interpreter specialise, and the user's client connect."""
-        recorder = _Recorder(self.sink)
+        recorder = _Recorder(self.function)
         dispatcher = self._dispatcher(recorder, layout, delay=1.0)
         count = min(_WARM_UP_ENTRIES, self.setting.capacity)
         for _ in range(_WARM_UP_BATCHES):
@@ -327,7 +332,7 @@ def _main() -> None:
         measured = measure(
             setting,
             seed=order["seed"],
-            sink=load_function(target) if target else None,
+            function=load_function(target) if target else None,
             entries=load_entries(entry, setting.layout) if entry else None,
         )
     except (CellError, ImportError) as error:

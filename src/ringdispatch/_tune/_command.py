@@ -24,7 +24,7 @@ from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
 
-# A generator that was disturbed once gets another chance.
+# A producer that was disturbed once gets another chance.
 TRIES = 2
 NO_TERMINAL_WIDTH = 100
 
@@ -131,7 +131,7 @@ def _measure(
         if measured.held:
             return measured
     raise UsageError(
-        f"--rate {setting.rate:.12g}: the generator did not hold it with a delay of "
+        f"--rate {setting.rate:.12g}: the producer did not hold it with a delay of "
         f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and what it "
         f"enqueued late would count as old: try --rate {_held_rate(measured.rate):.12g}"
     )

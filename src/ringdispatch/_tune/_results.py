@@ -38,7 +38,7 @@ class Measured:
 
     Attributes:
         rate: Entries per second that really arrived.
-        held: Whether the generator held the rate that was asked for.
+        held: Whether the producer held the rate that was asked for.
         batches: Calls of the dispatch function.
         entries_per_batch: Their mean size.
         calls_per_second: How many of them there were a second.

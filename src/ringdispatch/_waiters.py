@@ -11,7 +11,7 @@ from ._ring import Ring, Take
 _GONE = object()
 
 
-class Settlement:
+class Waiter:
     """Waits until every entry with a position in [start, end) is settled.
 
     `exclude` is the call that it is waited from: it can't be waited for.
@@ -34,7 +34,7 @@ class Settlement:
             self.future.set_result(settled)
 
 
-class Opener(Settlement):
+class Opener(Waiter):
     """Waits for the one entry that opened a window, for its context's sake."""
 
     __slots__ = ("context",)
@@ -58,7 +58,7 @@ class Receipt:
             yield from asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
 
-class Settlements:
+class Waiters:
     """All who wait on one dispatcher.
 
     Single operations of a dict are atomic, and may come from any thread.
@@ -73,12 +73,12 @@ class Settlements:
         self._ring = ring
         self._calls = calls
         self._max_in_flight = max_in_flight
-        self._waiting: dict[Settlement, None] = {}
+        self._waiting: dict[Waiter, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, waiter: Settlement) -> None:
+    def add(self, waiter: Waiter) -> None:
         """Have it finished when its entries are settled."""
         self._waiting[waiter] = None
 
@@ -94,7 +94,7 @@ class Settlements:
             if isinstance(waiter, Opener) and take.start <= waiter.start < take.end
         ]
 
-    def is_settled(self, waiter: Settlement) -> bool:
+    def is_settled(self, waiter: Waiter) -> bool:
         """Whether all that it waits for is settled."""
         # In this order: an entry that has left the ring is known by its call.
         if self._ring.head < waiter.end and waiter.start < self._ring.tail:
@@ -104,7 +104,7 @@ class Settlements:
             for call in list(self._calls)
         )
 
-    def is_stuck(self, waiter: Settlement) -> bool:
+    def is_stuck(self, waiter: Waiter) -> bool:
         """Whether only the call that waits could make room for what it waits for."""
         calls = list(self._calls)
         return (
@@ -122,7 +122,7 @@ class Settlements:
             ) is not _GONE:
                 waiter.finish(settled)
 
-    def block(self, waiter: Settlement, timeout: float | None) -> bool:
+    def block(self, waiter: Waiter, timeout: float | None) -> bool:
         """Block until it is finished; returns whether all was settled."""
         try:
             return waiter.future.result(timeout)
@@ -131,7 +131,7 @@ class Settlements:
         finally:
             self._waiting.pop(waiter, None)
 
-    async def wait(self, waiter: Settlement, timeout: float | None) -> bool:
+    async def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         """Wait until it is finished; returns whether all was settled."""
         try:
             async with asyncio.timeout(timeout):
