@@ -5,16 +5,15 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _process
-from ._background import background_home, is_background
 from ._call import Call
 from ._drops import Drops
 from ._home import Errand, Home, Timer, running_loop
-from ._producer import Producer, give_enqueue
+from ._housed import Housed
+from ._producer import give_enqueue
 from ._reports import Reports
 from ._ring import Ring, Take
 from ._room import RoomQueue
@@ -34,7 +33,7 @@ _GONE = object()
 
 
 @give_enqueue
-class Batching(Producer[Entry]):
+class Batching(Housed[Entry]):
     """Serves the windows that `enqueue` opens.
 
     Every event (a window opens, its timer fires, a batch is full, a place is given
@@ -46,21 +45,15 @@ class Batching(Producer[Entry]):
     # Without an instance dict the interpreter specialises `dispatcher.enqueue(...)`;
     # with one, a call takes two and a half times the instructions on 3.12 and later.
     __slots__ = (
-        "__weakref__",
-        "_bound",
-        "_called",
         "_calls",
-        "_context",
         "_cut_short",
         "_delay",
         "_drops",
         "_due",
         "_ends_window",
-        "_home",
         "_is_async",
         "_max_batch",
         "_max_in_flight",
-        "_prefers_thread",
         "_room",
         "_starting",
         "_starved",
@@ -113,8 +106,7 @@ class Batching(Producer[Entry]):
         self._begin()
 
     def _begin(self) -> None:
-        self._home: Home | None = None
-        self._bound = self._prefers_thread
+        self._start_homeless()
         self._calls: dict[Call, None] = {}  # strong: the loop holds tasks weakly
         self._waiters = Waiters(self.ring, self._calls, self._max_in_flight)
         self._room = RoomQueue()
@@ -126,7 +118,6 @@ class Batching(Producer[Entry]):
         self._taken_at = -math.inf  # when the delay's last take was
         self._starved = False  # whether there was no memory for the last batch
         self._cut_short = False  # whether an end came before all was settled
-        self._called = False  # whether a look is posted that has not begun
         self._starting: Home | None = None
         self._timer: tuple[Home, Timer] | None = None
 
@@ -197,101 +188,10 @@ class Batching(Producer[Entry]):
             if not home.post(report, self.fresh_context()):
                 self._drops.lost()
 
-    # ---- the home
-
-    def _home_for_window(self) -> Home | None:
-        """The home of a window that opens now; None where no thread can be started."""
-        home = self._home
-        if home is None or home.closed or home.ended:
-            return self._choose_home()
-        if home.background and not self._bound:
-            # A thread taken only for want of a loop gives way to a loop.
-            loop = running_loop()
-            if loop is not None and loop is not home.loop:
-                return self._choose_home()
-        return home
-
-    def _choose_home(self, *, blocking: bool = False) -> Home | None:
-        """Choose a home anew, unless another thread is quicker.
-
-        Args:
-            blocking: The caller will block its thread: its own loop can't be the home.
-        """
-        before = self._home
-        loop = None if blocking or self._prefers_thread else running_loop()
-        _process.register_exit()
-        if loop is not None and not is_background(loop):
-            home = Home(loop)
-        else:
-            try:
-                home = background_home()
-            except (RuntimeError, OSError):  # no thread, or no descriptor, to be had
-                return None
-        if self._home is not before:
-            return self._home
-        self._bound = self._prefers_thread
-        self._move_to(home)
-        return home
-
-    def _move_to(self, home: Home) -> None:
-        if self._home is not None:
-            self._home.disown()
-        home.tell_of_close(self)
-        self._home = home
-
-    def _leave_home(self) -> None:
-        if self._home is not None and not self.ring.pending and not self._calls:
-            self._home.leave()
-
-    def _call_home(self, home: Home | None) -> None:
-        """Have the home look what there is to do."""
-        while home is not None:
-            errand = Errand(partial(self._arrive, home), self.loop_closed)
-            self._called = True
-            if home.post(errand, self.fresh_context()):
-                return
-            errand.cancel()
-            if not self._needs_end():
-                break  # it was served before the loop was closed
-            home = self._choose_home()
-        # Else no thread can start. The next entry tries again; at exit they go out.
-        self._called = False
-        self.ring.forsake()
-
-    def _post(self, callback: Callable[[], object]) -> None:
-        if self._home is not None:
-            self._home.post(callback, self.fresh_context())
-
-    def _revive(self, *, blocking: bool = False) -> None:
-        """Replace a home that can't run, and have it look."""
-        home = self._home
-        if home is None or home.stalled or home.ended:
-            home = self._choose_home(blocking=blocking)
-        self._call_home(home)
-
-    def loop_closed(self) -> None:
-        """A loop we live or have lived on was closed: what waited for it moves on.
-
-        But from no other loop: one that is only stopped keeps its entries.
-        """
-        if self._needs_end():
-            self._call_home(self._home_for_window())
-
-    def _needs_end(self) -> bool:
-        """Whether there is something left to do before all is over."""
-        return bool(self.ring.pending or self._calls)
-
-    def fresh_context(self) -> Context:
-        """A copy of the context the dispatcher was made in."""
-        return self._context.copy()
-
     # ---- on the home: what is due
 
-    def _arrive(self, home: Home) -> None:
-        self._called = False  # before the first look at the ring
-        if home is self._home:
-            home.settle_in(self)
-        self.look(home)
+    def _needs_end(self) -> bool:
+        return bool(self.ring.pending or self._calls)
 
     def look(self, home: Home) -> None:
         """Start what is due and a place is free for; set the timer for the rest."""
