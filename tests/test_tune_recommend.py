@@ -316,7 +316,8 @@ def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
 def at_most(delay: float, request: float) -> Cell:
     """A cell without a rate: as many as the machine holds."""
     one = cell(delay, rate=50_000, sink=0, request=request)
-    return replace(one, setting=replace(one.setting, rate=None))
+    seen = replace(one.measured, entries_per_batch=33_415.0)
+    return replace(one, measured=seen, setting=replace(one.setting, rate=None))
 
 
 def test_advice_tells_of_all_that_the_machine_holds() -> None:
@@ -324,6 +325,7 @@ def test_advice_tells_of_all_that_the_machine_holds() -> None:
     cells = [*slow, at_most(10, 2.0), at_most(100, 9.0)]
     said = "\n".join(advice(Results("suite", {}, cells=cells)))
     assert "| all it holds: 50,000 or more |" in said
+    assert "| 33,420 → 33,420 |" in said
     assert "Sink of 0 ms: 10 ms pays only at all the machine holds" in said
 
 

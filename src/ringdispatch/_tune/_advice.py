@@ -18,15 +18,15 @@ DISTURBED = 0.25
 # Cores: what the probes take is subtracted as without a load, and differs by so much.
 CPU_NOISE = 0.1
 
-# The figures that are compared: their name, how they are written.
+# The figures that are compared: their name, what they are called, how many digits.
 FIGURES = (
-    ("entries_per_batch", "entries a batch", "{:,.4g}"),
-    ("calls_per_second", "calls/s", "{:,.3g}"),
-    ("age_p99", "age p99, ms", "{:,.3g}"),
-    ("request_p99", "request p99, ms", "{:,.3g}"),
-    ("stall_max", "longest stall, ms", "{:,.3g}"),
-    ("cpu_seconds_per_million", "CPU s per million", "{:,.3g}"),
-    ("rss_growth", "memory, MiB", "{:,.2g}"),
+    ("entries_per_batch", "entries a batch", 4),
+    ("calls_per_second", "calls/s", 3),
+    ("age_p99", "age p99, ms", 3),
+    ("request_p99", "request p99, ms", 3),
+    ("stall_max", "longest stall, ms", 3),
+    ("cpu_seconds_per_million", "CPU s per million", 3),
+    ("rss_growth", "memory, MiB", 2),
 )
 
 # Measured with 10 ms and with 100 ms, all else alike.
@@ -93,12 +93,18 @@ def _table(sink: float, pairs: dict[float | None, Pair]) -> list[str]:
     ]
     for rate, pair in pairs.items():
         cells = [_rate(rate, pair)]
-        for name, _, form in FIGURES:
+        for name, _, digits in FIGURES:
             unit = MIB if name == "rss_growth" else 1
-            short, long = (form.format(getattr(one, name) / unit) for one in pair)
+            short, long = (_figure(getattr(one, name) / unit, digits) for one in pair)
             cells.append(f"{short} → {long}")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _figure(value: float, digits: int) -> str:
+    """So many digits that count, and no power of ten."""
+    text = f"{value:,.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def _rate(rate: float | None, pair: Pair) -> str:
