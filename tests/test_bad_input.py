@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import enum
 import functools
 import gc
 import math
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from lines import Line
 from loops import eventually
-from ringdispatch import BackgroundDispatcher, Full, Objects
+from ringdispatch import BackgroundDispatcher, Bytes, Full, Objects
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
@@ -89,6 +91,55 @@ def test_each_kind_of_mistake_has_its_own_message() -> None:  # C12
         shared = {"capacity", "max_batch", "max_in_flight"} >= names
         hooks = {"on_error", "on_drop", "dispatch_function"} >= names
         assert len(names) == 1 or shared or hooks, (message, names)
+
+
+class Unprintable(float):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("capacity", 10**5000, MemoryError),
+        ("max_batch", 10**5000, ValueError),
+        ("ms_delay", 10**5000, ValueError),
+        ("ms_delay", Unprintable(-1), ValueError),
+        ("dispatch_timeout", Unprintable(-1), ValueError),
+        ("max_in_flight", Unprintable(1), TypeError),
+        ("name", Unprintable(1), TypeError),
+    ],
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
+)
+def test_value_that_can_not_be_printed_is_refused_by_its_name(
+    name: str, value: Any, error: type[Exception]
+) -> None:  # C12
+    options: dict[str, Any] = {"ms_delay": 10, name: value}
+    with pytest.raises(error, match=f"^{name}=<.* in its repr>: "):
+        BackgroundDispatcher(send, **options)
+
+
+def test_words_may_be_of_a_subclass() -> None:
+    class OnFull(enum.StrEnum):
+        DROP = "drop_oldest"
+
+    class Separator(bytes):
+        pass
+
+    BackgroundDispatcher(send, ms_delay=1, on_full=OnFull.DROP)
+    layout = Bytes(separator=Separator(b"|"))
+    assert layout == Bytes(separator=b"|")
+    line = Line(layout, 1, on_full=OnFull.DROP)
+    assert line.enqueue(b"1")
+    assert line.enqueue(b"2")
+    assert line.take().payload == b"2|"
+
+
+def test_a_partial_function_lends_its_functions_name() -> None:
+    dispatcher = BackgroundDispatcher(
+        functools.partial(functools.partial(send)), ms_delay=1
+    )
+    assert dispatcher.name == "send"
 
 
 def test_max_batch_above_capacity_names_both() -> None:  # C12

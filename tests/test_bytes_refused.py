@@ -37,7 +37,7 @@ def test_entry_that_is_no_bytes_is_named_and_nothing_stored(
     assert list(line.take()) == [b"good"] * 2
 
 
-@pytest.mark.parametrize("made", ["text", None, 5, [b"a"]])
+@pytest.mark.parametrize("made", ["text", None, 5, [b"a"], memoryview(b"abc")[::2]])
 def test_encode_that_makes_no_bytes_is_named_and_nothing_stored(made: Any) -> None:
     def encode(entry: Any) -> Any:
         return made if entry == "bad" else b"good"

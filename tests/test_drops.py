@@ -7,12 +7,17 @@ import contextlib
 import gc
 import logging
 import re
+import threading
+from contextvars import copy_context
 
 import pytest
 
+from lines import Line
 from loops import Place, eventually
-from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch import BackgroundDispatcher, Full, Objects, _drops
 from ringdispatch._drops import REPORT_SECONDS
+from ringdispatch._reports import Reports
+from ringdispatch._waiters import Waiters
 from support import Sink, SteppedLoop
 
 pytestmark = pytest.mark.every_layout
@@ -212,6 +217,50 @@ def test_drops_are_told_by_the_time_close_returns(
         assert lines(caplog, "rejected_full") == [1, 4]  # the period is not waited for
 
     stepped.run_until_complete(main())
+
+
+def test_close_has_drops_told_that_came_while_a_hook_was_telling() -> None:  # C10
+    gate, telling, going_on = (threading.Event() for _ in range(3))
+    told: list[int] = []
+
+    def on_drop(reason: str, count: int) -> None:
+        if reason == "rejected_full":
+            told.append(count)
+            telling.set()
+            assert going_on.wait(20)
+
+    def held(batch: object) -> None:
+        gate.wait(20)
+
+    dispatcher = BackgroundDispatcher(
+        held, ms_delay=1, capacity=1, on_drop=on_drop, home="thread"
+    )
+    dispatcher.enqueue("in flight")
+    eventually(lambda: dispatcher.statistics().in_flight)
+    dispatcher.enqueue("pending")
+    dispatcher.enqueue("dropped")
+    assert telling.wait(20)
+    for _ in range(5):
+        dispatcher.enqueue("dropped")
+    assert dispatcher.close(0.01) is False
+    assert told == [1]
+    going_on.set()
+    eventually(lambda: told == [1, 5])
+    gate.set()
+
+
+@pytest.mark.parametrize("now", [0.0, 0.3, 0.9])
+def test_the_first_drop_is_logged_however_early_it_is(
+    now: float, caplog: pytest.LogCaptureFixture
+) -> None:  # C10: the machine's clock may have begun just now
+    line = Line(Objects(), 1)
+    reports = Reports("audit", None, None)
+    waiters = Waiters(line.ring, [], 1)
+    drops = _drops.Drops(line.ring, reports, waiters, lambda: now, copy_context())
+    line.enqueue(1)
+    line.enqueue(2)
+    drops.tell()
+    assert lines(caplog, "rejected_full") == [1]
 
 
 def test_entries_refused_after_close_are_told(

@@ -179,7 +179,7 @@ def test_f07_exit_during_sys_exit_in_a_thread_and_from_main() -> None:  # C16
 
 
 def test_dispatch_on_a_loop_that_outlives_the_exit_has_failed() -> None:  # C16
-    """A daemon thread's: it runs on, and nobody waits for it."""
+    """A daemon thread's: it runs on, and is waited for no longer than others."""
     outcome = run_snippet(
         """
     async def send(batch):
@@ -195,6 +195,32 @@ def test_dispatch_on_a_loop_that_outlives_the_exit_has_failed() -> None:  # C16
     assert started.wait(10)
     """,
         stderr="send: the process ended: 1 entries in flight count as failed, 0 .*",
+    )
+    assert outcome.lines == ["['a']"]
+
+
+def test_exit_waits_for_a_call_on_a_loop_in_a_daemon_thread() -> None:  # C16
+    """With nothing pending as well."""
+    outcome = run_snippet(
+        """
+    async def send(batch):
+        started.set()
+        await asyncio.to_thread(ending.wait, 20)
+        say(batch)
+    started, ending = threading.Event(), threading.Event()
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    async def main():
+        dispatcher.enqueue("a")
+        await asyncio.sleep(300)
+    threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+    assert started.wait(10)
+    give_up = dispatcher._end_here
+    async def end_here(timeout):
+        asyncio.get_running_loop().call_later(0.05, ending.set)
+        await give_up(timeout)
+    from ringdispatch import _dispatcher
+    _dispatcher.BackgroundDispatcher._end_here = lambda _, timeout: end_here(timeout)
+    """,
     )
     assert outcome.lines == ["['a']"]
 

@@ -202,6 +202,37 @@ def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
     assert sink.entries == ["in flight", "pending", *range(10)]
 
 
+def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody() -> None:
+    sink = Place()
+    gate = threading.Event()
+    dispatcher = without_room(sink, gate)
+    stopping, other = (asyncio.new_event_loop() for _ in range(2))
+    thread = threading.Thread(target=other.run_forever)
+    thread.start()
+
+    async def make_room_and_stop() -> None:
+        stopping.stop()  # after this step, in which the first in the queue is told
+        gate.set()
+        eventually(lambda: "pending" in sink.entries)
+
+    first = stopping.create_task(dispatcher.aenqueue("first"))
+    stopping.run_until_complete(asyncio.sleep(0))
+    entry = dispatcher.aenqueue("second")
+    second = asyncio.run_coroutine_threadsafe(entry, other)
+    eventually(lambda: len(dispatcher._room._turns) == 2)
+    room = stopping.create_task(make_room_and_stop())
+    stopping.run_forever()
+    assert room.done()
+    assert second.result(20)
+    assert stopping.run_until_complete(first)
+    assert dispatcher.close()
+    other.call_soon_threadsafe(other.stop)
+    thread.join()
+    other.close()
+    stopping.close()
+    assert sink.entries == ["in flight", "pending", "second", "first"]
+
+
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_waiter_whose_loop_was_closed_blocks_nobody(loop_name: str) -> None:
     sink = Place()

@@ -1,4 +1,4 @@
-"""Behind the public face: windows, batches and calls, on whatever home there is."""
+"""Behind the public face: windows, batches and calls, up to the end of their loop."""
 
 import asyncio
 import logging
@@ -352,15 +352,23 @@ class Batching(Housed[Entry]):
 
     # ---- the end of the loop
 
-    async def _drain(self, home: Home, timeout: float) -> None:
-        """Dispatch what is pending on the running loop, which is about to end."""
+    async def _drain(
+        self, home: Home, timeout: float, *, everywhere: bool = False
+    ) -> None:
+        """Dispatch what is pending on the running loop, which is about to end.
+
+        Args:
+            home: The place on that loop.
+            timeout: Seconds it may take.
+            everywhere: Wait for calls on other loops too.
+        """
         deadline = self._now() + timeout
         while True:
             here = home is self._home
             calls = [
                 call
                 for call in list(self._calls)
-                if call.home is home and call.covers(0, self.ring.tail)
+                if (everywhere or call.home is home) and call.covers(0, self.ring.tail)
             ]
             if not calls and not (here and self.ring.pending):
                 return
@@ -373,6 +381,7 @@ class Batching(Housed[Entry]):
             await self._waiters.wait(waiter, left)
         home.ended = True
         for call in calls:
-            call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
-            call.stop()
+            if call.home is home:
+                call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
+                call.stop()
         await asyncio.sleep(0)

@@ -244,7 +244,7 @@ cdef class ByteRing(Ring):
         return 0
 
     cdef object refusal(self, object entry, object encoded):
-        if isinstance(encoded, memoryview):
+        if self.encode is None and isinstance(encoded, memoryview):
             return ValueError(
                 f"entry={shown(entry)}: must be contiguous: pass bytes(entry)"
             )
@@ -254,8 +254,8 @@ cdef class ByteRing(Ring):
                 "encode it, or give Bytes(encode=...)"
             )
         return TypeError(
-            f"encode={self.encode!r}: made {shown(encoded)} of an entry: "
-            "must return bytes"
+            f"encode={shown(self.encode)}: made {shown(encoded)} of an entry: "
+            "must return bytes, or memory in one piece"
         )
 
     cdef bint fits(self, Item *item) noexcept nogil:

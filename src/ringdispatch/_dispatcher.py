@@ -1,4 +1,4 @@
-"""The dispatcher's public face, and its end: flush, close, the loop's end, exit."""
+"""The dispatcher's public face, and its end: flush, close, exit."""
 
 import asyncio
 import logging
@@ -73,7 +73,8 @@ class BackgroundDispatcher(Batching[Entry]):
             object, a list; `Records(dtype)` tuples of numbers, a numpy array;
             `Bytes(...)` what was encoded, one payload.
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
-        on_error: Called as `on_error(exception, batch)` after a failed dispatch.
+        on_error: Called as `on_error(exception, batch)` after a failed dispatch, on
+            the home or by the `close` that ran out of time.
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
             the reason is the name of the counter in Statistics.
         name: For logs and metrics. None: the dispatch function's.
@@ -183,7 +184,8 @@ class BackgroundDispatcher(Batching[Entry]):
         """Enqueue, waiting for room, whatever `on_full` says.
 
         Waiters are served first come, first served, on any loop; a plain `enqueue` may
-        overtake them.
+        overtake them. Called from the dispatch function, it waits for room that its own
+        batch may have to make: give it a `timeout`.
 
         Args:
             entry: What to enqueue.
@@ -413,13 +415,16 @@ class BackgroundDispatcher(Batching[Entry]):
     # ---- the end of the process
 
     async def _end_here(self, timeout: float) -> None:
-        """Dispatch what is pending on a loop made for the process's exit."""
+        """Dispatch what is pending on a loop made for the process's exit.
+
+        A loop in a daemon thread runs on meanwhile, and so do the calls there.
+        """
         for call in list(self._calls):
             if call.home.stalled:
                 call.orphan()
         home = Home(asyncio.get_running_loop())
         self._move_to(home)
-        await self._drain(home, timeout)
+        await self._drain(home, timeout, everywhere=True)
 
     def _end(self) -> None:
         """Report what could not be delivered before the process ends."""

@@ -1,6 +1,7 @@
 """What is told of entries that were dropped: at once, once a period, and at the end."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -60,6 +61,8 @@ class Drops:
         self._logged = dict.fromkeys(REMEDIES, 0)
         self._logged_at: dict[str, float] = {}
         self._telling = threading.Lock()
+        self._teller: int | None = None  # the thread that holds it
+        self._last_wanted = False  # whether another thread has asked for the last one
 
     def report(self, home: Home) -> None:
         """Tell of drops, and again after a period while there are any; on the home."""
@@ -92,14 +95,24 @@ class Drops:
         Args:
             last: Nothing more will come: log even within the period.
         """
+        me = threading.get_ident()
         if last:
             self._ring.told()
-        if not self._telling.acquire(blocking=False):
-            return True  # a hook that came back, or another thread: it tells
-        try:
-            return self._tell(last)
-        finally:
-            self._telling.release()
+            # Before the lock is tried: whoever holds it looks here when it is free. A
+            # hook that came back could ask for ever.
+            self._last_wanted = self._last_wanted or self._teller != me
+        while True:
+            if not self._telling.acquire(blocking=False):
+                return True  # a hook that came back, or another thread: it tells
+            self._teller = me
+            last, self._last_wanted = last or self._last_wanted, False
+            try:
+                news = self._tell(last)
+            finally:
+                self._teller = None
+                self._telling.release()
+            if not self._last_wanted:
+                return news
 
     def _tell(self, last: bool) -> bool:
         now = self._now()
@@ -113,8 +126,8 @@ class Drops:
             if reason not in REMEDIES:
                 continue  # abandoned: logged where it is, with what was in flight
             unlogged = total - self._logged[reason]
-            due = self._logged_at.get(reason, now - REPORT_SECONDS) + REPORT_SECONDS
-            if unlogged and (last or now >= due):
+            logged_at = self._logged_at.get(reason, -math.inf)
+            if unlogged and (last or now >= logged_at + REPORT_SECONDS):
                 self._logged[reason] = total
                 self._logged_at[reason] = now
                 self._reports.say(

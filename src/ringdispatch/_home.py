@@ -121,7 +121,7 @@ class Home:
 
     closed: nothing will ever run here. A new home takes over.
     stalled: closed, or stopped and perhaps never run again. Whoever waits (a flush, a
-        close, a full ring) takes the entries to a new home.
+        close, `aenqueue`) and every 4,096th entry take all to a new home.
     ended: drained at the end of its loop, which is about to be closed. A new home takes
         over for entries that come later still.
     here: the calling thread is running it: to block would be to wait for oneself.
@@ -251,7 +251,8 @@ class Home:
 
 
 async def _drain_at_end(
-    home_reference: "weakref.ref[Home]", resident: "weakref.ref[Resident]"
+    home_reference: "weakref.ref[Home]",
+    resident_reference: "weakref.ref[Resident]",
 ) -> AsyncGenerator[None, None]:
     """Drain a home when its loop closes its async generators; by nothing else.
 
@@ -261,12 +262,12 @@ async def _drain_at_end(
     try:
         yield
     finally:
-        home, dispatcher = home_reference(), resident()
+        home, resident = home_reference(), resident_reference()
         loop = None if home is None else home.loop
         if (
             home is not None
             and home._guarding
-            and dispatcher is not None
+            and resident is not None
             and loop is not None
             and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
         ):
@@ -277,7 +278,7 @@ async def _drain_at_end(
             home._guarding = False
             sys.set_asyncgen_hooks(firstiter=None)
             try:
-                await dispatcher._drain(home, END_SECONDS)
+                await resident._drain(home, END_SECONDS)
             finally:
                 home.ended = True
                 _ended.add(loop)

@@ -17,11 +17,12 @@ class Housed(Producer[Entry]):
     """Chooses the home of the windows that `enqueue` opens, and calls it.
 
     The home is the loop that runs where a window opens, or else the background thread.
-    It stays until its loop is closed or about to be, or until somebody who waits finds
-    it stopped. A loop takes over from the background thread, unless `bind` chose that
-    or the options did.
+    It stays until its loop is closed or about to be, or is found stopped: by somebody
+    who waits, or by every 4,096th entry. A loop takes over from the background thread,
+    unless `bind` or the options chose that.
     """
 
+    # See Batching for what slots are good for.
     __slots__ = (
         "__weakref__",
         "_bound",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import _options
 from ._bytes import ByteRing
 from ._records import RecordRing
-from ._ring import ObjectRing, Ring
+from ._ring import ObjectRing, Ring, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,8 @@ class Records(Layout):
 
     `enqueue` takes a tuple with a value for each field, `enqueue_row` the values
     themselves. A number is taken where the field can hold it exactly; float fields
-    round, as numpy does. The batch is the receiver's, to keep and to write.
+    round, as numpy does, and reading an `S<n>` leaves out zero bytes at its end, as
+    numpy does. The batch is the receiver's, to keep and to write.
 
     A pending entry costs `dtype.itemsize` bytes, and the garbage collector nothing.
     `1 + max_in_flight` buffers of `capacity` rows are allocated by the dispatcher; a
@@ -167,29 +168,29 @@ class Bytes(Layout):
             _options.function("encode", encode)
             if _options.is_async(encode):
                 raise TypeError(
-                    f"encode={encode!r}: must be an ordinary function, "
+                    f"encode={shown(encode)}: must be an ordinary function, "
                     "enqueue awaits nothing"
                 )
         if not isinstance(separator, bytes):
-            raise TypeError(f"separator={separator!r}: must be bytes")
+            raise TypeError(f"separator={shown(separator)}: must be bytes")
         if _options.count("max_bytes", max_bytes) > _MOST_BYTES:
-            raise ValueError(f"max_bytes={max_bytes}: must be <= {_MOST_BYTES}")
+            raise ValueError(f"max_bytes={shown(max_bytes)}: must be <= {_MOST_BYTES}")
         most = max_bytes
         if max_batch_bytes is not None:
             most = _options.count("max_batch_bytes", max_batch_bytes)
         if most > max_bytes:
             raise ValueError(
-                f"max_batch_bytes={most}: must be <= max_bytes={max_bytes}, "
+                f"max_batch_bytes={shown(most)}: must be <= max_bytes={max_bytes}, "
                 "or the ring is full before a batch is"
             )
         if len(separator) > most:
             raise ValueError(
-                f"separator={separator!r}: must have at most {most} bytes, "
+                f"separator={shown(separator)}: must have at most {most} bytes, "
                 "or no batch could hold an entry"
             )
         self._set(
             encode=encode,
-            separator=separator,
+            separator=bytes(separator),  # not a subclass
             max_bytes=max_bytes,
             max_batch_bytes=max_batch_bytes,
         )

@@ -4,13 +4,16 @@ import inspect
 import math
 import sys
 import threading
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
+
+from ._ring import shown
 
 
 def _number(name: str, value: Any, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={value!r}: must be {wanted}")
+        raise TypeError(f"{name}={shown(value)}: must be {wanted}")
     try:
         return float(value)
     except OverflowError:
@@ -20,7 +23,7 @@ def _number(name: str, value: Any, wanted: str) -> float:
 def _positive(name: str, value: Any, wanted: str) -> float:
     number = _number(name, value, wanted)
     if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name}={value!r}: must be {wanted}")
+        raise ValueError(f"{name}={shown(value)}: must be {wanted}")
     return number
 
 
@@ -59,7 +62,7 @@ def timeout(value: Any) -> float | None:
     wanted = "a number of seconds >= 0, or None (wait for ever)"
     number = _number("timeout", value, wanted)
     if not number >= 0:
-        raise ValueError(f"timeout={value!r}: must be {wanted}")
+        raise ValueError(f"timeout={shown(value)}: must be {wanted}")
     return None if number > threading.TIMEOUT_MAX else number  # some centuries
 
 
@@ -71,9 +74,9 @@ def count(name: str, value: Any) -> int:
         ValueError: it is below 1.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r}: must be an integer >= 1")
+        raise TypeError(f"{name}={shown(value)}: must be an integer >= 1")
     if value < 1:
-        raise ValueError(f"{name}={value!r}: must be an integer >= 1")
+        raise ValueError(f"{name}={shown(value)}: must be an integer >= 1")
     return int(value)
 
 
@@ -87,7 +90,7 @@ def capacity(value: Any) -> int:
     """
     checked = count("capacity", value)
     if checked > sys.maxsize // 32:
-        raise MemoryError(f"capacity={checked}: more than a machine can address")
+        raise MemoryError(f"capacity={shown(checked)}: more than a machine can address")
     return checked
 
 
@@ -103,7 +106,7 @@ def max_batch(value: Any, most: int) -> int:
     checked = count("max_batch", value)
     if checked > most:
         raise ValueError(
-            f"max_batch={checked}: must be <= capacity={most}, "
+            f"max_batch={shown(checked)}: must be <= capacity={most}, "
             "or the ring is full before a batch is"
         )
     return checked
@@ -117,7 +120,7 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     """
     if not isinstance(value, str) or value not in known:
         words = ", ".join(map(repr, known))
-        raise ValueError(f"{name}={value!r}: must be one of {words}")
+        raise ValueError(f"{name}={shown(value)}: must be one of {words}")
     return value
 
 
@@ -134,7 +137,7 @@ def function(name: str, value: Any) -> Any:
         TypeError: `value` cannot be called.
     """
     if not callable(value):
-        raise TypeError(f"{name}={value!r}: must be callable")
+        raise TypeError(f"{name}={shown(value)}: must be callable")
     return value
 
 
@@ -149,7 +152,8 @@ def dispatch_function(value: Any) -> Any:
     for each in (value, call):
         if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
             raise TypeError(
-                f"dispatch_function={value!r}: must not yield, nobody would iterate it"
+                f"dispatch_function={shown(value)}: must not yield, "
+                "nobody would iterate it"
             )
     return value
 
@@ -161,7 +165,7 @@ def layout(value: Any) -> Any:
         TypeError: `value` is no layout.
     """
     if isinstance(value, type) or not hasattr(value, "make_ring"):
-        raise TypeError(f"layout={value!r}: must be a layout, such as Objects()")
+        raise TypeError(f"layout={shown(value)}: must be a layout, such as Objects()")
     return value
 
 
@@ -175,20 +179,22 @@ def hook(name: str, value: Any) -> Any:
         return None
     if is_async(function(name, value)):
         raise TypeError(
-            f"{name}={value!r}: must be an ordinary function, nobody would await it; "
-            "start a task in it if you must"
+            f"{name}={shown(value)}: must be an ordinary function, "
+            "nobody would await it; start a task in it if you must"
         )
     return value
 
 
 def name(value: Any, function: Any) -> str:
-    """Check the name; None takes the function's.
+    """Check the name; None takes the function's, also of a partial one.
 
     Raises:
         TypeError: `value` is not a string.
     """
     if value is None:
+        while isinstance(function, partial):
+            function = function.func
         return getattr(function, "__qualname__", type(function).__qualname__)
     if not isinstance(value, str):
-        raise TypeError(f"name={value!r}: must be a string")
+        raise TypeError(f"name={shown(value)}: must be a string")
     return value

@@ -103,7 +103,7 @@ cdef class Producer:
             raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
         return self._ring
 
-    def _attach(self, Ring ring not None, str on_full not None):
+    def _attach(self, Ring ring not None, on_full):
         if self._ring is not None:
             raise RuntimeError(f"{type(self).__name__}.__init__ was called twice")
         self._ring = ring

@@ -5,6 +5,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+# After this long those who wait beside another loop's look whether that still runs.
+_LOOK_SECONDS = 1.0
+
 
 class _Turn:
     __slots__ = ("loop", "wake")
@@ -42,7 +45,9 @@ class RoomQueue:
                         accepted = attempt()
                         if accepted is not None:
                             return accepted
-                    await turn.wake.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._patience(turn)):
+                            await turn.wake.wait()
         except TimeoutError:
             return None
         finally:
@@ -67,6 +72,11 @@ class RoomQueue:
     def _is_first(self, turn: _Turn) -> bool:
         running = (other for other in self._in_order() if other.loop.is_running())
         return next(running, turn) is turn
+
+    def _patience(self, turn: _Turn) -> float | None:
+        """Another loop may stop when it has just been told that there is room."""
+        alone = all(other.loop is turn.loop for other in self._in_order())
+        return None if alone else _LOOK_SECONDS
 
     def _in_order(self) -> list[_Turn]:
         while True:

@@ -11,7 +11,7 @@ class Statistics:
     in every snapshot, taken from any thread.
 
     Attributes:
-        accepted: Entries that `enqueue` said True to.
+        accepted: Entries that went into the ring.
         dispatched: Entries whose dispatch returned.
         failed: Entries whose dispatch raised, timed out or was cancelled.
         evicted: Entries displaced by newer ones (`on_full="drop_oldest"`).
