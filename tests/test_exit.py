@@ -223,6 +223,34 @@ def test_exit_waits_for_a_call_on_a_loop_in_a_daemon_thread() -> None:  # C16
     assert outcome.lines == ["['a']"]
 
 
+def test_signal_in_the_middle_of_the_end_leaves_no_task_behind() -> None:  # C16
+    """Nothing is said of its SystemExit, and the end goes on."""
+    outcome = run_snippet(
+        """
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    async def send(batch):
+        say(batch)
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+    drain = BackgroundDispatcher._drain
+    signals = [signal.SIGTERM]
+    async def _drain(self, *args, **options):
+        if signals:
+            signal.raise_signal(signals.pop())
+        await drain(self, *args, **options)
+    BackgroundDispatcher._drain = _drain
+    async def main():
+        dispatcher.enqueue("a")
+    loop = new_loop()
+    loop.run_until_complete(main())  # not closed, so that all is left for the exit
+    import atexit
+    atexit.register(loop.close)
+    atexit.register(__import__("ringdispatch._process")._process.at_exit)
+    """,
+    )
+    assert outcome.lines == ["['a']"]
+
+
 def test_exit_reports_the_drops_that_were_not_told() -> None:
     run_snippet(  # C16, C10: rate-limited until then
         """

@@ -248,6 +248,8 @@ def test_second_signal_while_the_process_ends(
             if batch == ["a"]:
                 while not ending:
                     await asyncio.sleep(0.001)
+                for _ in range(3):  # until the end has nothing to do but wait
+                    await asyncio.sleep(0.001)
                 again.set()
                 while len(handled) < 2:  # under Ctrl-C for ever
                     await asyncio.sleep(0.001)

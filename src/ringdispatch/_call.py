@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._home import Errand, Home, Timer
+from ._home import Errand, Home, Timer, raise_from
 from ._ring import Take
 from ._worker import Worker
 
@@ -104,9 +104,7 @@ class Call:
             await awaitable
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
-            # Raised from the loop itself: the loop ends, and no task is left behind
-            # with an exception that nobody retrieved.
-            loop.call_soon(_raise, error)
+            raise_from(loop, error)
         except (asyncio.CancelledError, GeneratorExit) as error:
             self.fail(error)
             raise
@@ -232,7 +230,3 @@ def _lazily(  # pragma: no cover - 3.11
 
 def _nothing() -> None:
     pass
-
-
-def _raise(error: BaseException) -> None:
-    raise error

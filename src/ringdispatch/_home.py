@@ -54,6 +54,19 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return None if over else loop
 
 
+def raise_from(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+    """Raise what ends the program from the running `loop` itself.
+
+    Raised in a task, it would end the loop as well, and leave the task behind with an
+    exception that nobody retrieved.
+    """
+    loop.call_soon(_raise, error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 class Errand:
     """A callback given to a loop that tells if the loop drops it uncalled.
 

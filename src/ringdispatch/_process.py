@@ -9,7 +9,7 @@ import weakref
 from typing import Any, Protocol
 
 from ._background import forget_background, run_inline, stop_background
-from ._home import END_SECONDS
+from ._home import END_SECONDS, raise_from
 from ._ring import Ring, keep_for_ever
 
 
@@ -94,7 +94,14 @@ def _dispatch_all(seconds: float) -> None:
 
 
 async def _end_all(members: list[Member], seconds: float) -> None:
-    await asyncio.gather(*(member._end_here(seconds) for member in members))
+    await asyncio.gather(*(_end(member, seconds) for member in members))
+
+
+async def _end(member: Member, seconds: float) -> None:
+    try:
+        await member._end_here(seconds)
+    except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
+        raise_from(asyncio.get_running_loop(), error)
 
 
 atexit.register(at_exit)
