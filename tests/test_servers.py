@@ -248,11 +248,10 @@ def test_second_signal_while_the_process_ends(
             if batch == ["a"]:
                 while not ending:
                     await asyncio.sleep(0.001)
-                for _ in range(3):  # until the end has nothing to do but wait
-                    await asyncio.sleep(0.001)
-                again.set()
+                # From the loop, when nobody has anything to do but wait.
+                asyncio.get_running_loop().call_later(0.01, again.set)
                 while len(handled) < 2:  # under Ctrl-C for ever
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.5)
             say(*batch)
         ending, again, handled = [], threading.Event(), []
         def kill():
