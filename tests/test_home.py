@@ -117,16 +117,18 @@ def test_bound_loop_gets_what_was_pending_and_stays(
     loop_name: str, fix: str
 ) -> None:  # C13
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    dispatcher = BackgroundDispatcher(sink, ms_delay=60_000)
     dispatcher.enqueue("stray")  # waits on the background thread
 
     async def use() -> None:
-        await comes_true(lambda: sink.entries == ["stray"])
+        assert await dispatcher.aflush()
+        assert sink.entries == ["stray"]
         # Neither a thread nor another loop takes it away.
         await asyncio.to_thread(dispatcher.enqueue, "thread")
-        await comes_true(lambda: len(sink.entries) == 2)
+        assert await dispatcher.aflush()
         await asyncio.to_thread(asyncio.run, put(dispatcher, "other loop"))
-        await comes_true(lambda: len(sink.entries) == 3)
+        assert await dispatcher.aflush()
+        assert sink.entries == ["stray", "thread", "other loop"]
         assert set(sink.loops) == {asyncio.get_running_loop()}
 
     async def main() -> None:
