@@ -94,10 +94,10 @@ def _dispatch_all(seconds: float) -> None:
 
 
 async def _end_all(members: list[Member], seconds: float) -> None:
-    await asyncio.gather(*(_end(member, seconds) for member in members))
+    await asyncio.gather(*(_end_one(member, seconds) for member in members))
 
 
-async def _end(member: Member, seconds: float) -> None:
+async def _end_one(member: Member, seconds: float) -> None:
     try:
         await member._end_here(seconds)
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
