@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
 
 # After this long those who wait beside another loop's look whether that still runs.
 _LOOK_SECONDS = 1.0
@@ -76,8 +75,8 @@ class RoomQueue:
 
     def _patience(self, turn: _Turn) -> float | None:
         """Another loop may stop when it has just been told that there is room."""
-        loops = set(map(attrgetter("loop"), self._in_order()))  # of thousands, perhaps
-        return None if loops == {turn.loop} else _LOOK_SECONDS
+        alone = all(other.loop is turn.loop for other in self._in_order())
+        return None if alone else _LOOK_SECONDS
 
     def _in_order(self) -> list[_Turn]:
         while True:
