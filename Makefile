@@ -1,53 +1,122 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
 #             --clients 8 --entries 20" changes what it does
-# make test   the test suite, a process for each core; ARGS="-k close" goes to pytest
+# make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest
+# make test-interpreter, test-compiled, test-threads, test-rings   parts of it, see below
+# make lint   generated tables, formatting, style, types, stubs
+# make docs   the documentation site, in site/
+# make workflows  the schemas of what is in .github, and zizmor
+#
 # make chaos  rounds of drawn chaos, each judged to the entry; ARGS="--seconds 3600
 #             --seed 7" makes it longer, or repeats it
-# make lint   generated tables, formatting, style, types, stubs
+# make races  all that a ring and a dispatcher can do at once, from several threads
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
-# make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
-#             SANITIZER="address thread" runs those only
-# make coverage  which lines and branches of src/ the tests run, Cython's too, against the
-#             limits in .ci/coverage, which makes an environment of its own; with htmlcov/
+# make windows   a million windows, each opened in the moment of a take
+# make hammer    a minute of re-entry from each source
+#
+# make prices what enqueue, a row and a batch cost, against the limits of this Python;
+#             make enqueue-price is one of them
+# make import-price  what the import costs, against its limit
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
 # make layouts  what each layout costs the whole way, beside its peers
-# make docs   the documentation site, in site/
+#
 # make sdist  the source distribution, in dist/
+# make wheels that, and from it a wheel for each interpreter in RINGDISPATCH_PYTHONS, or
+#             for PYTHON, each looked at as a release would
+# make reproducible  two builds of the last commit, and the bytes compared
+# make installed  TARGETS="test prices" with the wheel from dist/ under PYTHON
+# make sanitize  sanitizers, debug build, ThreadSanitizer (.ci/sanitizers says which);
+#             SANITIZER="address thread" runs those only, WHOLE=1 the whole suite
+# make coverage  which lines and branches of src/ the tests run, Cython's too, against the
+#             limits in .ci/coverage, which makes an environment of its own; with htmlcov/
+# make nightly   what is too long for .ci/run, in hours; PARTS="chaos" is one part
+#
 # make clean  back to what is in version control
 #
-# All of it happens in .venv, made on first use with $(PYTHON).
+# All of it happens in .venv, made on first use with PYTHON. With UNDER=/path/to/python it
+# happens under that one, which has what it takes, and nothing is made or installed.
 
 PYTHON ?= python3
+PROCESSES ?= auto
 ARGS ?=
+TARGETS ?= test-interpreter prices
 
-python := .venv/bin/python
-pip := $(python) -m pip --disable-pip-version-check install --quiet
+# Where the programs are that run for long.
+stress := tests
+
+# Parts of the suite: each name stands for tests/test_NAME.py.
+#
+# What depends on the version of the interpreter: compiled code, what CPython does at the
+# end of a loop, of a thread and of a process, at a fork, and when it collects.
+interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
+	context end exit fork gevent home life packaging record_buffers records \
+	records_refused reentry ring ring_threads stopped threads unclosed waiting
+# What goes every way through compiled code, the failing ones too.
+compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
+	leaks leaks_layouts record_buffers records records_refused reentry ring ring_model \
+	ring_threads threads
+# What races in threads of its own; and what may be run in several at once.
+threads_tests := threads ring_threads ring
+rings_tests := $(threads_tests) ring_model
+parts := interpreter compiled threads rings
+
+# benchmarks/NAME_price.py --check: limits that hold under every interpreter.
+prices := enqueue record batch
+
 sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
 # A build with other switches (setup.py) is another build.
 switches := $(RINGDISPATCH_DEBUG)-$(RINGDISPATCH_COVERAGE)-$(RINGDISPATCH_SANITIZE)
 built := .venv/.built-$(switches)
+pip := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+
+ifdef UNDER
+python := $(UNDER)
+needs :=
+else
+python := .venv/bin/python
+needs = $(built) $(1:%=.venv/.group-%)
+endif
+pytest := $(python) -m pytest --numprocesses $(PROCESSES)
+patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
-.PHONY: demo test chaos soak overload bench figures layouts sanitize coverage lint docs
-.PHONY: sdist clean
+.PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
+.PHONY: windows hammer prices $(prices:%=%-price) import-price bench figures layouts
+.PHONY: sdist wheels reproducible installed sanitize coverage nightly clean
 
-demo: $(built) .venv/.group-demo
+demo: $(call needs,demo)
 	$(python) examples/demo.py $(ARGS)
 
-groups := test demo servers bench docs
-test: $(built) $(groups:%=.venv/.group-%)
-	$(python) -m pytest --numprocesses auto $(ARGS)
+test: $(call needs,test demo servers bench docs)
+	$(pytest) $(ARGS)
 
-chaos: $(built) .venv/.group-test
-	$(python) tests/chaos.py $(ARGS)
+$(parts:%=test-%): test-%: $(call needs,test)
+	$(pytest) $($*_tests:%=tests/test_%.py) $(ARGS)
 
-soak overload: $(built)
-	$(python) tests/$@.py $(ARGS)
+chaos races: $(call needs,test)
+	$(python) $(stress)/$@.py $(ARGS)
 
-bench: $(built) .venv/.group-bench
+soak overload: $(call needs)
+	$(python) $(stress)/$@.py $(ARGS)
+
+windows: $(call needs,test)
+	RINGDISPATCH_TEST_WINDOWS=1000000 $(pytest) $(patient) tests/test_wakeups.py $(ARGS)
+
+hammer: $(call needs,test)
+	RINGDISPATCH_TEST_HAMMER_SECONDS=60 $(pytest) $(patient) tests/test_reentry.py $(ARGS)
+
+# Two at once: they count instructions, which a busy machine does not change.
+prices: $(call needs,test)
+	@printf '%s\n' $(prices) | xargs -P 2 -I NAME sh -c \
+		'told=$$($(python) benchmarks/NAME_price.py --check 2>&1); status=$$?; \
+		echo "NAME: $$told"; exit $$status'
+
+$(prices:%=%-price) import-price: %-price: $(call needs,test)
+	$(python) benchmarks/$*_price.py --check $(ARGS)
+
+bench: $(call needs,bench)
 	$(python) -m pytest --benchmark $(ARGS)
 
 figures: override ARGS :=
@@ -55,10 +124,10 @@ figures: bench
 	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/suite.json
 	$(python) benchmarks/tables.py
 
-layouts: $(built) .venv/.group-bench
+layouts: $(call needs,bench)
 	$(python) benchmarks/whole_way.py $(ARGS)
 
-lint: $(built) .venv/.group-lint
+lint: $(call needs,lint)
 	$(python) benchmarks/tables.py --check
 	$(python) -m ruff check
 	$(python) -m ruff format --check
@@ -68,22 +137,36 @@ lint: $(built) .venv/.group-lint
 	$(python) -m mypy tests/typing/api.py
 	$(python) -m pyright tests/typing/api.py
 
-sanitize:
-	PYTHON=$(PYTHON) .ci/sanitizers $(SANITIZER)
-
-# Of one version, whatever $(PYTHON) is; PYTHON=... on the command line reaches it.
-coverage:
-	.ci/coverage
-
 # Strict: a link or a name that leads nowhere is an error, as is a page that would have
 # its reader's browser fetch something from elsewhere.
-docs: $(built) .venv/.group-docs .venv/.group-test
+docs: $(call needs,docs test)
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 	@! grep -rnoE '<(script|link|img|iframe|source)[^>]+="?(https?:)?//[^">]+' \
 		site --include='*.html'
 
+workflows: .venv/.group-workflows
+	.ci/workflows
+
 sdist: .venv/.group-build
 	$(python) -m build --sdist
+
+wheels:
+	PYTHON="$(PYTHON)" .ci/wheels
+
+reproducible:
+	PYTHON="$(PYTHON)" .ci/reproducible
+
+installed:
+	.ci/installed "$(PYTHON)" $(TARGETS)
+
+sanitize:
+	PYTHON="$(PYTHON)" WHOLE="$(WHOLE)" .ci/sanitizers $(SANITIZER)
+
+coverage:
+	.ci/coverage
+
+nightly:
+	PYTHON="$(PYTHON)" .ci/run nightly $(PARTS)
 
 clean:
 	rm -rf .venv build dist site *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
