@@ -58,8 +58,8 @@ compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refuse
 	leaks leaks_layouts record_buffers records records_refused reentry ring ring_model \
 	ring_threads threads
 # What races in threads of its own; and what may be run in several at once.
-threads_tests := threads ring_threads ring
-rings_tests := $(threads_tests) ring_model
+threads_tests := threads ring_threads
+rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 
 # benchmarks/NAME_price.py --check: limits that hold under every interpreter.
