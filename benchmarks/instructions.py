@@ -22,7 +22,7 @@ from pathlib import Path
 
 CALLS = 20_000
 
-# Switches callgrind's collection, of this thread alone, from within the measured process.
+# Switches callgrind's collection, of this thread alone, from the measured process.
 # Nothing is instrumented before: the imports would take most of the time.
 TOGGLE_C = """
 #include <valgrind/callgrind.h>
