@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._bytes import BytesBatch
 from ._dispatcher import BackgroundDispatcher
 from ._layouts import Bytes, Objects, Records
-from ._producer import Full
+from ._enqueue import Full
 
 if TYPE_CHECKING:
     from ._statistics import Statistics
