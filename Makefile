@@ -42,10 +42,10 @@ test: $(built) $(groups:%=.venv/.group-%)
 	$(python) -m pytest --numprocesses auto $(ARGS)
 
 chaos: $(built) .venv/.group-test
-	$(python) tests/chaos.py $(ARGS)
+	$(python) stress/chaos.py $(ARGS)
 
 soak overload: $(built)
-	$(python) tests/$@.py $(ARGS)
+	$(python) stress/$@.py $(ARGS)
 
 bench: $(built) .venv/.group-bench
 	$(python) -m pytest --benchmark $(ARGS)
@@ -89,7 +89,7 @@ clean:
 	rm -rf .venv build dist site *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f src/ringdispatch/*.so src/ringdispatch/*.pyd src/ringdispatch/*.c
-	find benchmarks examples src tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks examples src stress tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Older pips know no dependency groups.
 .venv/.pip:

@@ -16,6 +16,7 @@ from support import Sink, SteppedLoop, books_agree
 
 pytestmark = pytest.mark.every_layout
 
+STRESS = Path(__file__).parents[1] / "stress"
 POLICIES = ["drop_newest", "drop_oldest", "raise"]
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
@@ -151,7 +152,7 @@ def test_f30_in_short(program: list[str], policy: str, kind: str) -> None:  # C7
     name, *options = program
     options += ["--policy", policy, "--layout", kind]
     outcome = subprocess.run(
-        [sys.executable, Path(__file__).with_name(name), *options],
+        [sys.executable, STRESS / name, *options],
         capture_output=True,
         text=True,
         check=False,

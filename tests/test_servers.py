@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from served import FIRST, LAST
-from serving import Server, Traffic, missing, needs, serve
+from serving import PROGRAMS, Server, Traffic, missing, needs, serve
 from subprocesses import run_snippet
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -39,7 +39,7 @@ def celery(pool: str) -> list[str]:
 
 UVICORN = ["-m", "uvicorn", "--fd", "{fd}", "--log-level", "warning", "served:asgi"]
 HYPERCORN = ["-m", "hypercorn", "--bind", "fd://{fd}", "--log-level", "warning"]
-SERVED = str(Path(__file__).with_name("served.py"))
+SERVED = str(PROGRAMS / "served.py")
 
 COMMANDS = {
     "uvicorn": UVICORN,
@@ -212,7 +212,7 @@ def test_end_of_a_notebook(
     end: str, delivered: tuple[str, ...], tmp_path: Path
 ) -> None:  # C16
     """Cells run on the kernel's loop, which is the home: `await` works in them."""
-    with serve([str(Path(__file__).with_name("notebook.py")), end], tmp_path) as server:
+    with serve([str(PROGRAMS / "notebook.py"), end], tmp_path) as server:
         server.wait()
         assert server.process.returncode == 0
         assert server.delivered() == delivered

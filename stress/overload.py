@@ -1,6 +1,6 @@
 """Overload: producers at full rate against a dispatch function that never returns.
 
-    python tests/overload.py [--seconds 60] [--policy drop_oldest] [--layout bytes]
+    python stress/overload.py [--seconds 60] [--policy drop_oldest] [--layout bytes]
 
 For each overflow policy, two threads enqueue fresh entries as fast as they can
 while the only call of the dispatch function hangs and ignores its cancellation;

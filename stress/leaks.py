@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ringdispatch import _drops
-from subprocesses import run_snippet
+from subprocesses import HERE, run_snippet
 
+FOLDERS = [Path(__file__).parent, HERE]
 WARM_UP = 100
 # What threads that are late and the allocator may account for in half the repetitions.
 # A leak of one thing in ten of them exceeds it, or one of a ring in three.
@@ -49,10 +50,11 @@ class Scenarios(dict[str, tuple[Run, int]]):
 def leaves_nothing(file: str, name: str) -> None:
     """Repeat a scenario of the test module `file` in a process of its own."""
     path = Path(file)
+    folders = [str(path.parent), *map(str, FOLDERS)]
     run_snippet(
         f"""
         import sys
-        sys.path[:0] = [{str(path.parent)!r}]
+        sys.path[:0] = {folders!r}
         import leaks, {path.stem}
         leaks.watch(*{path.stem}.scenario[{name!r}])
         """,

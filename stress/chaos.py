@@ -1,4 +1,4 @@
-"""Hours of chaos, from a seed: `python tests/chaos.py --seconds 3600 --seed 7`.
+"""Hours of chaos, from a seed: `python stress/chaos.py --seconds 3600 --seed 7`.
 
 Plays rounds. Each has a dispatcher with drawn options and everybody at it at once:
 threads, loops that end in the middle, waiters, signal handlers, finalizers, forks, and
@@ -28,6 +28,7 @@ from pathlib import Path
 
 # First, before anything imports asyncio.
 from chaos_asyncio import GIL  # isort: skip
+import helpers_path  # noqa: F401  # isort: skip
 import chaos_round
 from chaos_producers import KINDS
 from chaos_record import Record, Violation

@@ -1,6 +1,6 @@
 """All that a ring and a dispatcher can do at once, from 2 to 8 threads.
 
-    python tests/races.py [--seconds 10] [--threads 8] [--seed 7]
+    python stress/races.py [--seconds 10] [--threads 8] [--seed 7]
 
 Short rounds, each on a new ring or dispatcher of random layout, size and policy. Every
 snapshot balances (C8); after a round nothing is lost and nothing came twice (C9). What
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import helpers_path  # noqa: F401  # isort: skip
 from lines import Line
 from racing import KINDS, Mark
 from ringdispatch import BackgroundDispatcher, Full, Statistics

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "programs"
 END_SECONDS = 25.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -53,7 +53,7 @@ class Server:
         (folder / "gunicorn.conf.py").write_text(GUNICORN)
         self._ended = False
         environment = os.environ | {
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": str(PROGRAMS),
             "PYTHONUNBUFFERED": "1",
             "RECORD": str(self.record),
             **{name: str(value) for name, value in variables.items()},

@@ -1,6 +1,6 @@
 """A soak: entries by the million through each overflow policy, and nothing that grows.
 
-    python tests/soak.py [--entries 200000000] [--policy drop_oldest] [--layout bytes]
+    python stress/soak.py [--entries 200000000] [--policy drop_oldest] [--layout bytes]
 
 Fresh objects go in faster than they come out, from two threads, so that the ring is
 often full; the dispatch function now and then fails. After a warm-up the resident
