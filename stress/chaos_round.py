@@ -223,10 +223,10 @@ class Round:
 
     def is_settled(self) -> bool:
         books = self.books()
-        return not (books.pending or books.in_flight or self.ring.places)
+        return not (books.pending or books.in_flight or self.ring.busy_slots)
 
     def unsettled(self) -> str:
-        return f"never settled, {self.ring.places} places taken: {self.books()}"
+        return f"never settled, {self.ring.busy_slots} places taken: {self.books()}"
 
     def let_go(self) -> None:
         """C16: an unclosed dispatcher is freed when nobody needs it any more."""

@@ -25,8 +25,8 @@ import helpers_path  # noqa: F401  # isort: skip
 from lines import Line
 from racing import KINDS, Mark
 from ringdispatch import BackgroundDispatcher, Full, Statistics
-from ringdispatch._producer import POLICIES
-from ringdispatch._ring import Take
+from ringdispatch._enqueue import POLICIES
+from ringdispatch._batch import Batch
 from support import books_agree
 
 ROUND_SECONDS = 0.15
@@ -137,7 +137,7 @@ class RingRound(Round):
             max_in_flight=self.max_in_flight,
             on_full=self.on_full,
         )
-        self.takes: list[Take] = []  # of all threads: anyone may settle any of them
+        self.takes: list[Batch] = []  # of all threads: anyone may settle any of them
         self.out: list[tuple[int, list[Mark]]] = []
         self.settled: list[tuple[bool, int]] = []  # whether failed, how many entries
 
@@ -152,15 +152,16 @@ class RingRound(Round):
 
     def consume(self, mine: int, random: Random) -> None:
         while not self.over:
-            if not self.line.ring.reserve(self.max_in_flight):
+            slot = self.line.ring.acquire_slot(self.max_in_flight)
+            if slot is None:
                 continue
             take = self.line.ring.take(random.randint(1, self.max_batch))
             if take is not None:
-                assert take.end - take.start == len(take.batch) <= self.max_batch
-                self.out.append((take.start, self.kind.unpack(take.batch)))
+                assert take.end - take.start == len(take.value) <= self.max_batch
+                self.out.append((take.start, self.kind.unpack(take.value)))
                 self.takes.append(take)
                 self.settle(random)
-            self.line.ring.release()
+            assert slot.release()
 
     def settle(self, random: Random) -> None:
         """Settle one of the last few, as a timeout and a close would at once."""
@@ -169,9 +170,9 @@ class RingRound(Round):
         if take.settle(failed, 0.5):
             self.settled.append((failed, take.end - take.start))
         assert take.settled
-        entries = take.batch
+        entries = take.value
         assert entries is None or len(entries) == take.end - take.start
-        take.forget()
+        take.release()
 
     def watch(self, mine: int, random: Random) -> None:
         while not self.over:
@@ -179,18 +180,18 @@ class RingRound(Round):
             ring = self.line.ring
             assert ring.head <= ring.tail
             assert ring.pending <= ring.capacity
-            assert 0 <= ring.places <= self.max_in_flight
+            assert 0 <= ring.busy_slots <= self.max_in_flight
             assert ring.opened >= 0.0
-            _ = ring.telling, ring.closed
+            _ = ring.drop_announced, ring.closed
 
     def meddle(self, mine: int, random: Random) -> None:
         while not self.over:
             ring = self.line.ring
-            ring.reopen(time.monotonic())
-            ring.forsake()
+            ring.roll_window(time.monotonic())
+            ring.unclaim_window()
             self.line._reject_full()
             self.refused[mine] += 1
-            ring.told()
+            ring.rearm_drop_notice()
             if self.takes:
                 self.settle(random)
             if random.random() < 0.01:
@@ -212,7 +213,7 @@ class RingRound(Round):
         assert books.failed == sum(count for failed, count in self.settled if failed)
         assert books.batches == len(self.settled) == len(self.takes)
         assert books.dispatch_seconds_total == 0.5 * len(self.takes)
-        assert self.line.ring.places == 0
+        assert self.line.ring.busy_slots == 0
 
 
 class DispatcherRound(Round):

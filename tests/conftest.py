@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from layouts import LAYOUTS, can_be, use_layout
-from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from subprocesses import LAYOUT_VARIABLE
 from support import Sink, SteppedLoop
 
@@ -88,7 +88,7 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedLoop]:
     Run a test's coroutine with `stepped.run_until_complete(main())`.
     """
     # First: after the test it is put back.
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
+    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
     loop = SteppedLoop()
     yield loop
     loop.run_until_complete(_end(loop))

@@ -162,7 +162,7 @@ def test_late_result_changes_no_count(stepped: SteppedLoop) -> None:  # C9, C11
         at_timeout = dispatcher.statistics()
         assert (at_timeout.failed, at_timeout.in_flight) == (1, 0)
         await stepped.advance(20)
-        assert dispatcher.ring.places == 0  # it has really ended
+        assert dispatcher.ring.busy_slots == 0  # it has really ended
         assert dispatcher.statistics() == at_timeout
 
     stepped.run_until_complete(main())

@@ -254,12 +254,12 @@ def test_signal_in_the_middle_of_the_end_leaves_no_task_behind() -> None:  # C16
 def test_exit_reports_the_drops_that_were_not_told() -> None:
     run_snippet(  # C16, C10: rate-limited until then
         """
-        from ringdispatch._ring import keep_for_ever
+        from ringdispatch._ring import immortalize
         async def send(batch):
             pass
         dispatcher = BackgroundDispatcher(
             send, ms_delay=60_000, capacity=2, max_batch=2, name="n1")
-        keep_for_ever(dispatcher)  # or its finalizer would tell
+        immortalize(dispatcher)  # or its finalizer would tell
         async def main():
             for _ in range(2):
                 for number in range(5):

@@ -341,7 +341,7 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
     outcome = run_snippet(
         f"""
         import multiprocessing
-        from ringdispatch._ring import keep_for_ever
+        from ringdispatch._ring import immortalize
         async def send(batch):
             say(batch)
         dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
@@ -358,7 +358,7 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
             asyncio.set_event_loop(loop)
             loop.run_until_complete(main())
             if {kind!r} == "bound":  # to a loop that is never closed
-                keep_for_ever(loop)
+                immortalize(loop)
                 return
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()

@@ -275,7 +275,7 @@ class History:
         self.entries_kept_their_order()
         seen = self.dispatcher.statistics()
         taken = {entry for this in self.dispatches for entry in this.batch}
-        assert seen.pending == seen.in_flight == self.dispatcher.ring.places == 0
+        assert seen.pending == seen.in_flight == self.dispatcher.ring.busy_slots == 0
         assert seen.accepted == len(self.accepted)
         assert taken <= self.accepted
         assert len(taken) + seen.evicted + seen.abandoned == len(self.accepted)

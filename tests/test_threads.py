@@ -13,7 +13,7 @@ import pytest
 from loops import eventually
 from racing import ENTRIES, PRODUCERS, Mark, impatience, in_order_of_each, race
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._ring import Take
+from ringdispatch._batch import Batch
 from subprocesses import run_snippet
 from support import Sink, books_agree
 
@@ -116,7 +116,7 @@ def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it() -> None:  # 
     class Hasty:
         """A batch whose call ends as soon as it is settled, in the other thread."""
 
-        def __init__(self, take: Take) -> None:
+        def __init__(self, take: Batch) -> None:
             self._take = take
 
         def __getattr__(self, name: str) -> Any:

@@ -81,7 +81,7 @@ def test_f28_finalizer_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> Non
 
     class Unable(BackgroundDispatcher[Any]):
         def _call_home(self, home: object) -> None:  # as if no loop ever ran
-            self.ring.forsake()
+            self.ring.unclaim_window()
 
     dispatcher = Unable(Place(), ms_delay=1, name="n1")
     dispatcher.enqueue("a")

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._ring import Take
+from ringdispatch._batch import Batch
 
 pytestmark = pytest.mark.every_layout
 
@@ -57,7 +57,7 @@ class Chain(BackgroundDispatcher[int]):
         self.slow = slow  # its calls last longer than a step of the loop
         producer.chains.append(self)
 
-    def take(self) -> Take | None:
+    def take(self) -> Batch | None:
         self.producer.orders.put(self)
         pass_a_moment(self.moments)
         return super().take()

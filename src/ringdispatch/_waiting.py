@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextvars import Context
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._ring import Ring
@@ -161,26 +162,17 @@ class SettlementQueue:
         while (waiter := first(waiters)) is not None and waiter.end <= end:
             self.remove(waiter)
             over.append(waiter)
-        self._finish_all(over, True)
+        if over:
+            self._finish_all(over, True)
 
     def _finish_all(self, waiters: "list[FlushWaiter]", settled: bool) -> None:
-        elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        here = asyncio._get_running_loop()
         for waiter in waiters:
             self.remove(waiter)
             waiter.stuck = not settled
             waiter.settled = settled
             if waiter.event is not None:
                 waiter.event.set()
-            future = waiter.future
-            if future is not None:
-                loop = future.get_loop()
-                if loop is here:
-                    resolve(future)
-                else:
-                    elsewhere.setdefault(loop, []).append(future)
-        for loop, futures in elsewhere.items():  # one wake-up a loop, not a waiter
-            _post(loop, futures)
+        resolve_all([w.future for w in waiters if w.future is not None])
 
     # ---- openers
 
@@ -215,18 +207,17 @@ class _Ticket:
 class RoomQueue:
     """Serves tasks that wait for room, first come, first served, on any loop.
 
-    A batch that leaves the ring wakes as many as it has entries. A task that was
-    served, or gives up, wakes the next; one that found no room after all waits before
-    all others.
+    Only the first in the queue tries. A batch that leaves the ring wakes as many as it
+    has entries; a task that was served, or gives up, wakes the next.
     """
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[_Ticket, None] = OrderedDict()
-        self._woken: dict[_Ticket, None] = {}
+        self._tickets: OrderedDict[_Ticket, None] = OrderedDict()
+        self._stalled: dict[_Ticket, None] = {}  # woken, but their loop stands still
         self._loops: set[int] = set()  # seen since it was last empty
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._woken)
+        return len(self._tickets) + len(self._stalled)
 
     async def wait(
         self, attempt: Callable[[], bool | None], timeout: float | None
@@ -234,66 +225,53 @@ class RoomQueue:
         """Repeat `attempt` until it returns True or False; None when time runs out."""
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        ticket = _Ticket(loop)
         if not self:
             self._loops.clear()
         self._loops.add(id(loop))
-        self._waiting[ticket] = None
-        is_next = len(self) == 1
+        ticket = _Ticket(loop)
+        self._tickets[ticket] = None
         try:
             while True:
-                if is_next:
+                ticket.wake = loop.create_future()  # before it looks
+                if first(self._tickets) is ticket:
                     accepted = attempt()
                     if accepted is not None:
                         return accepted
-                    # Room that came before it is back in the queue woke others.
-                    is_next = self._put_back(ticket)
-                    continue
                 seconds = None if deadline is None else deadline - loop.time()
                 if seconds is not None and seconds <= 0:
                     return None
-                if len(self._loops) > 1:  # one that was woken may have stopped since
+                if len(self._loops) > 1:  # that of the first may have stopped
                     seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
                 await wait_for(ticket.wake, seconds)
-                ticket.wake = loop.create_future()  # before it looks
-                is_next = ticket in self._woken
-                if not is_next and len(self._loops) > 1:
+                if self._stalled.pop(ticket, _GONE) is None:
+                    self._tickets[ticket] = None
+                    self._tickets.move_to_end(ticket, last=False)
+                elif len(self._loops) > 1:
                     self.wake(1)
         finally:
-            self._waiting.pop(ticket, None)
-            self._woken.pop(ticket, None)
+            self._tickets.pop(ticket, None)
+            self._stalled.pop(ticket, None)
             self.wake(1)
 
-    def _put_back(self, ticket: _Ticket) -> bool:
-        """Queue a ticket that was woken in vain; False where it was not woken."""
-        if self._woken.pop(ticket, _GONE) is _GONE:
-            return False
-        self._waiting[ticket] = None
-        self._waiting.move_to_end(ticket, last=False)
-        return True
-
     def wake(self, count: int) -> None:
-        """Wake the first `count`: there may be room for them.
-
-        A task whose loop stands still is woken too, once, and counts for none.
-        """
-        here = asyncio._get_running_loop()
-        elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        while count > 0 and (ticket := first(self._waiting)) is not None:
-            self._woken[ticket] = None
-            if self._waiting.pop(ticket, _GONE) is _GONE:
-                continue  # another thread was quicker
-            count -= ticket.loop.is_running()
-            if ticket.loop is here:
-                resolve(ticket.wake)
-            else:
-                elsewhere.setdefault(ticket.loop, []).append(ticket.wake)
-        for loop, futures in elsewhere.items():
-            _post(loop, futures)
+        """Wake the first `count` whose loops run: there may be room for them."""
+        futures: list[asyncio.Future[None]] = []
+        while count > 0 and (tickets := _first_few(self._tickets, count)):
+            count = 0
+            for ticket in tickets:
+                if not ticket.loop.is_running():  # it has its turn when that runs again
+                    self._stalled[ticket] = None
+                    self._tickets.pop(ticket, None)
+                    count += 1
+                    if ticket.loop.is_closed():
+                        self._stalled.pop(ticket, None)
+                        continue
+                futures.append(ticket.wake)
+        resolve_all(futures)
 
     def wake_all(self) -> None:
         """Wake every waiter: the ring was closed."""
-        self.wake(len(self._waiting))
+        self.wake(len(self._tickets))
 
 
 _Waiters = OrderedDict[FlushWaiter, None]
@@ -305,6 +283,14 @@ def first(waiters: "OrderedDict[_Waiter, None]") -> "_Waiter | None":
     while True:
         try:
             return next(iter(waiters), None)
+        except RuntimeError:  # another thread changed it
+            continue
+
+
+def _first_few(waiters: "OrderedDict[_Waiter, None]", count: int) -> "list[_Waiter]":
+    while True:
+        try:
+            return list(islice(waiters, count))
         except RuntimeError:  # another thread changed it
             continue
 
@@ -327,13 +313,16 @@ def resolve(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _resolve_all(futures: "list[asyncio.Future[None]]") -> None:
+def resolve_all(futures: "list[asyncio.Future[None]]") -> None:
+    """End the waits for them, with one wake-up for each other loop."""
+    here = asyncio._get_running_loop()
+    elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for future in futures:
-        resolve(future)
-
-
-def _post(
-    loop: asyncio.AbstractEventLoop, futures: "list[asyncio.Future[None]]"
-) -> None:
-    with contextlib.suppress(RuntimeError):  # closed: nothing waits there any more
-        loop.call_soon_threadsafe(_resolve_all, futures, context=Context())
+        loop = future.get_loop()
+        if loop is here:
+            resolve(future)
+        else:
+            elsewhere.setdefault(loop, []).append(future)
+    for loop, theirs in elsewhere.items():
+        with contextlib.suppress(RuntimeError):  # closed: nothing waits there any more
+            loop.call_soon_threadsafe(resolve_all, theirs, context=Context())

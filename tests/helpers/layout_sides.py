@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ring_sides import Modelled, Side
+from ring_sides import Listener, Modelled, Side
 from ringdispatch import Bytes, Records, Statistics
-from ringdispatch._producer import Producer, give_enqueue
+from ringdispatch._enqueue import EnqueueBase, install_enqueue
 
 ROW = [("number", "u4"), ("price", "f8"), ("odd", "?"), ("name", "S5")]
 DTYPES = {
@@ -32,7 +32,7 @@ class Laid(Side):
         raise NotImplementedError
 
     def let_go(self, which: int) -> None:
-        self.takes.pop(which % len(self.takes))
+        self.dropped(self.takes.pop(which % len(self.takes)))
 
 
 class ModelledLaid(Laid, Modelled):
@@ -72,7 +72,7 @@ class ModelledLaid(Laid, Modelled):
         """Nothing is kept of it."""
 
 
-class CompiledLaid(Laid, Producer[Any]):
+class CompiledLaid(Laid, EnqueueBase[Any]):
     @property
     def numbers(self) -> Callable[[Any], list[Any]]:  # type: ignore[override]
         return self.read
@@ -92,15 +92,15 @@ def row(dtype: np.dtype[Any], number: int) -> tuple[Any, ...]:
     return values[: len(dtype.names or ())]
 
 
-@give_enqueue
+@install_enqueue
 class CompiledRecords(CompiledLaid):
     def __init__(
         self, dtype: np.dtype[Any], capacity: int, max_batch: int, on_full: str
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        ring = Records(dtype).make_ring(capacity, max_batch, 1)
-        self._attach(ring, on_full)
+        self.ring = Records(dtype).make_ring(capacity, max_batch, 1)
+        self._attach(self.ring, on_full, Listener(self))
 
     def hand_in(self, how: str, number: int, *context: Any) -> bool | None:
         entry = row(self.dtype, number)
@@ -143,14 +143,15 @@ def text(number: int, size: int) -> bytes:
     return (b"%d." % number * size)[:size]
 
 
-@give_enqueue
+@install_enqueue
 class CompiledBytes(CompiledLaid):
     def __init__(
         self, layout: Bytes, capacity: int, max_batch: int, on_full: str
     ) -> None:
         super().__init__()
         self.layout = layout
-        self._attach(layout.make_ring(capacity, max_batch, 1), on_full)
+        self.ring = layout.make_ring(capacity, max_batch, 1)
+        self._attach(self.ring, on_full, Listener(self))
 
     def content(self, number: int) -> Any:
         return text(number, self.sizes[number])

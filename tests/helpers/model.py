@@ -15,9 +15,9 @@ that no batch could hold is refused whatever `on_full` says, one may displace se
 and a batch is also full when it has the bytes that one may have, or when the largest
 entry of late would find no room.
 
-`enqueue` announces three things, so that nobody ever has to poll: that a window opened
-(an entry found nobody told of the pending ones), that it reached a full batch (or that
-it is time for a look round), and the first drop since the last was told.
+`enqueue` notifies a listener of three things, so that nothing ever has to poll: that an
+entry found the window unclaimed (no pump will come for it), that it filled a batch (or
+that it is time for a look round), and of the first drop since the last was reported.
 """
 
 from __future__ import annotations
@@ -30,27 +30,30 @@ from itertools import islice
 from typing import Any, Protocol
 
 from ringdispatch import Full
+from ringdispatch._ring import DROP_REASONS
 
 # Announce at least every so many entries, in case whoever was told is gone.
 LOOK_ROUND = 4096
 
 
 @dataclass
-class ModelTake:
+class ModelBatch:
     """A batch on its way out: what it holds, and the positions [start, end)."""
 
     ring: ModelRing
     generation: int  # the ring's, when it was taken: a fork begins a new one
     start: int
     end: int
-    batch: list[Any]
+    value: list[Any]
     settled: bool = False
+    excused: int = 0  # how often its own call waits in a flush or a close
 
     def settle(self, failed: bool, seconds: float) -> bool:
         """Enter the outcome in the books; False if that was done before."""
         first = not self.settled and self.generation == self.ring.generation
         self.settled = True
         if first:
+            self.ring.unsettled.remove(self)
             count = self.end - self.start
             self.ring.books["failed" if failed else "dispatched"] += count
             self.ring.books["failed_batches"] += failed
@@ -59,23 +62,39 @@ class ModelTake:
         return first
 
 
-class Producer(Protocol):
+@dataclass
+class ModelSlot:
+    """A slot, until it is released."""
+
+    ring: ModelRing
+    generation: int
+    held: bool = True
+
+    def release(self) -> bool:
+        """Free the slot; False if that was done before."""
+        first = self.held and self.generation == self.ring.generation
+        self.held = False
+        self.ring.busy_slots -= first
+        return first
+
+
+class Listener(Protocol):
     """Who is told. The ring is consistent by then: any of its methods may be called."""
 
     def encode(self, entry: Any) -> Any:
         """Make of an entry what goes into the ring."""
 
-    def _now(self) -> float:
-        """Tell the time, in seconds."""
+    def now(self) -> float:
+        """The time, in seconds."""
 
-    def _opened(self, position: int, context: Any) -> None:
-        """Hear that the entry at `position` opened a window."""
+    def window_opened(self, position: int, context: Any) -> bool:
+        """The entry at `position` found the window unclaimed; will a pump come?"""
 
-    def _reached(self) -> None:
-        """Hear that a batch is full, or that it is time for a look round."""
+    def batch_full(self) -> None:
+        """A batch is full, or it is time for a look round."""
 
-    def _dropped(self) -> None:
-        """Hear of the first drop since `told()`."""
+    def entries_dropped(self) -> None:
+        """The first drop since `rearm_drop_notice()`."""
 
     def freed(self, entry: Any) -> None:
         """See the ring let go of an entry."""
@@ -85,7 +104,7 @@ class ModelRing:
     """A ring, and how entries come into it.
 
     Args:
-        producer: Who is told.
+        listener: Who is notified.
         capacity: Most entries pending.
         max_batch: Most entries in a batch.
         on_full: What becomes of an entry for which there is no room.
@@ -96,7 +115,7 @@ class ModelRing:
 
     def __init__(
         self,
-        producer: Producer,
+        listener: Listener,
         capacity: int,
         max_batch: int,
         on_full: str,
@@ -105,7 +124,7 @@ class ModelRing:
         max_bytes: float = math.inf,
         max_batch_bytes: float = math.inf,
     ) -> None:
-        self.producer = producer
+        self.listener = listener
         self.capacity = capacity
         self.max_batch = max_batch
         self.on_full = on_full
@@ -119,14 +138,17 @@ class ModelRing:
     def _begin(self) -> None:
         self.pending: deque[Any] = deque()
         self.tail = 0
-        self.window = False  # somebody has been told of the pending entries
+        self.claimed = False  # a pump will come for the pending entries
+        self.pumps = getattr(self, "pumps", -1) + 1  # how many have begun
+        self.unsettled: list[ModelBatch] = []  # in order of position
+        self.reported: Counter[tuple[str, bool]] = Counter()
         self.opened = 0.0
         self.oldest = 0.0  # no pending entry is older than this
         self.largest = 0  # bytes of an entry, since the ring was last taken empty
         self.bytes_told = False  # somebody has been told that bytes fill a batch
-        self.turn = 0  # from this position on, none is older than `opened`
-        self.telling = False  # somebody has been told of the drops
-        self.places = 0
+        self.reopened_at = 0  # from this position on, none is older than `opened`
+        self.drop_announced = False  # somebody has been told of the drops
+        self.busy_slots = 0
         self.peak_pending = 0
         self.in_flight = 0
         self.dispatch_seconds = 0.0
@@ -148,7 +170,7 @@ class ModelRing:
         """Choose the position whose filling is announced: a full batch's last."""
         full = self.head + self.max_batch - 1
         look = self.tail + LOOK_ROUND - 1
-        self.check = full if self.tail <= full < look else look
+        self.notify_at = full if self.tail <= full < look else look
 
     # ---- entries come in
 
@@ -161,8 +183,8 @@ class ModelRing:
         displaces = self.on_full == "drop_oldest" and not waits
         refused = self.closed or (not displaces and not self._has_room())
         if not refused and not waits:
-            self.producer.encode(entry)
-        now = 0.0 if self.window or self.closed or refused else self.producer._now()
+            self.listener.encode(entry)
+        now = 0.0 if self.claimed or self.closed or refused else self.listener.now()
 
         # ---- one step, in which nobody else can do anything
         size = self.size(entry)
@@ -177,16 +199,17 @@ class ModelRing:
             tells |= self._count_drop("evicted")
         fills = opens = False
         if accepted:
-            opens = not self.window
-            fills = self.tail >= self.check
+            opens = not self.claimed
+            pumps = self.pumps
+            fills = self.tail >= self.notify_at
             self.pending.append(entry)
             self.tail += 1
-            self.window = True
             self.peak_pending = max(self.peak_pending, len(self.pending))
             self.largest = max(self.largest, size)
             if not self.bytes_told and self._bytes_are_full(self.head):
                 self.bytes_told = fills = True
-        if opens and len(self.pending) == 1:
+        first = opens and len(self.pending) == 1
+        if first:
             self.opened = self.oldest = now
         reaches = fills and not opens
         if opens or reaches:
@@ -197,17 +220,15 @@ class ModelRing:
         # ---- from here on they can, also from within what follows
 
         for old in displaced:
-            self.producer.freed(old)
+            self.listener.freed(old)
         if opens:
-            try:
-                self.producer._opened(position, context)
-            except BaseException:
-                self.forsake()
-                raise
+            comes = self.listener.window_opened(position, context if first else None)
+            if comes and self.head <= position < self.tail:
+                self.claim_window(pumps)
         if reaches or looks:
-            self.producer._reached()
+            self.listener.batch_full()
         if tells:
-            self.producer._dropped()
+            self.listener.entries_dropped()
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
         return accepted
@@ -230,30 +251,37 @@ class ModelRing:
     def reject_full(self) -> None:
         """Count an entry that waited for room in vain."""
         if self._count_drop("rejected_full"):
-            self.producer._dropped()
+            self.listener.entries_dropped()
 
     def _count_drop(self, reason: str) -> bool:
         """Count a drop; returns whether it is to be announced."""
         self.books[reason] += 1
-        first = not self.telling
-        self.telling = True
+        first = not self.drop_announced
+        self.drop_announced = True
         return first
 
-    def told(self) -> None:
+    def rearm_drop_notice(self) -> None:
         """Announce the next drop again."""
-        self.telling = False
+        self.drop_announced = False
 
     # ---- the window
 
-    def forsake(self) -> None:
-        """Nobody could be told of the pending entries: let the next one open again."""
-        self.window = False
+    def unclaim_window(self) -> int:
+        """A pump begins: the next entry notifies the listener."""
+        self.claimed = False
+        self.pumps += 1
+        return self.pumps
 
-    def reopen(self, now: float) -> int:
+    def claim_window(self, pumps: int) -> None:
+        """A pump will come for what is pending, unless another has begun since."""
+        if pumps == self.pumps and self.pending:
+            self.claimed = True
+
+    def roll_window(self, now: float) -> int:
         """Let a window begin now, for the entries from the returned position on."""
         self.opened = now
-        self.turn = self.tail
-        return self.turn
+        self.reopened_at = self.tail
+        return self.reopened_at
 
     # ---- entries go out
 
@@ -291,7 +319,7 @@ class ModelRing:
             first = self._batch_end(first, self.max_batch)
         return first < min(due, self.tail) or self._is_full(first)
 
-    def take(self, most: int, due: float = math.inf) -> ModelTake | None:
+    def take(self, most: int, due: float = math.inf) -> ModelBatch | None:
         """Take up to `most` of the oldest entries for one batch; None if none is.
 
         Of a batch that is not full, only what lies below position `due`.
@@ -299,47 +327,75 @@ class ModelRing:
         end = self._batch_end(self.head, most)
         if not self._is_full(self.head):
             end = int(max(self.head, min(end, due)))
-        take = self._move_out(end - self.head)
-        if take.batch:
+        batch = self._move_out(end - self.head)
+        if batch.value:
             self.books["batches"] += 1
-            self.in_flight += len(take.batch)
-        return take if take.batch else None
+            self.in_flight += len(batch.value)
+            self.unsettled.append(batch)
+        return batch if batch.value else None
+
+    def settled_end(self, past_excused: bool = False) -> int:
+        """The position below which every entry is settled, evicted or abandoned."""
+        for batch in self.unsettled:
+            if not (past_excused and batch.excused):
+                return batch.start
+        return self.head
+
+    def is_settled(self, position: int) -> bool:
+        """Whether that entry is settled, evicted or abandoned."""
+        out = any(batch.start <= position < batch.end for batch in self.unsettled)
+        return position < self.head and not out
 
     def abandon(self) -> int:
         """Let go of everything pending; returns how many entries that were."""
-        gone = self._move_out(len(self.pending)).batch
+        gone = self._move_out(len(self.pending)).value
         self.books["abandoned"] += len(gone)
         for entry in reversed(gone):  # a list lets go of its items last first
-            self.producer.freed(entry)
+            self.listener.freed(entry)
         return len(gone)
 
-    def _move_out(self, count: int) -> ModelTake:
+    def _move_out(self, count: int) -> ModelBatch:
         start = self.head
         entries = self._leave(count)
         if not self.pending:
-            self.window = False
+            self.claimed = False
             self.largest = 0
         self.bytes_told = False
         self._announce_next()
-        return ModelTake(self, self.generation, start, start + count, entries)
+        return ModelBatch(self, self.generation, start, start + count, entries)
 
     def _leave(self, count: int) -> list[Any]:
         left = [self.pending.popleft() for _ in range(count)]
-        if self.head >= self.turn:
+        if self.head >= self.reopened_at:
             self.oldest = self.opened
         return left
 
-    # ---- places, for calls of the dispatch function
+    # ---- slots, for calls of the dispatch function
 
-    def reserve(self, max_in_flight: int) -> bool:
-        """Take a place, if one is free."""
-        free = self.places < max_in_flight
-        self.places += free
-        return free
+    def acquire_slot(self, max_in_flight: int) -> ModelSlot | None:
+        """A slot, if one is free."""
+        if self.busy_slots >= max_in_flight:
+            return None
+        self.busy_slots += 1
+        return ModelSlot(self, self.generation)
 
-    def release(self) -> None:
-        """Give a place back."""
-        self.places -= 1
+    # ---- drops
+
+    def take_drops(self, reason: str, to_log: bool = False) -> int:
+        """How many came since the last call with these arguments."""
+        count = self.books[reason] - self.reported[reason, to_log]
+        self.reported[reason, to_log] = self.books[reason]
+        return count
+
+    @property
+    def has_drops(self) -> bool:
+        """Whether there are drops that take_drops() has not returned."""
+        return any(
+            self.books[reason] != self.reported[reason, to_log]
+            for reason in DROP_REASONS
+            for to_log in (False, True)
+            if not (to_log and reason == "abandoned")
+        )
 
     # ---- the end, and a new beginning
 

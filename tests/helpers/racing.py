@@ -15,7 +15,7 @@ import numpy as np
 
 from lines import Line
 from ringdispatch import Bytes, Full, Objects, Records
-from ringdispatch._ring import Take
+from ringdispatch._batch import Batch
 
 PRODUCERS = 4
 ENTRIES = 20_000  # of each
@@ -63,7 +63,7 @@ def in_order_of_each(entries: list[Mark], marks: list[list[int]]) -> None:
         assert [number for who, number in entries if who == whose] == expected
 
 
-def fails(take: Take) -> bool:
+def fails(take: Batch) -> bool:
     return take.start % 3 == 0
 
 
@@ -143,7 +143,7 @@ class RaceLine(Line):
     def producers(self) -> list[Callable[[], None]]:
         return [lambda whose=whose: self.produce(whose) for whose in range(PRODUCERS)]
 
-    def take_until_finished(self, takes: list[Take]) -> None:
+    def take_until_finished(self, takes: list[Batch]) -> None:
         for most in itertools.cycle((1, 7, 64)):
             last = all(self.finished)
             take = self.ring.take(most)

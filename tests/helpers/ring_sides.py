@@ -13,7 +13,7 @@ from typing import Any
 
 from model import ModelRing
 from ringdispatch import Full, Statistics
-from ringdispatch._producer import Producer, give_enqueue
+from ringdispatch._enqueue import EnqueueBase, install_enqueue
 from ringdispatch._ring import ObjectRing
 
 Plan = tuple[Any, ...]
@@ -43,6 +43,7 @@ class Side:
         self.plans: dict[int, Plan] = {}
         self.ambushes: dict[str, Plan] = {}
         self.takes: list[Any] = []
+        self.slots: list[Any] = []
 
     def put(self, how: str, plan: Plan | None, *context: Any, size: int = 0) -> None:
         number = self.numbers_given
@@ -76,7 +77,7 @@ class Side:
         if take is None:
             return False
         self.takes.append(take)
-        self.log.append(("took", take.start, take.end, self.numbers(take.batch)))
+        self.log.append(("took", take.start, take.end, self.numbers(take.value)))
         return True
 
     def settle(self, which: int, *, failed: bool, seconds: float) -> None:
@@ -86,10 +87,15 @@ class Side:
         self.log.append(("settled", take.start, before, first, take.settled))
 
     def let_go(self, which: int) -> None:
-        """The receiver of a batch has no use for it any more."""
-        self.discard(self.takes.pop(which % len(self.takes)).batch)
+        """Drop a batch: one that is not settled has failed."""
+        batch = self.takes.pop(which % len(self.takes))
+        self.dropped(batch)
+        self.discard(batch.value)
 
-    # ---- the hooks of a producer
+    def dropped(self, batch: Any) -> None:
+        """See a batch go that the compiled ring sees by itself."""
+
+    # ---- what a listener hears
 
     def heard(self, hook: str, *what: Any) -> None:
         self.log.append((hook, *what))
@@ -103,18 +109,29 @@ class Side:
         """Hear of an entry that goes in; not every layout says so."""
         return entry
 
-    def _now(self) -> float:
+    def now(self) -> float:
         self.heard("now")
         return self.clock
 
-    def _opened(self, position: int, context: Any) -> None:
+    def window_opened(self, position: int, context: Any) -> bool:
         self.heard("opened", position, context)
+        return True
 
-    def _reached(self) -> None:
+    def batch_full(self) -> None:
         self.heard("reached")
 
-    def _dropped(self) -> None:
+    def entries_dropped(self) -> None:
         self.heard("dropped")
+
+
+class Listener:
+    """Passes on what a side hears, and does not keep it alive."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = weakref.ref(side)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.side(), name)
 
 
 class Entry:
@@ -131,11 +148,12 @@ class Entry:
             side.gone(self.number)
 
 
-@give_enqueue
-class Compiled(Side, Producer[Any]):
+@install_enqueue
+class Compiled(Side, EnqueueBase[Any]):
     def __init__(self, capacity: int, max_batch: int, on_full: str) -> None:
         super().__init__()
-        self._attach(ObjectRing(capacity, max_batch), on_full)
+        self.ring = ObjectRing(capacity, max_batch)
+        self._attach(self.ring, on_full, Listener(self))
         self.entries: list[weakref.ref[Entry]] = []
 
     def hand_in(self, how: str, number: int, *context: Any) -> bool | None:
@@ -184,6 +202,9 @@ class Modelled(Side):
     def reject(self) -> None:
         self.ring.reject_full()
 
+    def dropped(self, batch: Any) -> None:
+        batch.settle(True, 0.0)
+
     def numbers(self, entries: list[int]) -> list[int]:
         return list(entries)
 
@@ -192,7 +213,7 @@ class Modelled(Side):
             self.freed(number)
 
     def alive(self) -> set[int]:
-        taken = [take.batch for take in self.takes]
+        taken = [take.value for take in self.takes]
         return self.forgotten.union(self.held, self.ring.pending, *taken)
 
     def snapshot(self) -> dict[str, Any]:
