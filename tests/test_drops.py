@@ -20,8 +20,6 @@ from ringdispatch._reports import Reports
 from ringdispatch._waiters import Waiters
 from support import Sink, SteppedLoop
 
-pytestmark = pytest.mark.every_layout
-
 
 class Drops:
     """An on_drop that adds up what it is told."""
@@ -48,11 +46,11 @@ def logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="ringdispatch")
 
 
-def test_full_says_how_full_and_what_to_do(stepped: SteppedLoop, sink: Sink) -> None:
+def test_full_says_how_full_and_what_to_do(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, capacity=2, on_full="raise"
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=2, on_full="raise")
         assert dispatcher.enqueue(1)
         assert dispatcher.enqueue(2)
         with pytest.raises(Full, match="2 entries pending: raise capacity"):
@@ -66,12 +64,15 @@ def test_full_says_how_full_and_what_to_do(stepped: SteppedLoop, sink: Sink) -> 
 
 
 def test_enqueue_itself_tells_nobody(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         for on_full in ("drop_newest", "drop_oldest", "raise"):
             drops = Drops()
-            dispatcher = BackgroundDispatcher(
+            dispatcher = dispatcher_class(
                 sink, ms_delay=100, capacity=2, on_full=on_full, on_drop=drops
             )
             for number in range(20):
@@ -107,10 +108,11 @@ def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
     caplog: pytest.LogCaptureFixture,
     on_full: str,
     reason: str,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=2, on_full=on_full, on_drop=drops, name="audit"
         )
         for number in range(7):
@@ -134,11 +136,14 @@ def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
 
 
 def test_f30_lasting_overflow_makes_one_line_per_period(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=2, on_drop=drops, name="audit"
         )
         seconds = 60
@@ -160,11 +165,14 @@ def test_f30_lasting_overflow_makes_one_line_per_period(
 
 
 def test_drops_are_told_by_a_timer_while_no_batch_goes_out(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=100,
             capacity=2,
@@ -199,11 +207,14 @@ def test_drops_are_told_by_a_timer_while_no_batch_goes_out(
 
 
 def test_drops_are_told_by_the_time_close_returns(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=2, on_drop=drops, name="audit"
         )
         for number in range(3):
@@ -219,7 +230,9 @@ def test_drops_are_told_by_the_time_close_returns(
     stepped.run_until_complete(main())
 
 
-def test_close_has_drops_told_that_came_while_a_hook_was_telling() -> None:  # C10
+def test_close_has_drops_told_that_came_while_a_hook_was_telling(
+    dispatcher_class: type,
+) -> None:  # C10
     gate, telling, going_on = (threading.Event() for _ in range(3))
     told: list[int] = []
 
@@ -232,7 +245,7 @@ def test_close_has_drops_told_that_came_while_a_hook_was_telling() -> None:  # C
     def held(batch: object) -> None:
         gate.wait(20)
 
-    dispatcher = BackgroundDispatcher(
+    dispatcher = dispatcher_class(
         held, ms_delay=1, capacity=1, on_drop=on_drop, home="thread"
     )
     dispatcher.enqueue("in flight")
@@ -264,13 +277,14 @@ def test_the_first_drop_is_logged_however_early_it_is(
 
 
 def test_entries_refused_after_close_are_told(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10, C15
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, on_drop=drops, name="audit"
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, on_drop=drops, name="audit")
         dispatcher.enqueue(0)
         assert await dispatcher.aclose()
         for number in range(4):
@@ -287,13 +301,14 @@ def test_entries_refused_after_close_are_told(
 
 
 def test_entries_refused_by_a_dispatcher_that_never_had_one_are_told(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10: before the end of the process, which may be weeks away
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, on_drop=drops, name="audit"
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, on_drop=drops, name="audit")
         assert await dispatcher.aclose()
         assert dispatcher.enqueue(0) is False
         await stepped.advance(REPORT_SECONDS + 1)
@@ -304,11 +319,14 @@ def test_entries_refused_by_a_dispatcher_that_never_had_one_are_told(
 
 
 def test_what_close_gives_up_is_told_in_one_line(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10, C15
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, max_batch=2, on_drop=drops, name="audit"
         )
         sink.hold()
@@ -333,11 +351,14 @@ def test_what_close_gives_up_is_told_in_one_line(
 
 
 def test_reasons_are_told_apart(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10
     async def main() -> None:
         drops = Drops()
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=100,
             capacity=2,
@@ -365,7 +386,10 @@ def test_reasons_are_told_apart(
 
 
 def test_hook_that_enqueues_and_drops_again_is_no_loop(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C10, F15
     async def main() -> None:
         told: list[int] = []
@@ -374,7 +398,7 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
             told.append(count)
             dispatcher.enqueue("from the hook")
 
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=1, on_drop=on_drop, name="audit"
         )
         sink.hold()
@@ -397,9 +421,10 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
 @pytest.mark.parametrize("end", ["let go of", "another batch"])
 def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
     end: str,
+    dispatcher_class: type,
 ) -> None:  # C10
     drops = Drops()
-    dispatcher = BackgroundDispatcher(Place(), ms_delay=1, capacity=1, on_drop=drops)
+    dispatcher = dispatcher_class(Place(), ms_delay=1, capacity=1, on_drop=drops)
 
     async def overflow(dispatcher: BackgroundDispatcher[str]) -> None:
         while drops.total("rejected_full") == 0:

@@ -14,15 +14,12 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
-from ringdispatch import BackgroundDispatcher
 from ringdispatch._background import Executor
 from support import books_agree
 
-pytestmark = pytest.mark.every_layout
-
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_runs_in_a_worker_thread(loop_name: str) -> None:
+def test_runs_in_a_worker_thread(loop_name: str, dispatcher_class: type) -> None:
     threads: list[Any] = []
 
     def sink(batch: list[Any]) -> None:
@@ -31,7 +28,7 @@ def test_runs_in_a_worker_thread(loop_name: str) -> None:
         threads.append(threading.current_thread())
 
     async def main() -> None:
-        async with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=1) as dispatcher:
             dispatcher.enqueue("a")
         assert dispatcher.statistics().dispatched == 1
         assert threads[0] not in {threading.main_thread(), threading.current_thread()}
@@ -40,7 +37,9 @@ def test_runs_in_a_worker_thread(loop_name: str) -> None:
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
+def test_returned_awaitable_is_awaited_on_the_home(
+    loop_name: str, dispatcher_class: type
+) -> None:
     seen: list[Any] = []
 
     async def send(batch: list[Any]) -> None:
@@ -58,7 +57,7 @@ def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
     async def main() -> None:
         functions: list[Any] = [lambda batch: send(batch), Custom]
         for function in functions:
-            dispatcher = BackgroundDispatcher(function, ms_delay=1)
+            dispatcher = dispatcher_class(function, ms_delay=1)
             for entry in ("good", "bad"):
                 dispatcher.enqueue(entry)
                 assert await dispatcher.aflush()
@@ -70,7 +69,9 @@ def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
     run_on(loop_name, main())
 
 
-def test_kinds_of_async_callables_are_called_on_the_home() -> None:
+def test_kinds_of_async_callables_are_called_on_the_home(
+    dispatcher_class: type,
+) -> None:
     threads: list[Any] = []
 
     class Sender:
@@ -82,7 +83,7 @@ def test_kinds_of_async_callables_are_called_on_the_home() -> None:
 
     async def main() -> None:
         for function in (Sender(), Sender().method):
-            async with BackgroundDispatcher(function, ms_delay=1) as dispatcher:
+            async with dispatcher_class(function, ms_delay=1) as dispatcher:
                 dispatcher.enqueue("a")
         assert threads == [threading.main_thread()] * 2
 
@@ -94,7 +95,7 @@ def test_kinds_of_async_callables_are_called_on_the_home() -> None:
 )
 @pytest.mark.parametrize("home", ["auto", "thread"])
 def test_f16_what_it_raises_fails_its_batch_only(
-    error: BaseException, home: str
+    error: BaseException, home: str, dispatcher_class: type
 ) -> None:
     errors: list[BaseException] = [error]
     batches: list[Any] = []
@@ -105,7 +106,7 @@ def test_f16_what_it_raises_fails_its_batch_only(
             raise errors.pop()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, home=home)
+        dispatcher = dispatcher_class(sink, ms_delay=1, home=home)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1, seconds=2)
         dispatcher.enqueue("b")
@@ -118,7 +119,7 @@ def test_f16_what_it_raises_fails_its_batch_only(
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
-    loop_name: str, caplog: pytest.LogCaptureFixture
+    loop_name: str, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:
     gate = threading.Event()
     batches: list[Any] = []
@@ -129,9 +130,7 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
             gate.wait(20)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=1, dispatch_timeout=0.3, name="n1"
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3, name="n1")
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         dispatcher.dispatch_timeout = 20.0  # a busy machine may be late with a thread
@@ -156,7 +155,9 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
     assert batches == [["a"], ["b"]]
 
 
-def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
+def test_awaitable_returned_after_the_timeout_is_closed_not_left(
+    dispatcher_class: type,
+) -> None:
     """A coroutine that nobody will await any more would warn."""
     gate = threading.Event()
 
@@ -170,7 +171,7 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
         return None
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=0.3)
+        dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         dispatcher.dispatch_timeout = 20.0
@@ -185,7 +186,10 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
 @pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("outcome", ["raises", "coroutine"])
 def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
-    loop_name: str, outcome: str, caplog: pytest.LogCaptureFixture
+    loop_name: str,
+    outcome: str,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:
     """An error nobody retrieved, or a coroutine nobody awaited, would be told of."""
     gate = threading.Event()
@@ -199,7 +203,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         return send()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher = dispatcher_class(sink, ms_delay=1)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher._calls)
         (call,) = dispatcher._calls
@@ -219,7 +223,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
 @pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("outcome", ["raises", "coroutine"])
 def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
-    loop_name: str, outcome: str
+    loop_name: str, outcome: str, dispatcher_class: type
 ) -> None:
     gate, returned = threading.Event(), threading.Event()
 
@@ -236,7 +240,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().in_flight)
 
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)
     loop.run_until_complete(main())
     loop.close()
@@ -251,6 +255,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:
     """The call never goes on; asyncio logs errors that are collected in a future."""
 
@@ -266,7 +271,7 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
         return call._worker.ended
 
     gate = threading.Event()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)
     worker = loop.run_until_complete(main())
     worker.add_done_callback(lambda _: loop.stop())
@@ -280,9 +285,10 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
 
 def test_f17_close_does_not_wait_for_the_thread(
     caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:
     gate = threading.Event()
-    dispatcher = BackgroundDispatcher(
+    dispatcher = dispatcher_class(
         lambda batch: gate.wait(20), ms_delay=1, home="thread"
     )
     dispatcher.enqueue("a")
@@ -299,7 +305,9 @@ def test_f17_close_does_not_wait_for_the_thread(
     books_agree(dispatcher)
 
 
-def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
+def test_it_sees_the_dispatchers_context_not_the_requests(
+    dispatcher_class: type,
+) -> None:  # C19
     from contextvars import ContextVar
 
     tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -307,7 +315,7 @@ def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
 
     async def main() -> None:
         tenant.set("maker")
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             lambda batch: seen.append(tenant.get()), ms_delay=1
         )
         tenant.set("request")
@@ -355,7 +363,9 @@ def test_call_that_finds_no_thread_is_made_once(
     assert made == ["at once"]
 
 
-def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
+def test_thread_that_comes_too_late_calls_nothing(
+    dispatcher_class: type,
+) -> None:  # C11
     """Its batch has failed, and `on_error` may have saved it elsewhere."""
     began: list[Any] = []
     failed: list[Any] = []
@@ -367,7 +377,7 @@ def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=1,
             max_batch=1,

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
+from layouts import of_layout
 from loops import LOOPS, Place, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop
-
-pytestmark = pytest.mark.every_layout
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
@@ -28,10 +27,10 @@ def gaps(times: list[float]) -> list[float]:
 
 
 def test_window_is_due_one_delay_after_it_opened(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("a")
         await stepped.advance(0.06)
         dispatcher.enqueue("b")
@@ -44,10 +43,10 @@ def test_window_is_due_one_delay_after_it_opened(
 
 
 def test_f25_steady_trickle_never_postpones_the_window(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         for number in range(100):
             dispatcher.enqueue(number)
             await stepped.advance(0.01)
@@ -57,14 +56,16 @@ def test_f25_steady_trickle_never_postpones_the_window(
     stepped.run_until_complete(main())
 
 
-def test_no_entry_waits_longer_than_the_delay(stepped: SteppedLoop) -> None:  # C1
+def test_no_entry_waits_longer_than_the_delay(
+    stepped: SteppedLoop, dispatcher_class: type
+) -> None:  # C1
     ages: list[float] = []
 
     async def sink(batch: list[float]) -> None:
         ages.extend(stepped.time() - born for born in batch)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         for step in range(300):
             dispatcher.enqueue(stepped.time())
             await stepped.advance(0.001 * (step * 7919 % 131))
@@ -76,10 +77,10 @@ def test_no_entry_waits_longer_than_the_delay(stepped: SteppedLoop) -> None:  # 
 
 
 def test_oldest_age_runs_from_the_windows_opening(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         assert dispatcher.statistics().oldest_age_seconds == 0.0
         dispatcher.enqueue("a")
         await stepped.advance(0.06)
@@ -94,10 +95,10 @@ def test_oldest_age_runs_from_the_windows_opening(
 
 @pytest.mark.parametrize("ms_delay", [0.001, 0.25, 0.5, 1.5, 12.75, 3_600_000])
 def test_delays_may_have_fractions(
-    stepped: SteppedLoop, sink: Sink, ms_delay: float
+    stepped: SteppedLoop, sink: Sink, ms_delay: float, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=ms_delay)
+        dispatcher = dispatcher_class(sink, ms_delay=ms_delay)
         began = stepped.time()
         for _ in range(3):
             dispatcher.enqueue("a")
@@ -114,10 +115,10 @@ def test_delays_may_have_fractions(
 
 @pytest.mark.parametrize("early", ["flush", "max_batch"])
 def test_early_batch_does_not_bring_the_delay_out_of_step(
-    stepped: SteppedLoop, sink: Sink, early: str
+    stepped: SteppedLoop, sink: Sink, early: str, dispatcher_class: type
 ) -> None:  # C2
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
         began = stepped.time()
         dispatcher.enqueue("a")
         await stepped.advance(0.05)
@@ -149,6 +150,7 @@ def test_early_batch_does_not_bring_the_delay_out_of_step(
 
 def test_delays_windows_keep_their_distance_under_any_traffic(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C2: also with flushes and full batches in between
     due: list[float] = []
 
@@ -160,7 +162,7 @@ def test_delays_windows_keep_their_distance_under_any_traffic(
 
     async def main() -> None:
         nonlocal flushing
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=5)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=5)
         for step in range(500):
             for _ in range(step * 7919 % 3):
                 dispatcher.enqueue(step)
@@ -190,10 +192,10 @@ class Slow(BackgroundDispatcher[str]):
 
 
 def test_what_comes_after_a_window_is_due_waits_for_the_next(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = Slow(sink, ms_delay=100, max_batch=3)
+        dispatcher = of_layout(Slow, dispatcher_class)(sink, ms_delay=100, max_batch=3)
         dispatcher.enqueue("a")
         dispatcher.meanwhile = lambda: dispatcher.enqueue("b")
         await stepped.advance(0.1)
@@ -214,10 +216,10 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
 
 
 def test_window_after_a_take_that_came_late_lasts_its_full_delay(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C2
     async def main() -> None:
-        dispatcher = Slow(sink, ms_delay=100)
+        dispatcher = of_layout(Slow, dispatcher_class)(sink, ms_delay=100)
         began = stepped.time()
 
         def stand_still() -> None:
@@ -235,7 +237,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
 
 @pytest.mark.parametrize("busy", [0.02, 0.06, 0.1])
 def test_late_backlog_does_not_put_off_the_next_window(
-    stepped: SteppedLoop, busy: float
+    stepped: SteppedLoop, busy: float, dispatcher_class: type
 ) -> None:  # C1
     """Due while every place was taken, its batch comes late: the next is on time."""
     ages: dict[Any, float] = {}
@@ -249,7 +251,7 @@ def test_late_backlog_does_not_put_off_the_next_window(
     came: dict[Any, float] = {}
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=10)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=10)
 
         def put(entry: Any) -> None:
             came[entry] = stepped.time()
@@ -290,12 +292,14 @@ class Taking(BackgroundDispatcher[float]):
 @pytest.mark.parametrize("home", ["auto", "thread"])
 @pytest.mark.parametrize("ms_delay", [3, 10, 12.7])
 def test_windows_are_apart_in_real_time(
-    loop_name: str, home: str, ms_delay: float
+    loop_name: str, home: str, ms_delay: float, dispatcher_class: type
 ) -> None:  # C2: within the timer's resolution, 1 ms on uvloop
     sink = Place()
 
     async def main() -> None:
-        async with Taking(sink, ms_delay=ms_delay, home=home) as dispatcher:
+        async with of_layout(Taking, dispatcher_class)(
+            sink, ms_delay=ms_delay, home=home
+        ) as dispatcher:
             while len(sink.batches) < 25:
                 dispatcher.enqueue(time.monotonic())
                 await asyncio.sleep(0)
@@ -313,12 +317,12 @@ def test_windows_are_apart_in_real_time(
 
 @on_each_loop
 def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
-    loop_name: str,
+    loop_name: str, dispatcher_class: type
 ) -> None:
     sink = Place()
 
     async def main() -> None:
-        async with Taking(sink, ms_delay=10) as dispatcher:
+        async with of_layout(Taking, dispatcher_class)(sink, ms_delay=10) as dispatcher:
             for number in range(25):
                 dispatcher.enqueue(number)
                 await comes_true(lambda: len(sink.batches) > number)  # noqa: B023
@@ -331,10 +335,10 @@ def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
 
 
 def test_idle_dispatcher_has_no_timer_and_no_task(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C3
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         assert stepped.timers() == []
         dispatcher.enqueue("a")
         await stepped.advance(10)
@@ -349,12 +353,10 @@ def test_idle_dispatcher_has_no_timer_and_no_task(
 
 
 def test_dispatch_function_is_never_called_with_nothing(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C3: whatever took the entries before the timer fired
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=2, max_in_flight=3
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2, max_in_flight=3)
         for _ in range(5):
             dispatcher.enqueue("a")
             assert await dispatcher.aflush()
@@ -375,10 +377,13 @@ def test_dispatch_function_is_never_called_with_nothing(
 
 
 def test_wall_clock_does_not_matter(
-    stepped: SteppedLoop, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    stepped: SteppedLoop,
+    sink: Sink,
+    monkeypatch: pytest.MonkeyPatch,
+    dispatcher_class: type,
 ) -> None:  # C4, F24
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("a")
         monkeypatch.setattr(time, "time", lambda: 0.0)
         await stepped.advance(0.11)
@@ -390,13 +395,13 @@ def test_wall_clock_does_not_matter(
 @on_each_loop
 @pytest.mark.parametrize("home", ["auto", "thread"])
 def test_f24_frozen_and_jumping_clocks_change_nothing(
-    loop_name: str, home: str
+    loop_name: str, home: str, dispatcher_class: type
 ) -> None:  # C4
     sink = Place()
     clock = time.perf_counter
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=20, home=home)
+        dispatcher = dispatcher_class(sink, ms_delay=20, home=home)
         with freeze_time("2001-01-01", real_asyncio=True) as frozen:
             for jump in (0, 1_000_000, -2_000_000):
                 frozen.tick(jump)
@@ -413,21 +418,23 @@ def test_f24_frozen_and_jumping_clocks_change_nothing(
     run_on(loop_name, main())
 
 
-def test_f24_dispatcher_made_under_frozen_time() -> None:  # C4
+def test_f24_dispatcher_made_under_frozen_time(dispatcher_class: type) -> None:  # C4
     sink = Place()
     with freeze_time("2001-01-01", real_asyncio=True):
-        dispatcher = BackgroundDispatcher(sink, ms_delay=5, home="thread")
+        dispatcher = dispatcher_class(sink, ms_delay=5, home="thread")
         dispatcher.enqueue("a")
     eventually(lambda: sink.batches == [["a"]])
     assert dispatcher.close()
 
 
 @on_each_loop
-def test_real_window_goes_out_with_nothing_else_happening(loop_name: str) -> None:
+def test_real_window_goes_out_with_nothing_else_happening(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()  # C1, F23: a wake-up is never lost
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=0.1)
+        dispatcher = dispatcher_class(sink, ms_delay=0.1)
         for number in range(1, 201):
             dispatcher.enqueue(number)
             await comes_true(lambda: len(sink.batches) >= number)  # noqa: B023

@@ -20,10 +20,9 @@ from typing import Any
 
 import pytest
 
+from layouts import of_layout
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._batch import Batch
-
-pytestmark = pytest.mark.every_layout
 
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
@@ -108,16 +107,17 @@ def impatient() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def chains(**options: Any) -> Producer:
+def chains(dispatcher_class: type, **options: Any) -> Producer:
     producer = Producer()
+    chain_class = of_layout(Chain, dispatcher_class)
     for kind in KINDS:
         for slow in (False, True):
-            Chain(producer, slow=slow, **kind, **options)
+            chain_class(producer, slow=slow, **kind, **options)
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
-    producer = chains()
+def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
+    producer = chains(dispatcher_class)
 
     async def main() -> None:
         for chain in producer.chains:
@@ -132,8 +132,10 @@ def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
     asyncio.run(main())
 
 
-def test_f23_no_wake_up_is_lost_on_the_background_thread() -> None:
-    producer = chains(home="thread")
+def test_f23_no_wake_up_is_lost_on_the_background_thread(
+    dispatcher_class: type,
+) -> None:
+    producer = chains(dispatcher_class, home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()
     for chain in producer.chains:

@@ -198,20 +198,8 @@ def can_be(layout: str) -> bool:
 
 
 def of_layout(
-    cls: type[BackgroundDispatcher[Any]], layout: str
-) -> type[BackgroundDispatcher[Any]]:
-    """A class of a test as one of that layout."""
-    base = LAYOUTS[layout]
-    if issubclass(base, cls):
-        return base
+    cls: type[BackgroundDispatcher[Any]], base: type[BackgroundDispatcher[Any]]
+) -> type[Any]:
+    """A class of a test as one of the layout that another has."""
     # Each class has an `enqueue` of its own, which would come first.
     return type(cls.__name__, (cls, base), {"enqueue": base.enqueue})
-
-
-def use_layout(names: dict[str, Any], layout: str) -> dict[str, Any]:
-    """What the dispatchers among a module's names are to be instead."""
-    return {
-        name: of_layout(value, layout)
-        for name, value in names.items()
-        if isinstance(value, type) and issubclass(value, BackgroundDispatcher)
-    }

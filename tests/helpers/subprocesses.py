@@ -19,18 +19,10 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals of U
 
 HERE = Path(__file__).parent
 
-# The layout that the running test is about, if any.
-LAYOUT_VARIABLE = "RINGDISPATCH_TEST_LAYOUT"
-
 # What every snippet may use. A machine so busy that a callback takes long is no fault.
 PRELUDE = '''\
 import asyncio, gc, logging, os, signal, sys, threading, time
 from ringdispatch import BackgroundDispatcher
-
-if "TEST_LAYOUT" in os.environ:
-    sys.path.insert(0, os.environ["TEST_FOLDER"])
-    from layouts import LAYOUTS
-    BackgroundDispatcher = LAYOUTS[os.environ["TEST_LAYOUT"]]
 
 logging.getLogger("asyncio").addFilter(lambda record: "took" not in record.msg)
 # A shell starts its background jobs with this one ignored.
@@ -70,6 +62,13 @@ def books(dispatcher):
     say(*(f"{name}={getattr(seen, name)}" for name in names if getattr(seen, name)))
 '''
 
+# A layout's stand-in, which takes any entry and hands out lists.
+OF_LAYOUT = """\
+sys.path.insert(0, {folder!r})
+from layouts import LAYOUTS
+BackgroundDispatcher = LAYOUTS[{layout!r}]
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -92,6 +91,7 @@ def run_snippet(
     code: int = 0,
     seconds: float = 30.0,
     prelude: bool = True,
+    layout: str = "objects",
     warnings: tuple[str, ...] = (),
     debug: bool = True,
 ) -> Outcome:
@@ -104,18 +104,19 @@ def run_snippet(
         code: Its exit code.
         seconds: Its deadline; a snippet that hangs is killed and fails the test.
         prelude: Whether to put PRELUDE before it.
+        layout: Which layout its `BackgroundDispatcher` has.
         warnings: Filters for warnings that are not the project's.
         debug: Whether to switch the debug modes on.
     """
     program = textwrap.dedent(snippet)
+    if layout != "objects":
+        program = OF_LAYOUT.format(folder=str(HERE), layout=layout) + program
     if prelude:
         program = PRELUDE + program
     options = ["-X", "dev"] if debug else []
     for warning in ("error", *warnings):
         options += ["-W", warning]
     environment = dict(os.environ, TEST_LOOP=loop, PYTHONUNBUFFERED="1")
-    if (layout := environment.pop(LAYOUT_VARIABLE, None)) is not None:
-        environment |= {"TEST_LAYOUT": layout, "TEST_FOLDER": str(HERE)}
     environment.pop("PYTHONASYNCIODEBUG", None)
     if debug:
         environment["PYTHONASYNCIODEBUG"] = "1"
