@@ -311,7 +311,7 @@ def test_every_accepted_entry_is_settled_once_and_in_order(
     steps: list[tuple[Any, ...]],
     closing: float | None,
     after: list[tuple[Any, ...]],
-) -> None:
+) -> None:  # C9
     if closing is not None:
         steps = [*steps, ("close", closing), *after]
     run(options, script, steps)

@@ -203,7 +203,7 @@ def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
 
 
 def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody() -> None:
-    sink = Place()
+    sink = Place()  # C14
     gate = threading.Event()
     dispatcher = without_room(sink, gate)
     stopping, other = (asyncio.new_event_loop() for _ in range(2))

@@ -116,7 +116,7 @@ def chains(**options: Any) -> Producer:
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
+def test_f23_no_wake_up_is_lost_on_a_loop() -> None:  # C9
     producer = chains()
 
     async def main() -> None:
