@@ -227,7 +227,7 @@ def main() -> int:
     version = platform.python_version()
     print(f"CPython {version}, {platform.machine()}, best of {options.repeat}")
     heads = "".join(f"{delay:>9} ms{'stall':>10}" for delay in DELAYS)
-    print(f"\n  {'million entries a second, the whole way':<44}{heads}")
+    print(f"\n  {'million entries a second, end to end':<44}{heads}")
     for case in CASES:
         line = f"  {case:<44}"
         for delay in DELAYS:

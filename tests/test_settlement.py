@@ -319,7 +319,7 @@ def test_every_accepted_entry_is_settled_once_and_in_order(
     closing: float | None,
     after: list[tuple[Any, ...]],
     dispatcher_class: type,
-) -> None:
+) -> None:  # C9
     if closing is not None:
         steps = [*steps, ("close", closing), *after]
     run(dispatcher_class, options, script, steps)

@@ -213,7 +213,7 @@ def test_waiters_on_two_loops_are_served_in_turn(
 def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody(
     dispatcher_class: type,
 ) -> None:
-    sink = Place()
+    sink = Place()  # C14
     gate = threading.Event()
     dispatcher = without_room(dispatcher_class, sink, gate)
     stopping, other = (asyncio.new_event_loop() for _ in range(2))

@@ -117,7 +117,7 @@ def chains(dispatcher_class: type, **options: Any) -> Producer:
 
 
 def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
-    producer = chains(dispatcher_class)
+    producer = chains(dispatcher_class)  # C9
 
     async def main() -> None:
         for chain in producer.chains:
