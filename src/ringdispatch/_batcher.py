@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from . import _process
@@ -18,14 +19,7 @@ from ._call import EAGER, Call, current_call
 from ._home import Home, home_of, running_loop
 from ._reports import Drops, Reports, counted
 from ._ring import Ring
-from ._waiting import (
-    FlushWaiter,
-    OpenerWaiter,
-    Receipt,
-    RoomQueue,
-    SettlementQueue,
-    first,
-)
+from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue, first
 from ._worker import Workers
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -51,14 +45,10 @@ class Batcher:
     __slots__ = (
         "__weakref__",
         "_bound_home",
-        "_calls_elsewhere",
-        "_chosen_home",
         "_delay",
-        "_due",
         "_ends_window",
         "_former_homes",
         "_gave_up",
-        "_max_batch",
         "_max_in_flight",
         "_out_of_memory",
         "_posted",
@@ -70,7 +60,10 @@ class Batcher:
         "dispatch_timeout",
         "drops",
         "function",
+        "home",
+        "due",
         "is_async",
+        "max_batch",
         "reports",
         "ring",
         "room",
@@ -102,7 +95,7 @@ class Batcher:
         self.is_async = is_async
         self.dispatch_timeout = dispatch_timeout
         self._delay = delay
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_in_flight = max_in_flight
         self.prefers_thread = prefers_thread
         self.reset()
@@ -112,7 +105,7 @@ class Batcher:
         """Start empty: in the constructor, and in a forked child."""
         # home's thread only (while the home moves, two threads may be in pump(): the
         # ring's lock decides what each takes)
-        self._due = 0  # positions below it are to go out now
+        self.due = 0  # positions below it are to go out now
         self._ends_window = False  # whether the next take is the delay's
         self._taken_at = -math.inf  # when the delay's last take was
         self._out_of_memory = False  # for the last batch
@@ -126,8 +119,8 @@ class Batcher:
         self.workers = Workers()
         self._former_homes: dict[Home, None] = {}
         # any thread, plain stores; a stale read costs an extra pump()
-        self._bound_home: Home | None = None  # bind() wins over what was chosen
-        self._chosen_home: Home | None = None
+        self.home: Home | None = None
+        self._bound_home: Home | None = None  # by bind(), which wins over a choice
         self._posted: Wake | None = None
         self._posted_at = -math.inf
         self._gave_up = False  # an end came before all was settled
@@ -196,22 +189,17 @@ class Batcher:
 
     # ---- the home
 
-    @property
-    def home(self) -> Home | None:
-        """The home of the windows that are open."""
-        return self._bound_home or self._chosen_home
-
     def _ensure_home(self) -> Home | None:
         """The home of a window that opens now; None where no thread can be started."""
         home = self.home
-        if home is None or home.closed or home.ended:
+        if home is None or home.ended:
             return self._choose_home()
-        if home.background and home is not self._bound_home:
+        if home.background and not self.prefers_thread and home is not self._bound_home:
             # A thread taken only for want of a loop gives way to a loop.
-            loop = None if self.prefers_thread else running_loop()
+            loop = running_loop()
             if loop is not None and loop is not home.loop:
                 return self._choose_home()
-        return home
+        return home  # closed, it takes no pump(), and another is chosen
 
     def _choose_home(self, *, blocking: bool = False) -> Home | None:
         """Choose a home anew, unless another thread is quicker.
@@ -228,12 +216,12 @@ class Batcher:
                 home = background_home()
             except (RuntimeError, OSError):  # no thread, or no descriptor, to be had
                 return None
-        if self.home is not before:
-            return self.home
-        if before is not None and before is self._bound_home:
-            self._bound_home = None
-        self._move_to(home)
-        self._chosen_home = home
+        if self.home is before:
+            if self._bound_home is before:
+                self._bound_home = None
+            self._move_to(home)
+            if self._bound_home is not None:  # by another thread meanwhile
+                self.home = self._bound_home
         return self.home
 
     def bind(self, home: Home) -> None:
@@ -241,15 +229,14 @@ class Batcher:
         if self._bound_home is home:
             return
         _process.register_exit()
+        self._bound_home = home  # first: _choose_home() looks at it last
         self._move_to(home)
-        self._bound_home = home
         if self.ring.pending:
             self._wake_home(home)
 
     def _move_to(self, home: Home) -> None:
         home.attach(self)
-        self._former_homes.pop(home, None)
-        before = self.home
+        before, self.home = self.home, home
         if before is not None and before is not home:
             self._former_homes[before] = None  # calls may run there yet
 
@@ -257,11 +244,12 @@ class Batcher:
         for call in list(self.calls):
             if call.is_orphaned():
                 call.orphan()
-        busy = {call.home for call in list(self.calls)}
+        needed = {self.home, *(call.home for call in list(self.calls))}
         for home in list(self._former_homes):
-            if home not in busy and home is not self.home:
-                self._former_homes.pop(home, None)
+            if home not in needed:
                 home.remove(self)
+            if home not in needed or home is self.home:
+                self._former_homes.pop(home, None)
 
     def wake(self, *, blocking: bool = False, replace_stalled: bool = False) -> None:
         """Have the home pump.
@@ -314,7 +302,8 @@ class Batcher:
             home: Where it runs.
             pumps: What Ring.unclaim_window() returned just before.
         """
-        home.arrive()
+        if not home.is_guarded or home.thread != get_ident():
+            home.arrive()
         if self._former_homes:
             self._forget_former_homes()
         if home is not self.home or home.ended:
@@ -322,17 +311,19 @@ class Batcher:
             if self.ring.pending:
                 self._wake_home(self._ensure_home())
             return
-        ring = self.ring
-        if ring.pending:
+        ring, loop = self.ring, home.loop
+        if ring.pending and loop is not None:
             now = self.now()
-            self._expire_calls(now)
-            is_due = now >= self._due_at() - _ON_TIME_SECONDS
-            if is_due:
-                self._due = ring.roll_window(now)
-                self._ends_window = ring.busy_slots < self._max_in_flight
-            if is_due or not self._out_of_memory:
-                self._due = max(self._due, self.settlement.urgent_end)
-                self._start_calls(home)
+            due_now = now >= self._due_at() - _ON_TIME_SECONDS
+            free = ring.busy_slots < self._max_in_flight
+            if due_now:
+                self.due = ring.roll_window(now)
+                self._ends_window = free
+            self.due = max(self.due, self.settlement.urgent_end)
+            if not free:
+                self._expire_calls(now)
+            elif (due_now or not self._out_of_memory) and self._wants_call:
+                self._start_calls(home, loop)
         self._keep_timer(home)
         self.settlement.finish()
         if ring.closed and not self.has_work:
@@ -353,37 +344,33 @@ class Batcher:
         if call is not None and call.deadline is not None and now > call.deadline + 1:
             call.expire()
 
-    def _start_calls(self, home: Home) -> None:
-        loop = home.loop
-        if loop is None:
-            return
+    @property
+    def _wants_call(self) -> bool:
+        """Whether entries are to go out now that no call is about to take."""
+        return self.ring.wants_batch(len(self.unstarted), self.due)
+
+    def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(self._max_in_flight):
-            if not self._wants_call():
-                return
             slot = self.ring.acquire_slot(self._max_in_flight)
             if slot is None:
                 return
             Call(self, home, slot).start(loop)
-        if self._wants_call() and self.ring.busy_slots < self._max_in_flight:
-            # Calls that end at once could go on for ever: let others run.
-            loop.call_soon(self.ring.wake(home, self.pump), context=Context())
-
-    def _wants_call(self) -> bool:
-        """Whether entries are to go out now that no call is about to take."""
-        return self.ring.wants_batch(len(self.unstarted), self._due)
+            if not self._wants_call:
+                return
+        # Calls that end at once could go on for ever: let others run.
+        loop.call_soon(self.ring.wake(home, self.pump), context=Context())
 
     def _keep_timer(self, home: Home) -> None:
         """Keep one timer while a window is open that a free slot could serve."""
         timer, ring = self._timer, self.ring
-        if timer is not None and not (timer[0].pending and timer[0].home is home):
-            timer[0].cancel()  # another loop's handle is not ours to touch
-            timer = self._timer = None
-        if not ring.pending:
-            if timer is not None:
-                self._timer = None
-                timer[0].cancel()
-                timer[1].cancel()
-        elif timer is None and ring.busy_slots < self._max_in_flight:
+        if timer is not None:
+            wake, handle = timer
+            if not ring.pending or not wake.pending or wake.home is not home:
+                self._timer = timer = None
+                wake.cancel()
+                if wake.home is home:  # another loop's handle is not ours to touch
+                    handle.cancel()
+        if timer is None and ring.pending and ring.busy_slots < self._max_in_flight:
             left = self._due_at() - self.now()
             least = min(_TICK_SECONDS, self._delay) if left > 0 else 0.0
             loop = home.loop
@@ -394,53 +381,51 @@ class Batcher:
 
     # ---- what a call reports
 
-    def take(self) -> Batch | None:
-        """Take the next batch: a full one, or else what is due."""
-        try:
-            batch = self.ring.take(self._max_batch, self._due)
-        except MemoryError as error:
-            # Tried again after another delay: at once would be for ever.
-            self._taken_at = self.now()
-            if not self._out_of_memory:
-                self._out_of_memory = True
-                self.reports.log(
-                    logging.ERROR, "no memory for a batch, its entries wait: %s", error
-                )
-            return None
+    def on_taken(self, call: Call, batch: Batch, now: float) -> None:
+        """A batch has left the ring: there is room."""
         self._out_of_memory = False
-        return batch
-
-    def on_taken(self, call: Call, batch: Batch, now: float) -> list[OpenerWaiter]:
-        """A batch has left the ring: there is room; returns its openers."""
         if self._ends_window:
             self._ends_window = False
             self._taken_at = now
-        if call.home is self.home:
-            if not EAGER:  # else pump() goes on with it
-                self._keep_timer(call.home)
-        elif self.ring.pending:
-            self._wake_home(self.home)
-        self.room.wake(batch.end - batch.start)
+        if self.settlement.openers:
+            call.openers = self.settlement.take_openers(batch.start, batch.end)
+        if call.home is not self.home:
+            if self.ring.pending:
+                self._wake_home(self.home)
+        elif not EAGER and (self._timer or self.ring.pending):  # else pump() goes on
+            self._keep_timer(call.home)
+        if self.room.tickets:
+            self.room.wake(batch.end - batch.start)
         if self.ring.drop_announced or self.ring.has_drops:
             self.drops.report(call.home)
-        return self.settlement.take_openers(batch.start, batch.end)
 
-    def slot_freed(self, call: Call, *, pump: bool) -> None:
+    def report_no_batch(self, error: BaseException) -> None:
+        """A call could take no batch: its entries wait for another delay."""
+        if not isinstance(error, MemoryError):
+            return  # it was interrupted
+        self._taken_at = self.now()  # at once would be for ever
+        if not self._out_of_memory:
+            self._out_of_memory = True
+            self.reports.log(
+                logging.ERROR, "no memory for a batch, its entries wait: %s", error
+            )
+
+    def slot_freed(self, call: Call, *, here: bool) -> None:
         """A call has ended: give its slot to the next batch.
 
         Args:
             call: Which.
-            pump: Whether no pump() goes on after it.
+            here: Whether this is the thread of the call's home.
         """
-        self.settlement.call_ended(call)
-        home = self.home
-        if home is call.home and home.here:
-            if pump:
-                self.pump(home, self.ring.unclaim_window())
+        if self.settlement.excused:
+            self.settlement.excused.pop(call, None)
+        if not self.ring.pending and not self.ring.closed:
+            self.settlement.finish()
+        elif here and call.home is self.home:
+            self.pump(call.home, self.ring.unclaim_window())
         else:
             self.settlement.finish()
-            if self.ring.pending:
-                self._wake_home(self._ensure_home())
+            self._wake_home(self._ensure_home())
 
     # ---- flush and close
 

@@ -50,7 +50,6 @@ class Call:
         "_batcher",
         "_began",
         "_ended",
-        "_openers",
         "_slot",
         "_suspended",
         "_task",
@@ -59,6 +58,7 @@ class Call:
         "batch",
         "deadline",
         "home",
+        "openers",
     )
 
     def __init__(self, batcher: "Batcher", home: Home, slot: Slot) -> None:
@@ -70,7 +70,7 @@ class Call:
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self._began = 0.0
-        self._openers: list[OpenerWaiter] = []
+        self.openers: list[OpenerWaiter] = []
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._worker: Worker | None = None
@@ -86,25 +86,37 @@ class Call:
         try:
             batcher.calls[self] = None
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
-            if task.done():
-                self.finish()
-                return
-            self._task = task
-            self._suspended = True
-            # Ended by whatever was raised, at whatever line, it frees its slot.
-            task.add_done_callback(self._on_done, context=Context())
-            if not EAGER:
+            if EAGER:
+                if task.done():
+                    if not self._ended:
+                        self.finish()
+                    return
+                self._task = task
+                self._suspended = True
+                self._watch(loop)
+            else:
+                self._task = task
+                self._suspended = True
                 batcher.unstarted[self] = None
-            timeout = batcher.dispatch_timeout
-            if timeout is not None:
-                self.deadline = batcher.now() + timeout
-                self._set_timer(loop, timeout, self.expire)
+                loop.call_soon(self._watch, loop, context=Context())
         except BaseException:
             if self._task is None:
                 main.close()
                 self.finish()
             self._suspended = True
             raise
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to a call that did not end in its first step, which is over."""
+        task = self._task
+        if task is None:
+            return
+        # Ended by whatever was raised, at whatever line, it frees its slot.
+        task.add_done_callback(self._on_done, context=Context())
+        timeout = self._batcher.dispatch_timeout
+        if timeout is not None and not task.done():
+            self.deadline = self._batcher.now() + timeout
+            self._set_timer(loop, timeout, self.expire)
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batcher = self._batcher
@@ -116,11 +128,11 @@ class Call:
                     return  # its loop stood still, and another call has its slot
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
-            batch = self.batch = batcher.take()
+            batch = self.batch = batcher.ring.take(batcher.max_batch, batcher.due)
             if batch is None:
                 return
             self._began = batcher.now()
-            self._openers = batcher.on_taken(self, batch, self._began)
+            batcher.on_taken(self, batch, self._began)
             if batcher.is_async:
                 await batcher.function(batch.value)
             else:
@@ -157,8 +169,9 @@ class Call:
         await worker.result()
 
     def _on_done(self, task: "asyncio.Task[None]") -> None:
-        worker = self._worker
-        if worker is None or worker.ended.done():
+        if self._ended:
+            return
+        if self._worker is None or self._worker.ended.done():
             self.finish()
         if not task.cancelled():
             task.exception()  # it was raised from the loop, too
@@ -166,8 +179,12 @@ class Call:
     def _on_worker_ended(self, _: object) -> None:
         self.finish()
 
-    def finish(self) -> None:
-        """Free the slot; the function has ended. Again, it does nothing."""
+    def finish(self, *, here: bool = True) -> None:
+        """Free the slot: the function has ended. Again, it does nothing.
+
+        Args:
+            here: Whether this is the home's thread.
+        """
         if self._ended:
             return
         if self._timer is not None:
@@ -182,12 +199,15 @@ class Call:
         if batch is not None:
             batch.settle(True, 0.0)  # interrupted before it was
             batch.release()
-        self._finish_openers()
+        if self.openers:
+            self._finish_openers()
         batcher = self._batcher
-        batcher.unstarted.pop(self, None)
+        if not EAGER:
+            batcher.unstarted.pop(self, None)
         batcher.calls.pop(self, None)
         self._slot.release()
-        batcher.slot_freed(self, pump=self._suspended)
+        if self._suspended:  # else pump() goes on
+            batcher.slot_freed(self, here=here)
         self._ended = True
 
     def is_running_for(self, batcher: "Batcher") -> bool:
@@ -200,6 +220,7 @@ class Call:
         """Settle the batch as failed, if nothing has settled it; returns its size."""
         batcher, batch = self._batcher, self.batch
         if batch is None:
+            batcher.report_no_batch(error)
             return 0
         try:
             value = batch.value  # once it is settled, the home may release it
@@ -210,15 +231,15 @@ class Call:
         if self._worker is not None:
             self._worker.skip()
         count = batch.end - batch.start
-        contexts = [opener.context for opener in self._openers]
+        contexts = [opener.context for opener in self.openers]
         batcher.reports.failed(error, value, count, contexts, quiet=not report)
         self._finish_openers()
         return count
 
     def _finish_openers(self) -> None:
-        for opener in self._openers:
+        for opener in self.openers:
             opener.finish()
-        self._openers = []
+        self.openers = []
 
     def stop(self) -> None:
         """Ask the task to end; from any thread."""
@@ -245,7 +266,7 @@ class Call:
                 coroutine: Any = task.get_coro()
                 coroutine.close()  # or Python would complain that it was never awaited
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
-        self.finish()
+        self.finish(here=False)
 
     # ---- the timeout
 

@@ -237,7 +237,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             batcher.wake(replace_stalled=True)
         ring, room = batcher.ring, batcher.room
         encoded = entry if ring.closed else ring.encoded(entry)
-        accepted = None if room else self._offer(encoded, context)
+        accepted = None if room.tickets else self._offer(encoded, context)
         if accepted is None:
             accepted = await room.wait(lambda: self._offer(encoded, context), timeout)
         if accepted is None:

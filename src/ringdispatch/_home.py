@@ -61,7 +61,10 @@ def raise_from(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
 
 
 def _raise(error: BaseException) -> None:
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # or its traceback would keep this frame, and what its frames hold
 
 
 class Home:
@@ -82,11 +85,12 @@ class Home:
         "_is_wrapped",
         "_loop",
         "_reentrant",
-        "_thread",
         "background",
         "ended",
+        "is_guarded",
         "is_ours",
         "on_deserted",
+        "thread",
     )
 
     def __init__(
@@ -106,8 +110,9 @@ class Home:
         self._batchers: dict[int, weakref.ref[Batcher]] = {}
         self._is_wrapped = False  # twice does no harm
         # the loop's thread
-        self._thread: int | None = None
+        self.thread: int | None = None
         self._guard: AsyncGenerator[None, None] | None = None
+        self.is_guarded = False
         self.ended = False
 
     @property
@@ -140,7 +145,7 @@ class Home:
         loop = self._loop()
         return (
             loop is not None
-            and self._thread == threading.get_ident()
+            and self.thread == threading.get_ident()
             and loop.is_running()
         )
 
@@ -204,11 +209,11 @@ class Home:
 
     def arrive(self) -> None:
         """Note the thread, and guard the loop's end; on the loop."""
-        self._thread = threading.get_ident()
-        if self._guard is not None or self.ended:
+        self.thread = threading.get_ident()
+        if self.is_guarded:
             return
         loop = self._loop()
-        if loop is None or running_loop() is not loop:
+        if self.ended or loop is None or running_loop() is not loop:
             self.ended = True  # it has begun to end, and closes no guard any more
             return
         # Started, the generator belongs to the loop's shutdown_asyncgens(), which
@@ -221,6 +226,7 @@ class Home:
             self.ended = True
         else:
             self._guard = guard
+            self.is_guarded = True
 
     async def drain(self) -> None:
         """Dispatch what is pending here; the loop is about to end."""

@@ -70,7 +70,7 @@ class Reports:
 
     def reset(self) -> None:
         """Start with everything at zero, as in a forked child."""
-        self._failing = False
+        self.failing = False  # a failure was reported, and no recovery since
         self._failed = [0, 0]  # batches and entries, since the outage began
         self._unlogged = [0, 0]  # since the last line
         self._failure_logged_at = self._recovery_logged_at = -math.inf
@@ -111,7 +111,7 @@ class Reports:
     def _log_failure(
         self, error: BaseException, count: int, message: str, what: str
     ) -> None:
-        self._failing = True
+        self.failing = True
         for counts in (self._failed, self._unlogged):
             counts[0] += 1
             counts[1] += count
@@ -148,7 +148,7 @@ class Reports:
 
     def _log_totals(self, level: int, introduction: str) -> None:
         batches, entries = self._failed
-        self._failing = False
+        self.failing = False
         self._failed, self._unlogged = [0, 0], [0, 0]
         self.log(
             level,
@@ -157,11 +157,6 @@ class Reports:
             counted(batches, "batch"),
             counted(entries, "entry"),
         )
-
-    @property
-    def failing(self) -> bool:
-        """Whether a failure was reported and no recovery since."""
-        return self._failing
 
     # ---- the rest
 

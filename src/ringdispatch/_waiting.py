@@ -87,7 +87,7 @@ class SettlementQueue:
         self._flushes: OrderedDict[FlushWaiter, None] = OrderedDict()
         # Flushes from within calls, which wait for no call that waits itself.
         self._inner: OrderedDict[FlushWaiter, None] = OrderedDict()
-        self._excused: dict[Call, int] = {}
+        self.excused: dict[Call, int] = {}  # how often each of these waits
         self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
         self.urgent_end = 0  # entries below are to go out now
 
@@ -113,15 +113,11 @@ class SettlementQueue:
             self._excuse(waiter.excused, -1)
 
     def _excuse(self, call: "Call", waits: int) -> None:
-        count = self._excused.pop(call, 0) + waits
+        count = self.excused.pop(call, 0) + waits
         if count > 0:
-            self._excused[call] = count
+            self.excused[call] = count
         if call.batch is not None:
             call.batch.excuse(waits)
-
-    def call_ended(self, call: "Call") -> None:
-        """A call has ended, whether or not something of it still waits."""
-        self._excused.pop(call, None)
 
     async def wait(self, waiter: FlushWaiter, timeout: float | None) -> bool:
         """Wait until it is finished; returns whether all was settled."""
@@ -150,7 +146,7 @@ class SettlementQueue:
         if self._inner:
             self._finish_below(self._inner, self._ring.settled_end(True))
             # Every slot is held by a call that waits: no batch can start.
-            if len(self._excused) >= self._ring.busy_slots >= self._max_in_flight:
+            if len(self.excused) >= self._ring.busy_slots >= self._max_in_flight:
                 self._finish_all(list(self._inner), False)
         if self.openers:
             for position in list(self.openers):
@@ -212,12 +208,12 @@ class RoomQueue:
     """
 
     def __init__(self) -> None:
-        self._tickets: OrderedDict[_Ticket, None] = OrderedDict()
+        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
         self._stalled: dict[_Ticket, None] = {}  # woken, but their loop stands still
         self._loops: set[int] = set()  # seen since it was last empty
 
     def __len__(self) -> int:
-        return len(self._tickets) + len(self._stalled)
+        return len(self.tickets) + len(self._stalled)
 
     async def wait(
         self, attempt: Callable[[], bool | None], timeout: float | None
@@ -229,11 +225,11 @@ class RoomQueue:
             self._loops.clear()
         self._loops.add(id(loop))
         ticket = _Ticket(loop)
-        self._tickets[ticket] = None
+        self.tickets[ticket] = None
         try:
             while True:
                 ticket.wake = loop.create_future()  # before it looks
-                if first(self._tickets) is ticket:
+                if first(self.tickets) is ticket:
                     accepted = attempt()
                     if accepted is not None:
                         return accepted
@@ -244,24 +240,24 @@ class RoomQueue:
                     seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
                 await wait_for(ticket.wake, seconds)
                 if self._stalled.pop(ticket, _GONE) is None:
-                    self._tickets[ticket] = None
-                    self._tickets.move_to_end(ticket, last=False)
+                    self.tickets[ticket] = None
+                    self.tickets.move_to_end(ticket, last=False)
                 elif len(self._loops) > 1:
                     self.wake(1)
         finally:
-            self._tickets.pop(ticket, None)
+            self.tickets.pop(ticket, None)
             self._stalled.pop(ticket, None)
             self.wake(1)
 
     def wake(self, count: int) -> None:
         """Wake the first `count` whose loops run: there may be room for them."""
         futures: list[asyncio.Future[None]] = []
-        while count > 0 and (tickets := _first_few(self._tickets, count)):
+        while count > 0 and (tickets := _first_few(self.tickets, count)):
             count = 0
             for ticket in tickets:
                 if not ticket.loop.is_running():  # it has its turn when that runs again
                     self._stalled[ticket] = None
-                    self._tickets.pop(ticket, None)
+                    self.tickets.pop(ticket, None)
                     count += 1
                     if ticket.loop.is_closed():
                         self._stalled.pop(ticket, None)
@@ -271,7 +267,7 @@ class RoomQueue:
 
     def wake_all(self) -> None:
         """Wake every waiter: the ring was closed."""
-        self.wake(len(self._tickets))
+        self.wake(len(self.tickets))
 
 
 _Waiters = OrderedDict[FlushWaiter, None]
