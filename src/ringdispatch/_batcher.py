@@ -42,36 +42,6 @@ class Batcher:
     unclaimed, and the next entry posts a `pump()`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_bound_home",
-        "_delay",
-        "_ends_window",
-        "_former_homes",
-        "_gave_up",
-        "_max_in_flight",
-        "_out_of_memory",
-        "_posted",
-        "_posted_at",
-        "prefers_thread",
-        "_taken_at",
-        "_timer",
-        "calls",
-        "dispatch_timeout",
-        "drops",
-        "function",
-        "home",
-        "due",
-        "is_async",
-        "max_batch",
-        "reports",
-        "ring",
-        "room",
-        "settlement",
-        "unstarted",
-        "workers",
-    )
-
     # Not a module attribute, which libraries that freeze time would replace.
     now = staticmethod(time.monotonic)
 

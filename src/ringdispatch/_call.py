@@ -82,8 +82,9 @@ class Call:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the call as a task of the running `loop`."""
         batcher = self._batcher
-        main = self._run(loop)
+        main = None
         try:
+            main = self._run(loop)
             batcher.calls[self] = None
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
             if EAGER:
@@ -101,7 +102,8 @@ class Call:
                 loop.call_soon(self._watch, loop, context=Context())
         except BaseException:
             if self._task is None:
-                main.close()
+                if main is not None:
+                    main.close()
                 self.finish()
             self._suspended = True
             raise

@@ -78,21 +78,6 @@ class Home:
     here: the calling thread runs it: to block would be to wait for oneself.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_batchers",
-        "_guard",
-        "_is_wrapped",
-        "_loop",
-        "_reentrant",
-        "background",
-        "ended",
-        "is_guarded",
-        "is_ours",
-        "on_deserted",
-        "thread",
-    )
-
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
