@@ -106,7 +106,8 @@ class Home:
         self._batchers: dict[int, weakref.ref[Batcher]] = {}
         self._is_wrapped = False  # twice does no harm
         # the loop's thread
-        self._thread: int | None = None
+        running = asyncio._get_running_loop() is loop
+        self._thread = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
         self.ended = False
 
