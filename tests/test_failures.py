@@ -103,7 +103,7 @@ def test_f16_ends_of_the_program_propagate_and_the_next_window_works(
         books(dispatcher)
         """,
         loop=loop_name,
-        stderr=f".*dispatch of 1 entries failed: {error}.*",
+        stderr=rf".*dispatch failed \(1 entry\): {error}.*",
         layout=layout,
     )
     assert outcome.lines == [
@@ -136,7 +136,7 @@ def test_f16_end_raised_on_the_background_thread(
         assert dispatcher.flush()
         dispatcher.enqueue("c")
         """,
-        stderr=f".*dispatch of 1 entries failed: {error}.*",
+        stderr=rf".*dispatch failed \(1 entry\): {error}.*",
         layout=layout,
     )
     assert outcome.lines == ["['b']", "['c']"]
@@ -146,7 +146,16 @@ def test_f16_end_raised_on_the_background_thread(
 # ---- what the log and the hooks are told
 
 
-def test_first_failure_warns_with_traceback_repeats_debug_until_success(
+def log_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, bool]]:
+    """The project's lines: level, text, and whether a traceback comes with it."""
+    return [
+        (record.levelno, record.getMessage(), bool(record.exc_info))
+        for record in caplog.records
+        if record.name == "ringdispatch"
+    ]
+
+
+def test_first_failure_warns_with_traceback_repeats_debug_until_recovery(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -163,13 +172,72 @@ def test_first_failure_warns_with_traceback_repeats_debug_until_success(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    records = [r for r in caplog.records if "dispatch of 1 entries" in r.getMessage()]
-    first, again = logging.WARNING, logging.DEBUG
-    assert [record.levelno for record in records] == [first, again, again, first, again]
-    assert all("n1" in record.getMessage() for record in records)
-    assert all("ValueError" in record.getMessage() for record in records)
-    traced = [bool(record.exc_info) for record in records]
-    assert traced == [True, False, False, True, False]
+    failure = "n1: dispatch failed (1 entry): ValueError('no')"
+    recovery = "n1: dispatches succeed again; before that 3 batches failed (3 entries)"
+    close = "n1: closed; before that 2 batches failed (2 entries)"
+    assert log_of(caplog) == [
+        (logging.WARNING, failure, True),
+        (logging.DEBUG, failure, False),
+        (logging.DEBUG, failure, False),
+        (logging.INFO, recovery, False),
+        (logging.DEBUG, failure, False),  # at most one line in ten seconds
+        (logging.DEBUG, failure, False),
+        (logging.WARNING, close, False),
+    ]
+
+
+def test_sink_that_fails_for_long_makes_one_line_per_period(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    """Each with the numbers since the last, and a traceback for what is new."""
+    caplog.set_level(logging.INFO, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=1000, name="n1")
+        for second in range(36):
+            sink.error = ValueError("no") if second < 15 else KeyError("no")
+            if second == 35:
+                sink.error = None
+            dispatcher.enqueue("a")
+            dispatcher.enqueue("b")
+            await stepped.advance(1.001)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    several = "n1: 10 batches failed (20 entries), the last with "
+    again = "n1: dispatches succeed again; before that 35 batches failed (70 entries)"
+    assert log_of(caplog) == [
+        (logging.WARNING, "n1: dispatch failed (2 entries): ValueError('no')", True),
+        (logging.WARNING, several + "ValueError('no')", False),
+        (logging.WARNING, several + "KeyError('no')", True),
+        (logging.WARNING, several + "KeyError('no')", False),
+        (logging.INFO, again, False),
+    ]
+
+
+def test_sink_that_fails_every_second_time_makes_few_lines(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    caplog.set_level(logging.INFO, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100, name="n1")
+        for number in range(600):
+            sink.error = None if number % 2 else ValueError("no")
+            dispatcher.enqueue("a")
+            await stepped.advance(0.1001)
+        assert dispatcher.statistics().failed == 300
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    assert 6 <= len(told(caplog, logging.WARNING)) <= 7
+    assert 6 <= len(told(caplog, logging.INFO)) <= 7
 
 
 def test_error_without_a_repr_is_told_by_its_type(
@@ -194,7 +262,7 @@ def test_error_without_a_repr_is_told_by_its_type(
 
     stepped.run_until_complete(main())
     assert told(caplog, logging.WARNING) == [
-        "n1: dispatch of 1 entries failed: Mute (KeyError in its repr)"
+        "n1: dispatch failed (1 entry): Mute (KeyError in its repr)"
     ]
 
 
@@ -394,7 +462,8 @@ def test_f20_context_with_properties_that_raise(
 
     stepped.run_until_complete(main())
     assert len(errors) == 2
-    assert any("failed: ValueError" in line for line in told(caplog, logging.WARNING))
+    (line,) = told(caplog, logging.WARNING)
+    assert line.endswith("dispatch failed (1 entry): ValueError()")
     gc.collect()  # a task whose exception nobody retrieved is told by its end
     assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []
 
@@ -422,5 +491,7 @@ def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
     stepped.run_until_complete(main())
     stepped.run_until_complete(stepped.shutdown_default_executor())
     lines = told(caplog, logging.WARNING)
-    assert len(lines) == 2
-    assert all("TypeError" in line for line in lines)
+    assert len(lines) == 4  # of each the first at once, and the sum at its close
+    for first, at_close in (lines[:2], lines[2:]):
+        assert "dispatch failed (1 entry): TypeError" in first
+        assert at_close.endswith("3 batches failed (3 entries)")

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from layouts import of_layout
-from ringdispatch import BackgroundDispatcher
+from ringdispatch import BackgroundDispatcher, _dispatcher
 from ringdispatch._batch import Batch
+from ringdispatch._batcher import Batcher
 
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
@@ -44,6 +45,16 @@ def pass_a_moment(moments: random.Random) -> None:
         pass
 
 
+class Announcing(Batcher):
+    """Reports that it is about to take."""
+
+    __slots__ = ("about_to_take",)
+
+    def take(self) -> Batch | None:
+        self.about_to_take()
+        return super().take()
+
+
 class Chain(BackgroundDispatcher[int]):
     """Sends for an entry each time it is about to take."""
 
@@ -54,12 +65,12 @@ class Chain(BackgroundDispatcher[int]):
         self.producer = producer
         self.moments = random.Random(random.getrandbits(32))
         self.slow = slow  # its calls last longer than a step of the loop
+        self._batcher.about_to_take = self.send_for_another
         producer.chains.append(self)
 
-    def take(self) -> Batch | None:
+    def send_for_another(self) -> None:
         self.producer.orders.put(self)
         pass_a_moment(self.moments)
-        return super().take()
 
     async def receive(self, batch: list[int]) -> None:
         if self.slow:
@@ -96,6 +107,11 @@ class Producer(threading.Thread):
 
     def broken(self) -> list[str]:
         return [f"{chain!r} {chain.statistics()}" for chain in self.chains]
+
+
+@pytest.fixture(autouse=True)
+def announcing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatcher, "Batcher", Announcing)
 
 
 @pytest.fixture(autouse=True)
