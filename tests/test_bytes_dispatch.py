@@ -226,7 +226,9 @@ def test_random_traffic_keeps_every_bound_in_bytes(
             if seen.pending and seen.pending_bytes >= most:
                 await stepped.settle()
                 left = dispatcher.statistics().pending_bytes
-                assert dispatcher.ring.busy_slots or left < most  # somebody is at it
+                assert (
+                    dispatcher._batcher.ring.busy_slots or left < most
+                )  # somebody is at it
         await stepped.advance(100)
         seen = dispatcher.statistics()
         assert seen.dispatched == len(received) == len(accepted) - seen.evicted

@@ -12,7 +12,6 @@ import pytest
 from freezegun import freeze_time
 
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import _dispatcher
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
@@ -190,12 +189,9 @@ class Slow(Batcher):
 
 
 def test_what_comes_after_a_window_is_due_waits_for_the_next(
-    stepped: SteppedLoop,
-    sink: Sink,
-    monkeypatch: pytest.MonkeyPatch,
-    dispatcher_class: type,
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C1
-    monkeypatch.setattr(_dispatcher, "Batcher", Slow)
+    use_engine(Slow)
 
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
@@ -220,12 +216,9 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
 
 
 def test_window_after_a_take_that_came_late_lasts_its_full_delay(
-    stepped: SteppedLoop,
-    sink: Sink,
-    monkeypatch: pytest.MonkeyPatch,
-    dispatcher_class: type,
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2
-    monkeypatch.setattr(_dispatcher, "Batcher", Slow)
+    use_engine(Slow)
 
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=100)
@@ -301,13 +294,9 @@ class Taking(Batcher):
 @pytest.mark.parametrize("home", ["auto", "thread"])
 @pytest.mark.parametrize("ms_delay", [3, 10, 12.7])
 def test_windows_are_apart_in_real_time(
-    loop_name: str,
-    home: str,
-    ms_delay: float,
-    monkeypatch: pytest.MonkeyPatch,
-    dispatcher_class: type,
+    loop_name: str, home: str, ms_delay: float, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2: within the timer's resolution, 1 ms on uvloop
-    monkeypatch.setattr(_dispatcher, "Batcher", Taking)
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
@@ -329,9 +318,9 @@ def test_windows_are_apart_in_real_time(
 
 @on_each_loop
 def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
-    loop_name: str, monkeypatch: pytest.MonkeyPatch, dispatcher_class: type
+    loop_name: str, use_engine: Any, dispatcher_class: type
 ) -> None:
-    monkeypatch.setattr(_dispatcher, "Batcher", Taking)
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:

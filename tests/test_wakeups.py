@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from layouts import of_layout
-from ringdispatch import BackgroundDispatcher, _dispatcher
+from ringdispatch import BackgroundDispatcher
 from ringdispatch._batch import Batch
 from ringdispatch._batcher import Batcher
 
@@ -110,11 +110,6 @@ class Producer(threading.Thread):
 
 
 @pytest.fixture(autouse=True)
-def announcing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dispatcher, "Batcher", Announcing)
-
-
-@pytest.fixture(autouse=True)
 def impatient() -> Iterator[None]:
     """Let threads that share a GIL take turns a thousand times as often as usual."""
     interval = sys.getswitchinterval()
@@ -132,7 +127,10 @@ def chains(dispatcher_class: type, **options: Any) -> Producer:
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
+def test_f23_no_wake_up_is_lost_on_a_loop(
+    use_engine: Any, dispatcher_class: type
+) -> None:
+    use_engine(Announcing)
     producer = chains(dispatcher_class)  # C9
 
     async def main() -> None:
@@ -149,8 +147,9 @@ def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
 
 
 def test_f23_no_wake_up_is_lost_on_the_background_thread(
-    dispatcher_class: type,
+    use_engine: Any, dispatcher_class: type
 ) -> None:
+    use_engine(Announcing)
     producer = chains(dispatcher_class, home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()
