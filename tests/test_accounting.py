@@ -63,7 +63,7 @@ def test_stuck_dispatches_hold_at_most_capacity_and_their_batches(
             assert len(alive) == seen.pending + seen.in_flight
             most = max(most, len(alive))
         assert most == 3 * (1 + 2)
-        dispatcher.ring.abandon()
+        dispatcher._batcher.ring.abandon()
         sink.release()
 
     sink.batches = Forgetful()
@@ -164,7 +164,7 @@ def test_late_result_changes_no_count(
         at_timeout = dispatcher.statistics()
         assert (at_timeout.failed, at_timeout.in_flight) == (1, 0)
         await stepped.advance(20)
-        assert dispatcher.ring.busy_slots == 0  # it has really ended
+        assert dispatcher._batcher.ring.busy_slots == 0  # it has really ended
         assert dispatcher.statistics() == at_timeout
 
     stepped.run_until_complete(main())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import typing
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
@@ -78,10 +80,9 @@ def test_f40_no_request_leaks_into_a_batch(
     run_on(loop_name, main())
     # Three or more: on another thread a batch may leave before the next is refused.
     assert len(in_batches) >= 3
-    assert set(in_batches) == {"maker"}
-    # Drops are told by whoever comes first: a call in its context, or the closer.
+    assert set(in_batches) == {"nobody"}
     assert in_hooks  # on_error at the least
-    assert not [name for name in in_hooks if name.startswith("request")]
+    assert set(in_hooks) == {"nobody"}
 
 
 def test_f40_neither_early_dispatch_nor_timers_carry_a_request(
@@ -112,7 +113,7 @@ def test_f40_neither_early_dispatch_nor_timers_carry_a_request(
         dispatcher.enqueue("backlog")
         await stepped.advance(2)
         assert await dispatcher.aclose()
-        assert seen == ["maker"] * 4
+        assert seen == ["nobody"] * 4
 
     tenant.set("maker")
     stepped.run_until_complete(main())
@@ -286,10 +287,15 @@ def test_receipt_that_nobody_awaits_is_no_burden(
 ) -> None:
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=100)
+        alive: weakref.WeakSet[Context] = weakref.WeakSet()
         for number in range(100):
-            dispatcher.enqueue(number, Context())
+            context = Context()
+            alive.add(context)
+            dispatcher.enqueue(number, context)
+            del context
             await stepped.advance(0.2)
-        assert len(dispatcher._waiters) == 0
+        gc.collect()  # a context is its own log
+        assert len(alive) == 0
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._waiters import Waiter
+from lines import Line
+from ringdispatch import Full, Objects
+from ringdispatch._batcher import Batcher
+from ringdispatch._waiting import FlushWaiter, SettlementQueue
 from support import SteppedLoop, books_agree
 
 Entry = tuple[str, int]
@@ -121,7 +123,7 @@ class History:
 
     async def dispatch(self, batch: list[Entry]) -> None:
         assert batch  # C3
-        assert len(batch) <= self.dispatcher._max_batch  # C6
+        assert len(batch) <= self.dispatcher.statistics().max_batch  # C6
         this = Dispatch(list(batch), self.loop.time(), asyncio.current_task())
         self.dispatches.append(this)
         running = [other for other in self.dispatches if other.ended is None]
@@ -277,7 +279,8 @@ class History:
         self.entries_kept_their_order()
         seen = self.dispatcher.statistics()
         taken = {entry for this in self.dispatches for entry in this.batch}
-        assert seen.pending == seen.in_flight == self.dispatcher.ring.busy_slots == 0
+        assert seen.pending == seen.in_flight == 0
+        assert self.dispatcher._batcher.ring.busy_slots == 0
         assert seen.accepted == len(self.accepted)
         assert taken <= self.accepted
         assert len(taken) + seen.evicted + seen.abandoned == len(self.accepted)
@@ -335,7 +338,7 @@ def run(
     loop = SteppedLoop()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
+            patch.setattr(Batcher, "now", staticmethod(loop.time))
 
             async def main() -> None:
                 await History(dispatcher_class, loop, options, script).run(steps)
@@ -387,9 +390,23 @@ def test_backlog_of_many_failing_batches_goes_out_at_once(
 # Objects only: no dispatcher.
 def test_waiter_that_has_gone_is_told_nothing() -> None:
     """Another thread settles its entries in the moment in which it is cancelled."""
-    gone, waits = Waiter(0, 1), Waiter(0, 1)
-    assert gone.future.cancel()
-    for waiter in (gone, waits):
-        waiter.finish(settled=True)
-    assert gone.future.cancelled()
-    assert waits.future.result(0) is True
+    line = Line(Objects(), 1)
+    queue = SettlementQueue(line.ring, 1)
+
+    async def main() -> None:
+        assert line.enqueue("a")
+        batch = line.ring.take(1)
+        waiters = [FlushWaiter(1, None) for _ in range(2)]
+        for waiter in waiters:
+            queue.add(waiter)
+        waits = [asyncio.ensure_future(queue.wait(each, None)) for each in waiters]
+        await asyncio.sleep(0)
+        gone, stays = waits
+        assert gone.cancel()
+        assert batch.settle(False, 0.0)
+        queue.finish()
+        assert await stays is True
+        await asyncio.wait([gone])
+        assert gone.cancelled()
+
+    asyncio.run(main())

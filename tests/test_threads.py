@@ -118,15 +118,15 @@ def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
     class Hasty:
         """A batch whose call ends as soon as it is settled, in the other thread."""
 
-        def __init__(self, take: Batch) -> None:
-            self._take = take
+        def __init__(self, batch: Batch) -> None:
+            self._batch = batch
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._take, name)
+            return getattr(self._batch, name)
 
         def settle(self, failed: bool, seconds: float) -> bool:
-            first = self._take.settle(failed, seconds)
-            self._take.forget()
+            first = self._batch.settle(failed, seconds)
+            self._batch.release()
             return first
 
     told: list[Any] = []
@@ -137,9 +137,9 @@ def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
     )
     dispatcher.enqueue("entry")
     eventually(lambda: sink.running)
-    (call,) = dispatcher._calls
-    assert call.take is not None
-    call.take = Hasty(call.take)  # type: ignore[assignment]
+    (call,) = dispatcher._batcher.calls
+    assert call.batch is not None
+    call.batch = Hasty(call.batch)  # type: ignore[assignment]
     assert not dispatcher.close(0)
     assert told == [["entry"]]
 

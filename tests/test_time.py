@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from freezegun import freeze_time
 
-from layouts import of_layout
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
@@ -178,12 +177,10 @@ def test_delays_windows_keep_their_distance_under_any_traffic(
     stepped.run_until_complete(main())
 
 
-class Slow(BackgroundDispatcher[str]):
+class Slow(Batcher):
     """Lets something happen between deciding that a window is over and taking it."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.meanwhile: Callable[[], object] = int
+    meanwhile: Callable[[], object] = int
 
     def take(self) -> Any:
         meanwhile, self.meanwhile = self.meanwhile, int
@@ -192,12 +189,15 @@ class Slow(BackgroundDispatcher[str]):
 
 
 def test_what_comes_after_a_window_is_due_waits_for_the_next(
-    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C1
+    use_engine(Slow)
+
     async def main() -> None:
-        dispatcher = of_layout(Slow, dispatcher_class)(sink, ms_delay=100, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
+        batcher = dispatcher._batcher
         dispatcher.enqueue("a")
-        dispatcher.meanwhile = lambda: dispatcher.enqueue("b")
+        batcher.meanwhile = lambda: dispatcher.enqueue("b")
         await stepped.advance(0.1)
         assert sink.batches == [["a"]]
         await stepped.advance(0.0999)
@@ -205,7 +205,7 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
         await stepped.advance(0.0001)
         assert sink.batches == [["a"], ["b"]]
         dispatcher.enqueue("c")
-        dispatcher.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
+        batcher.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
         await stepped.advance(0.1)
         # A full batch goes out at once in any case.
         assert sink.batches[2:] == [["c", "d", "e"]]
@@ -216,10 +216,12 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
 
 
 def test_window_after_a_take_that_came_late_lasts_its_full_delay(
-    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2
+    use_engine(Slow)
+
     async def main() -> None:
-        dispatcher = of_layout(Slow, dispatcher_class)(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         began = stepped.time()
 
         def stand_still() -> None:
@@ -227,7 +229,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
             dispatcher.enqueue("b")
 
         dispatcher.enqueue("a")
-        dispatcher.meanwhile = stand_still
+        dispatcher._batcher.meanwhile = stand_still
         await stepped.advance(0.5)
         assert sink.batches == [["a"], ["b"]]
         assert sink.times == pytest.approx([began + 0.17, began + 0.27])
@@ -269,17 +271,17 @@ def test_late_backlog_does_not_put_off_the_next_window(
     stepped.run_until_complete(main())
 
 
-class Taking(BackgroundDispatcher[float]):
+class Taking(Batcher):
     """Notes the moments before and after each take: a busy machine may lie between."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.takes: list[tuple[float, float]] = []
-        self.looks = 0
+        self.pumps = 0
 
-    def look(self, home: Any) -> None:
-        self.looks += 1
-        super().look(home)
+    def pump(self, home: Any, pumps: int) -> None:
+        self.pumps += 1
+        super().pump(home, pumps)
 
     def take(self) -> Any:
         before = time.monotonic()
@@ -292,18 +294,17 @@ class Taking(BackgroundDispatcher[float]):
 @pytest.mark.parametrize("home", ["auto", "thread"])
 @pytest.mark.parametrize("ms_delay", [3, 10, 12.7])
 def test_windows_are_apart_in_real_time(
-    loop_name: str, home: str, ms_delay: float, dispatcher_class: type
+    loop_name: str, home: str, ms_delay: float, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2: within the timer's resolution, 1 ms on uvloop
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
-        async with of_layout(Taking, dispatcher_class)(
-            sink, ms_delay=ms_delay, home=home
-        ) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=ms_delay, home=home) as dispatcher:
             while len(sink.batches) < 25:
                 dispatcher.enqueue(time.monotonic())
                 await asyncio.sleep(0)
-        takes = dispatcher.takes[:25]  # what comes after them is the close
+        takes = dispatcher._batcher.takes[:25]  # what comes after them is the close
         apart = [after - before for (before, _), (_, after) in pairwise(takes)]
         assert min(apart) >= ms_delay / 1000 - 0.0002, apart
         firsts = [batch[0] for batch in sink.batches[:25]]
@@ -317,16 +318,19 @@ def test_windows_are_apart_in_real_time(
 
 @on_each_loop
 def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
-    loop_name: str, dispatcher_class: type
+    loop_name: str, use_engine: Any, dispatcher_class: type
 ) -> None:
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
-        async with of_layout(Taking, dispatcher_class)(sink, ms_delay=10) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=10) as dispatcher:
             for number in range(25):
                 dispatcher.enqueue(number)
                 await comes_true(lambda: len(sink.batches) > number)  # noqa: B023
-            assert dispatcher.looks <= 8 * len(dispatcher.takes)
+            batcher = dispatcher._batcher
+            assert len(batcher.takes) >= 25
+            assert batcher.pumps <= 8 * len(batcher.takes)
 
     run_on(loop_name, main())
 

@@ -199,7 +199,7 @@ def test_waiters_on_two_loops_are_served_in_turn(
                 dispatcher.aenqueue(number), loops[number % 2]
             )
         )
-        eventually(lambda: len(dispatcher._room._turns) > number)  # noqa: B023
+        eventually(lambda: len(dispatcher._batcher.room) > number)  # noqa: B023
     gate.set()
     assert all(future.result(10) for future in futures)
     assert dispatcher.close()
@@ -229,7 +229,7 @@ def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody(
     stopping.run_until_complete(asyncio.sleep(0))
     entry = dispatcher.aenqueue("second")
     second = asyncio.run_coroutine_threadsafe(entry, other)
-    eventually(lambda: len(dispatcher._room._turns) == 2)
+    eventually(lambda: len(dispatcher._batcher.room) == 2)
     room = stopping.create_task(make_room_and_stop())
     stopping.run_forever()
     assert room.done()

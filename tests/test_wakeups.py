@@ -23,6 +23,7 @@ import pytest
 from layouts import of_layout
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._batch import Batch
+from ringdispatch._batcher import Batcher
 
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
@@ -44,6 +45,16 @@ def pass_a_moment(moments: random.Random) -> None:
         pass
 
 
+class Announcing(Batcher):
+    """Reports that it is about to take."""
+
+    __slots__ = ("about_to_take",)
+
+    def take(self) -> Batch | None:
+        self.about_to_take()
+        return super().take()
+
+
 class Chain(BackgroundDispatcher[int]):
     """Sends for an entry each time it is about to take."""
 
@@ -54,12 +65,12 @@ class Chain(BackgroundDispatcher[int]):
         self.producer = producer
         self.moments = random.Random(random.getrandbits(32))
         self.slow = slow  # its calls last longer than a step of the loop
+        self._batcher.about_to_take = self.send_for_another
         producer.chains.append(self)
 
-    def take(self) -> Batch | None:
+    def send_for_another(self) -> None:
         self.producer.orders.put(self)
         pass_a_moment(self.moments)
-        return super().take()
 
     async def receive(self, batch: list[int]) -> None:
         if self.slow:
@@ -116,7 +127,10 @@ def chains(dispatcher_class: type, **options: Any) -> Producer:
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
+def test_f23_no_wake_up_is_lost_on_a_loop(
+    use_engine: Any, dispatcher_class: type
+) -> None:
+    use_engine(Announcing)
     producer = chains(dispatcher_class)  # C9
 
     async def main() -> None:
@@ -133,8 +147,9 @@ def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
 
 
 def test_f23_no_wake_up_is_lost_on_the_background_thread(
-    dispatcher_class: type,
+    use_engine: Any, dispatcher_class: type
 ) -> None:
+    use_engine(Announcing)
     producer = chains(dispatcher_class, home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()

@@ -95,7 +95,8 @@ class Home:
         self._batchers: dict[int, weakref.ref[Batcher]] = {}
         self._is_wrapped = False  # twice does no harm
         # the loop's thread
-        self.thread: int | None = None
+        running = asyncio._get_running_loop() is loop
+        self.thread: int | None = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
         self.is_guarded = False
         self.ended = False

@@ -144,7 +144,7 @@ class Reports:
     def closing(self) -> None:
         """Report failures that no line has counted yet."""
         if self._unlogged[0]:
-            self._log_totals(logging.WARNING, "since the last success ")
+            self._log_totals(logging.WARNING, "closed; before that ")
 
     def _log_totals(self, level: int, introduction: str) -> None:
         batches, entries = self._failed
