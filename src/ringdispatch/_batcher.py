@@ -432,7 +432,7 @@ class Batcher:
     def begin_flush(self, *, blocking: bool = False) -> FlushWaiter:
         """Have what is pending go out now; returns what to wait for."""
         calling = current_call()
-        if calling is not None and not calling.is_running_for(self):
+        if calling not in self.calls:  # another's, ended, or the parent's of a fork
             calling = None
         waiter = FlushWaiter(self.ring.tail, calling)
         self.settlement.add(waiter)

@@ -210,10 +210,6 @@ class Call:
             batcher.slot_freed(self, here=here)
         self._ended = True
 
-    def is_running_for(self, batcher: "Batcher") -> bool:
-        """Whether it is that batcher's, and has not ended."""
-        return self._batcher is batcher and not self._ended
-
     # ---- failure
 
     def fail(self, error: BaseException, *, report: bool = True) -> int:
