@@ -106,7 +106,8 @@ class Round:
             **plan.options,
         )
         self.sink.dispatcher = self.dispatcher
-        self.ring = self.dispatcher._batcher.ring  # outlives a dispatcher that is let go of
+        # It outlives a dispatcher that is let go of.
+        self.ring = self.dispatcher._batcher.ring
         dispatchers.add(self.dispatcher)
 
     def over(self) -> bool:

@@ -67,7 +67,8 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
     def numbers(self, reason: str) -> list[int]:
-        found = (re.match(rf"overload: (\d+) entr(?:y|ies) {reason};", x) for x in self.lines)
+        line = re.compile(rf"overload: (\d+) entr(?:y|ies) {reason};")
+        found = map(line.match, self.lines)
         return [int(match[1]) for match in found if match]
 
 

@@ -133,7 +133,8 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
         dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3, name="n1")
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher._batcher.dispatch_timeout = 20.0  # a busy machine may be late with a thread
+        # A busy machine may be late with a thread.
+        dispatcher._batcher.dispatch_timeout = 20.0
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
         assert batches == [["a"]]
@@ -225,11 +226,12 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
 def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     loop_name: str, outcome: str, dispatcher_class: type
 ) -> None:
-    gate, returned = threading.Event(), threading.Event()
+    began, gate, returned = (threading.Event() for _ in range(3))
 
     async def send() -> None: ...
 
     def sink(batch: list[Any]) -> Awaitable[None]:
+        began.set()
         gate.wait(20)
         returned.set()
         if outcome == "raises":
@@ -238,7 +240,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
 
     async def main() -> None:
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher.statistics().in_flight)
+        await comes_true(began.is_set)
 
     dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)

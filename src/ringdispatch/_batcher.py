@@ -53,17 +53,17 @@ class Batcher:
         "_out_of_memory",
         "_posted",
         "_posted_at",
-        "prefers_thread",
         "_taken_at",
         "_timer",
         "calls",
         "dispatch_timeout",
         "drops",
+        "due",
         "function",
         "home",
-        "due",
         "is_async",
         "max_batch",
+        "prefers_thread",
         "reports",
         "ring",
         "room",
@@ -183,9 +183,10 @@ class Batcher:
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home()
             self._wake_home(home)  # as after every move: what is pending goes with it
-        if home is not None and not home.stalled:
-            if not home.post(partial(self.drops.report, home)):
-                self.ring.rearm_drop_notice()
+        if home is None or home.stalled:
+            return
+        if not home.post(partial(self.drops.report, home)):
+            self.ring.rearm_drop_notice()
 
     # ---- the home
 

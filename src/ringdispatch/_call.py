@@ -137,9 +137,9 @@ class Call:
                 await batcher.function(batch.value)
             else:
                 await self._in_thread(batch.value)
-            if batch.settle(False, batcher.now() - self._began):
-                if batcher.reports.failing:
-                    batcher.reports.succeeded()
+            settled = batch.settle(False, batcher.now() - self._began)
+            if settled and batcher.reports.failing:
+                batcher.reports.succeeded()
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
             raise_from(loop, error)
