@@ -167,7 +167,7 @@ def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
         shared = weakref.ref(first)  # the one weak reference that all share
         first.enqueue("a")
         assert first.flush()
-        first._batcher._chosen_home = None
+        first._batcher.home = None
         gc.collect()
         second = BackgroundDispatcher(send, ms_delay=1, home="thread")
         second.enqueue("b")
