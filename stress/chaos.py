@@ -34,7 +34,7 @@ from chaos_producers import KINDS
 from chaos_record import Record, Violation
 from chaos_round import Plan, Round, Watch, draw, held_by
 from loops import eventually
-from ringdispatch import _drops
+from ringdispatch import _reports
 
 ROUND_SECONDS = 120.0  # then every thread's stack is printed, and the run ends
 WARM_UP = 30  # rounds until everything that stays has come
@@ -148,7 +148,7 @@ def watch_everything() -> Watch:
     sys.unraisablehook = lambda seen: watch.stray("unraisable", seen)
     threading.excepthook = lambda seen: watch.stray("in a thread", seen)
     # An unclosed dispatcher is freed when its report timer has fired: don't wait 10 s.
-    _drops.REPORT_SECONDS = 0.3
+    _reports.REPORT_SECONDS = _reports.HOOK_SECONDS = 0.3
     return watch
 
 

@@ -24,6 +24,11 @@ Entry = tuple[str, int]  # whose it is, and its number
 UNORDERED = ("signal", "finalizer", "collector", "dispatch", "waiter")
 DROPS = ("rejected_full", "rejected_closed", "evicted", "abandoned")
 
+# The log lines that count failures, of an outage and at close.
+FAILED = re.compile(
+    r"(?:since the last success )?(\d+) batch(?:es)? failed \((\d+) entr(?:y|ies)\)"
+)
+
 # The timeout's timer is set before the batch is taken: on 3.11 an iteration of the loop
 # earlier, which may take any time, and a busy machine may stop in between for long.
 EARLY_SECONDS = 1.0 if sys.version_info >= (3, 12) else math.inf
@@ -315,13 +320,16 @@ class Judge:
                 yield f"logged: {line}"
 
     def _expected(self, text: str) -> bool:
-        if text.startswith("dispatch of "):
-            return self.books.failed > 0
+        if failed := re.match(r"dispatch failed \((\d+) entr(?:y|ies)\): ", text):
+            return int(failed[1]) <= self.books.failed
+        if failed := FAILED.match(text):
+            in_batches = int(failed[1]) <= self.books.failed_batches
+            return in_batches and int(failed[2]) <= self.books.failed
         if text.startswith("close timed out"):
             return self.record.gave_up
         if text.startswith("a dispatch timed out and ignores its cancellation"):
             return self.options["dispatch_timeout"] is not None
-        dropped = re.match(r"(\d+) entries (\w+);", text)
+        dropped = re.match(r"(\d+) entr(?:y|ies) (\w+);", text)
         if dropped is None:
             return False
         return int(dropped[1]) <= int(getattr(self.books, dropped[2]))

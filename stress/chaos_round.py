@@ -106,7 +106,8 @@ class Round:
             **plan.options,
         )
         self.sink.dispatcher = self.dispatcher
-        self.ring = self.dispatcher.ring  # outlives a dispatcher that is let go of
+        # It outlives a dispatcher that is let go of.
+        self.ring = self.dispatcher._batcher.ring
         dispatchers.add(self.dispatcher)
 
     def over(self) -> bool:
@@ -210,7 +211,7 @@ class Round:
             self.record.put(self.dispatcher, ("last", number))
 
     def await_settlement(self) -> None:
-        """C3, C6, C14: all is settled by itself, and every place is given back."""
+        """C3, C6, C14: all is settled by itself, and every slot is given back."""
         while not self.is_settled():  # a busy machine may need long for many batches
             before = self.books().batches
             eventually_or(
@@ -226,7 +227,7 @@ class Round:
         return not (books.pending or books.in_flight or self.ring.busy_slots)
 
     def unsettled(self) -> str:
-        return f"never settled, {self.ring.busy_slots} places taken: {self.books()}"
+        return f"never settled, {self.ring.busy_slots} slots taken: {self.books()}"
 
     def let_go(self) -> None:
         """C16: an unclosed dispatcher is freed when nobody needs it any more."""

@@ -98,13 +98,13 @@ class Sink:
 
     def begin(self, batch: list[Entry], *, in_thread: bool) -> tuple[SeenCall, Random]:
         call = current_call()
-        if call is None or call.take is None or (loop := call.home.loop) is None:
+        if call is None or call.batch is None or (loop := call.home.loop) is None:
             raise Violation("a dispatch function called outside of any call")
-        take = call.take
-        seen = SeenCall(list(batch), take.start, take.end, call._began, loop, in_thread)
+        start, end = call.batch.start, call.batch.end
+        seen = SeenCall(list(batch), start, end, call._began, loop, in_thread)
         record = self.record
         with record.lock:
-            # What was in flight on a loop since closed has lost its place (C14).
+            # What was in flight on a loop since closed has lost its slot (C14).
             running = list(record.running)
             others = [one for one in running if not one.loop.is_closed()]
             if not loop.is_closed() and len(others) >= self.max_in_flight:  # C6

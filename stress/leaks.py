@@ -19,7 +19,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
-from ringdispatch import _drops
+from ringdispatch import _reports
 from subprocesses import HERE, run_snippet
 
 FOLDERS = [Path(__file__).parent, HERE]
@@ -90,7 +90,8 @@ def watch(run: Run, times: int) -> None:
     A leak grows for as long as one looks; the interpreter's caches are full one day.
     """
     logging.getLogger("ringdispatch").addHandler(logging.StreamHandler(Nowhere()))
-    _drops.REPORT_SECONDS = 0.0  # whose timer keeps the ring for so long
+    _reports.REPORT_SECONDS = 0.0
+    _reports.HOOK_SECONDS = 0.0  # whose timer keeps the ring for so long
     with asyncio.Runner() as runner:
         for _ in range(WARM_UP):
             repeat(runner, run)

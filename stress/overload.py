@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._drops import REPORT_SECONDS
+from ringdispatch._reports import REPORT_SECONDS
 from soak import FREE_THREADED, LAYOUTS, MIB, POLICIES, laid_out, resident
 
 PRODUCERS = 2
@@ -67,7 +67,8 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
     def numbers(self, reason: str) -> list[int]:
-        found = (re.match(rf"overload: (\d+) entries {reason};", x) for x in self.lines)
+        line = re.compile(rf"overload: (\d+) entr(?:y|ies) {reason};")
+        found = map(line.match, self.lines)
         return [int(match[1]) for match in found if match]
 
 

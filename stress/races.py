@@ -25,8 +25,8 @@ import helpers_path  # noqa: F401  # isort: skip
 from lines import Line
 from racing import KINDS, Mark
 from ringdispatch import BackgroundDispatcher, Full, Statistics
-from ringdispatch._enqueue import POLICIES
 from ringdispatch._batch import Batch
+from ringdispatch._enqueue import POLICIES
 from support import books_agree
 
 ROUND_SECONDS = 0.15

@@ -164,8 +164,9 @@ def soak(entries: int, policy: str, layout: str) -> list[str]:
     began = time.monotonic()
     producers.produce(max(WARM_UP, entries // 10))
     dispatcher.flush(60)
-    assert dispatcher._home is not None
-    loop = dispatcher._home.loop
+    home = dispatcher._batcher.home
+    assert home is not None
+    loop = home.loop
     assert loop is not None
     sizes = [Size.now(loop)]
     for _ in range(LOOKS):

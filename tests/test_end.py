@@ -105,7 +105,7 @@ def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
         """,
         loop=loop_name,
         debug=debug,
-        stderr=".*dispatch of 1 entries failed: CancelledError.*",
+        stderr=".*dispatch failed .1 entry.: CancelledError.*",
         layout=layout,
     )
     assert outcome.lines == [
@@ -163,7 +163,7 @@ def test_end_of_run_takes_five_seconds_at_most(loop_name: str, layout: str) -> N
         books(dispatcher)
         """,
         loop=loop_name,
-        stderr=".*dispatch of 1 entries failed: TimeoutError.*",
+        stderr=".*dispatch failed .1 entry.: TimeoutError.*",
         layout=layout,
     )
     assert outcome.lines == ["accepted=1 failed=1"]

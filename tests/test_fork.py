@@ -111,7 +111,7 @@ def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
     join(child(body))
     say("parent goes on")
     dispatcher.close(timeout=0)
-    eventually(lambda: not dispatcher._calls)
+    eventually(lambda: not dispatcher._batcher.calls)
     """,
         stderr=".*close timed out after 0.0? s: .*",
     )
@@ -278,7 +278,7 @@ def test_f05_hooks_work_does_not_depend_on_what_is_pending(layout: str) -> None:
             dispatcher.enqueue(number)
     join(child(body))
     async def quiet(batch): pass
-    dispatcher.dispatch_function = quiet
+    dispatcher._batcher.function = quiet
     assert dispatcher.close()
     say("done")
     """,
@@ -299,7 +299,7 @@ def test_closed_dispatcher_stays_closed_in_the_child(layout: str) -> None:  # C1
         assert dispatcher.close()
     join(child(body))
     """,
-        stderr="send: 1 entries rejected_closed; .*",
+        stderr="send: 1 entry rejected_closed; .*",
         layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "rejected_closed=1"]

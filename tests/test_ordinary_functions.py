@@ -7,14 +7,14 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
 from ringdispatch._background import Executor
+from ringdispatch._worker import Workers
 from support import books_agree
 
 
@@ -133,7 +133,8 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
         dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3, name="n1")
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher.dispatch_timeout = 20.0  # a busy machine may be late with a thread
+        # A busy machine may be late with a thread.
+        dispatcher._batcher.dispatch_timeout = 20.0
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
         assert batches == [["a"]]
@@ -174,7 +175,7 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left(
         dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher.dispatch_timeout = 20.0
+        dispatcher._batcher.dispatch_timeout = 20.0
         gate.set()
         dispatcher.enqueue("b")
         await comes_true(lambda: dispatcher.statistics().dispatched == 1)
@@ -205,14 +206,14 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=1)
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher._calls)
-        (call,) = dispatcher._calls
+        await comes_true(lambda: dispatcher._batcher.calls)
+        (call,) = dispatcher._batcher.calls
         await comes_true(lambda: call._worker is not None)
         # Cancels when the future is done, before the call has seen it.
         call._worker.ended.add_done_callback(lambda _: call._cancel_task())
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        assert not dispatcher._calls
+        assert not dispatcher._batcher.calls
         assert await dispatcher.aclose()
 
     run_on(loop_name, main())
@@ -225,11 +226,12 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
 def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     loop_name: str, outcome: str, dispatcher_class: type
 ) -> None:
-    gate, returned = threading.Event(), threading.Event()
+    began, gate, returned = (threading.Event() for _ in range(3))
 
     async def send() -> None: ...
 
     def sink(batch: list[Any]) -> Awaitable[None]:
+        began.set()
         gate.wait(20)
         returned.set()
         if outcome == "raises":
@@ -238,7 +240,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
 
     async def main() -> None:
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher.statistics().in_flight)
+        await comes_true(began.is_set)
 
     dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)
@@ -248,7 +250,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     gate.set()
     assert returned.wait(20)
     assert dispatcher.close()
-    eventually(lambda: not [t for t in threading.enumerate() if "asyncio" in t.name])
+    eventually(lambda: not [t for t in threading.enumerate() if "worker" in t.name])
     gc.collect()  # a warning here is an error
 
 
@@ -265,8 +267,8 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
 
     async def main() -> asyncio.Future[None]:
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher._calls)
-        (call,) = dispatcher._calls
+        await comes_true(lambda: dispatcher._batcher.calls)
+        (call,) = dispatcher._batcher.calls
         await comes_true(lambda: call._worker is not None)
         return call._worker.ended
 
@@ -301,11 +303,11 @@ def test_f17_close_does_not_wait_for_the_thread(
     assert (books.failed, books.abandoned) == (1, 1)
     assert sum(r.levelno == logging.WARNING for r in caplog.records) == 1
     gate.set()
-    eventually(lambda: not dispatcher._calls)
+    eventually(lambda: not dispatcher._batcher.calls)
     books_agree(dispatcher)
 
 
-def test_it_sees_the_dispatchers_context_not_the_requests(
+def test_it_sees_an_empty_context(
     dispatcher_class: type,
 ) -> None:  # C19
     from contextvars import ContextVar
@@ -323,7 +325,7 @@ def test_it_sees_the_dispatchers_context_not_the_requests(
         assert await dispatcher.aclose()
 
     asyncio.run(main())
-    assert seen == ["maker"]
+    assert seen == ["nobody"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)], ids=repr)
@@ -364,7 +366,7 @@ def test_call_that_finds_no_thread_is_made_once(
 
 
 def test_thread_that_comes_too_late_calls_nothing(
-    dispatcher_class: type,
+    dispatcher_class: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C11
     """Its batch has failed, and `on_error` may have saved it elsewhere."""
     began: list[Any] = []
@@ -375,8 +377,19 @@ def test_thread_that_comes_too_late_calls_nothing(
         began.extend(batch)
         gate.wait(20)
 
+    late: list[Callable[[], None]] = []
+    really_run = Workers.run
+
+    def run(workers: Workers, job: Callable[[], None]) -> None:
+        if began:
+            late.append(job)  # its thread has started, and comes to it later
+        else:
+            really_run(workers, job)
+            eventually(lambda: began)
+
+    monkeypatch.setattr(Workers, "run", run)
+
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         dispatcher = dispatcher_class(
             sink,
             ms_delay=1,
@@ -389,7 +402,8 @@ def test_thread_that_comes_too_late_calls_nothing(
         dispatcher.enqueue("b")
         await comes_true(lambda: len(failed) == 2)
         gate.set()
-        await comes_true(lambda: not dispatcher._calls)
+        await asyncio.to_thread(late.pop())
+        await comes_true(lambda: not dispatcher._batcher.calls)
         assert await dispatcher.aclose()
 
     asyncio.run(main())

@@ -156,7 +156,7 @@ def hammer(
         layout=layout,
         seconds=40 + 3 * seconds,
         debug=False,
-        stderr=rf"((send|ignore): \d+ entries ({drops}); [^\n]*\n?)*",
+        stderr=rf"((send|ignore): \d+ entr(y|ies) ({drops}); [^\n]*\n?)*",
     )
     assert outcome.lines == ["survived"]
 

@@ -20,8 +20,8 @@ from racing import (
     in_order_of_each,
     race,
 )
-from ringdispatch._enqueue import POLICIES
 from ringdispatch._batch import Batch
+from ringdispatch._enqueue import POLICIES
 from support import adds_up
 
 each_kind = pytest.mark.parametrize("kind", sorted(KINDS))

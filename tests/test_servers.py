@@ -218,7 +218,7 @@ def test_end_of_a_notebook(
         assert server.delivered() == delivered
 
 
-TOLD = "n1: the process ended: 1 entries in flight count as failed, 2 pending as .*"
+TOLD = "n1: the process ended: 1 entry in flight failed, 2 entries pending abandoned.*"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ TOLD = "n1: the process ended: 1 entries in flight count as failed, 2 pending as
         ("thread", SIGTERM, ["a", "b", "c", "accepted=3 dispatched=3"], ""),
         ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], "n1: .*"),
         ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], TOLD),
-        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 pending as .*"),
+        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 entries pend.*"),
     ],
 )
 def test_second_signal_while_the_process_ends(

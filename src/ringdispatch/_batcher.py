@@ -153,9 +153,10 @@ class Batcher:
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home()
             self._wake_home(home)  # as after every move: what is pending goes with it
-        if home is not None and not home.stalled:
-            if not home.post(partial(self.drops.report, home)):
-                self.ring.rearm_drop_notice()
+        if home is None or home.stalled:
+            return
+        if not home.post(partial(self.drops.report, home)):
+            self.ring.rearm_drop_notice()
 
     # ---- the home
 
@@ -402,7 +403,7 @@ class Batcher:
     def begin_flush(self, *, blocking: bool = False) -> FlushWaiter:
         """Have what is pending go out now; returns what to wait for."""
         calling = current_call()
-        if calling is not None and not calling.is_running_for(self):
+        if calling not in self.calls:  # another's, ended, or the parent's of a fork
             calling = None
         waiter = FlushWaiter(self.ring.tail, calling)
         self.settlement.add(waiter)

@@ -139,9 +139,9 @@ class Call:
                 await batcher.function(batch.value)
             else:
                 await self._in_thread(batch.value)
-            if batch.settle(False, batcher.now() - self._began):
-                if batcher.reports.failing:
-                    batcher.reports.succeeded()
+            settled = batch.settle(False, batcher.now() - self._began)
+            if settled and batcher.reports.failing:
+                batcher.reports.succeeded()
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
             raise_from(loop, error)
@@ -211,10 +211,6 @@ class Call:
         if self._suspended:  # else pump() goes on
             batcher.slot_freed(self, here=here)
         self._ended = True
-
-    def is_running_for(self, batcher: "Batcher") -> bool:
-        """Whether it is that batcher's, and has not ended."""
-        return self._batcher is batcher and not self._ended
 
     # ---- failure
 

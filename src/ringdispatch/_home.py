@@ -15,7 +15,6 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._batch import Wake
     from ._batcher import Batcher
 
 # How long the end of a loop or of the process may take over what is still pending.
@@ -140,7 +139,7 @@ class Home:
         """Whether no batcher lives here."""
         return not self._batchers
 
-    def post(self, wake: "Wake") -> bool:
+    def post(self, callback: Callable[[], object]) -> bool:
         """Have the loop call back soon, from any thread; False where it is closed."""
         loop = self._loop()
         if loop is None:
@@ -152,10 +151,10 @@ class Home:
             and not self._reentrant
             and asyncio.current_task(loop) is not None
         ):
-            loop.call_soon(wake, context=Context())
+            loop.call_soon(callback, context=Context())
             return True
         try:
-            loop.call_soon_threadsafe(wake, context=Context())
+            loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
             if loop.is_closed():
                 return False
@@ -292,6 +291,6 @@ def _start(generator: AsyncGenerator[None, None]) -> None:
     sys.set_asyncgen_hooks(finalizer=None)
     try:
         with contextlib.suppress(StopIteration, StopAsyncIteration):
-            generator.__anext__().send(None)  # type: ignore[attr-defined]
+            generator.__anext__().send(None)
     finally:
         sys.set_asyncgen_hooks(*hooks)

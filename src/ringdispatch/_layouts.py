@@ -174,14 +174,16 @@ class Bytes(Layout):
         if not isinstance(separator, bytes):
             raise TypeError(f"separator={short_repr(separator)}: must be bytes")
         if _options.count("max_bytes", max_bytes) > _MOST_BYTES:
-            raise ValueError(f"max_bytes={short_repr(max_bytes)}: must be <= {_MOST_BYTES}")
+            raise ValueError(
+                f"max_bytes={short_repr(max_bytes)}: must be <= {_MOST_BYTES}"
+            )
         most = max_bytes
         if max_batch_bytes is not None:
             most = _options.count("max_batch_bytes", max_batch_bytes)
         if most > max_bytes:
             raise ValueError(
-                f"max_batch_bytes={short_repr(most)}: must be <= max_bytes={max_bytes}, "
-                "or the ring is full before a batch is"
+                f"max_batch_bytes={short_repr(most)}: must be <= "
+                f"max_bytes={max_bytes}, or the ring is full before a batch is"
             )
         if len(separator) > most:
             raise ValueError(

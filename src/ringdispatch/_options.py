@@ -90,7 +90,9 @@ def capacity(value: Any) -> int:
     """
     checked = count("capacity", value)
     if checked > sys.maxsize // 32:
-        raise MemoryError(f"capacity={short_repr(checked)}: more than a machine can address")
+        raise MemoryError(
+            f"capacity={short_repr(checked)}: more than a machine can address"
+        )
     return checked
 
 
@@ -165,7 +167,9 @@ def layout(value: Any) -> Any:
         TypeError: `value` is no layout.
     """
     if isinstance(value, type) or not hasattr(value, "make_ring"):
-        raise TypeError(f"layout={short_repr(value)}: must be a layout, such as Objects()")
+        raise TypeError(
+            f"layout={short_repr(value)}: must be a layout, such as Objects()"
+        )
     return value
 
 

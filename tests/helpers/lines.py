@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ringdispatch import Statistics
-from ringdispatch._layouts import Bytes, Objects, Records
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
+from ringdispatch._layouts import Bytes, Objects, Records
 
 
 @install_enqueue
