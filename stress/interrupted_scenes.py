@@ -35,35 +35,43 @@ class Sink:
         self.gate.set()
         self.fails = False
         self._lock = threading.Lock()
+        self._lives = 0
+
+    def renew(self) -> None:
+        """Expect nothing more of calls that went down with their loop."""
+        with self._lock:
+            self.running = 0
+            self._lives += 1
 
     async def instant(self, batch: list[object]) -> None:
         """Not suspended, while the gate is open."""
-        self._begin(batch)
+        life = self._begin(batch)
         try:
             while not self.gate.is_set():  # noqa: ASYNC110, set from any thread
                 await asyncio.sleep(0.001)
             if self.fails:
                 raise ValueError("the sink fails")
         finally:
-            self._end()
+            self._end(life)
 
     async def suspending(self, batch: list[object]) -> None:
         await asyncio.sleep(0)
         await self.instant(batch)
 
     def ordinary(self, batch: list[object]) -> None:
-        self._begin(batch)
+        life = self._begin(batch)
         self.gate.wait()
-        self._end()
+        self._end(life)
 
-    def _begin(self, batch: list[object]) -> None:
+    def _begin(self, batch: list[object]) -> int:
         with self._lock:
             self.got += batch
             self.running += 1
+            return self._lives
 
-    def _end(self) -> None:
+    def _end(self, life: int) -> None:
         with self._lock:
-            self.running -= 1
+            self.running -= life == self._lives
             self.ended += 1
 
 
@@ -105,14 +113,14 @@ class Trial:
         """Call what may raise the exception; then None."""
         try:
             return call(*args)
-        except self.interruption.error:
+        except self.interruption.errors:
             return None
 
     async def attempt_async(self, awaitable: Awaitable[Any]) -> Any:
         """Await what may raise the exception; then None."""
         try:
             return await awaitable
-        except self.interruption.error:
+        except self.interruption.errors:
             return None
 
     async def pause(self, seconds: float = 0.001) -> None:
@@ -149,6 +157,7 @@ class Trial:
                 if not self.interruption.fired:
                     raise
             self.interruption.armed = False
+            self.sink.renew()
             asyncio.run(self.verify())
         else:
             loop = asyncio.new_event_loop()

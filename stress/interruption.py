@@ -49,10 +49,13 @@ class Interruption:
         patience: float,
     ) -> None:
         self.patience = patience  # seconds for what must come
-        self.error = RAISED.get(kind, MemoryError)
+        self._raises = RAISED.get(kind, MemoryError)
+        # What may come of it: without memory tracing itself raises SystemError.
+        self.errors = (self._raises, SystemError)
         self.armed = False
         self.where = ""  # the line, once it was reached
-        self.fired_at: float | None = None
+        self.fired_at: float | None = None  # when it was reached
+        self.raised = False
         self.lines: Counter[str] = Counter()
         self._at = at
         self._thread = thread
@@ -66,7 +69,7 @@ class Interruption:
 
     @property
     def fired(self) -> bool:
-        """Whether the exception was raised."""
+        """Whether the line was reached."""
         return self.fired_at is not None
 
     def install(self) -> None:
@@ -82,8 +85,7 @@ class Interruption:
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if self._starved:
             self._feed()
-            if event == "exception" and issubclass(arg[0], MemoryError):
-                self.fired_at = time.monotonic()
+            self.raised |= event == "exception" and issubclass(arg[0], self.errors)
         if event == "line" and self.armed:
             thread = MAIN if threading.get_ident() == self._main else OTHER
             self.lines[thread] += 1
@@ -91,9 +93,10 @@ class Interruption:
                 self.armed = False
                 name = Path(frame.f_code.co_filename).name
                 self.where = f"{name}:{frame.f_lineno}"
+                self.fired_at = time.monotonic()
                 if self._allocation is None:
-                    self.fired_at = time.monotonic()
-                    raise self.error
+                    self.raised = True
+                    raise self._raises
                 self._starved = True
                 _testcapi.set_nomemory(self._allocation, self._allocation + 1)
         return self._kept[1]

@@ -86,7 +86,7 @@ def play(point: Point) -> tuple[str, str | None, dict[str, int]]:
     except BaseException as error:  # reported like the others
         problem = f"{type(error).__name__}: {error}"
     sys.settrace(None)
-    if problem is None and point.at and not raised.fired:
+    if problem is None and point.at and not raised.raised:
         problem = UNREACHED
     return raised.where, problem, dict(raised.lines)
 
