@@ -13,10 +13,12 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make windows   a million windows, each opened in the moment of a take
 # make hammer    a minute of re-entry from each source
+# make interruptions  an exception at every line that the package runs
 #
 # make prices what enqueue, a row and a batch cost, against the limits of this Python;
 #             make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
+# make linear what grows with tasks, calls and dispatchers: it doubles when they do
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
@@ -44,7 +46,7 @@ ARGS ?=
 TARGETS ?= test-interpreter prices
 
 # Where the programs are that run for long.
-stress := tests
+stress := stress
 
 # Parts of the suite: each name stands for tests/test_NAME.py.
 #
@@ -63,7 +65,7 @@ rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 
 # benchmarks/NAME_price.py --check: limits that hold under every interpreter.
-prices := enqueue record batch
+prices := enqueue record batch window
 
 sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
 # A build with other switches (setup.py) is another build.
@@ -83,8 +85,9 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: windows hammer prices $(prices:%=%-price) import-price bench figures layouts
-.PHONY: sdist wheels reproducible installed sanitize coverage nightly clean
+.PHONY: windows hammer interruptions prices $(prices:%=%-price) import-price linear
+.PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
+.PHONY: nightly clean
 
 demo: $(call needs,demo)
 	$(python) examples/demo.py $(ARGS)
@@ -95,7 +98,7 @@ test: $(call needs,test demo servers bench docs)
 $(parts:%=test-%): test-%: $(call needs,test)
 	$(pytest) $($*_tests:%=tests/test_%.py) $(ARGS)
 
-chaos races: $(call needs,test)
+chaos races interruptions: $(call needs,test)
 	$(python) $(stress)/$@.py $(ARGS)
 
 soak overload: $(call needs)
@@ -115,6 +118,9 @@ prices: $(call needs,test)
 
 $(prices:%=%-price) import-price: %-price: $(call needs,test)
 	$(python) benchmarks/$*_price.py --check $(ARGS)
+
+linear: $(call needs)
+	$(python) benchmarks/linear.py --check $(ARGS)
 
 bench: $(call needs,bench)
 	$(python) -m pytest --benchmark $(ARGS)
@@ -172,7 +178,7 @@ clean:
 	rm -rf .venv build dist site *.egg-info src/*.egg-info htmlcov .coverage .benchmarks
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f src/ringdispatch/*.so src/ringdispatch/*.pyd src/ringdispatch/*.c
-	find benchmarks examples src tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks examples src stress tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Older pips know no dependency groups.
 .venv/.pip:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 400_000
-COMPILED = ["_ring", "_producer", "_records", "_bytes"]
+COMPILED = ["_ring", "_enqueue", "_records", "_bytes"]
 FOLDERS = {"_tune", "testing"}
-KINDS = {".py", ".pyi", ".so", ".pyd", ".typed"}
+KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css"}
 
 
 def contents(wheel: Path, names: list[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Objects
-from ringdispatch._producer import Producer, give_enqueue
+from ringdispatch._enqueue import EnqueueBase, install_enqueue
 
 ENTRY = object()
 SIZES = (10, 100, 1_000, 10_000, 65_536)
@@ -38,7 +38,7 @@ def take_ring(size: int) -> int:
     take = ring.take(size)
     elapsed = time.perf_counter_ns() - start
     assert take is not None
-    assert len(take.batch) == size
+    assert len(take.value) == size
     return elapsed
 
 
@@ -64,21 +64,15 @@ def take_list(size: int) -> int:
     return elapsed
 
 
-@give_enqueue
-class _Filler(Producer[Any]):
-    """Puts entries into a ring of ours; nobody is told of its windows."""
+@install_enqueue
+class _Filler(EnqueueBase[Any]):
+    """Puts entries into a ring of ours, which has no listener."""
 
     enqueue: Any
-    _now = staticmethod(time.monotonic)
 
     def __init__(self, ring: Any) -> None:
+        self.ring = ring
         self._attach(ring, "drop_newest")
-
-    def _opened(self, position: int, context: Any) -> None:
-        pass
-
-    def _reached(self) -> None:
-        pass
 
     def fill(self, size: int, entry: Any) -> None:
         for _ in range(size):

@@ -37,8 +37,11 @@ def dispatcher(**options: object):
 
 def full(**options: object):
     """A dispatcher whose ring is full; a batch of its size is never reached again."""
+    from ringdispatch._ring import immortalize
+
     made = dispatcher(capacity=1024, **options)
-    made.ring.reserve(1)  # the only place is taken, so nothing leaves the ring
+    # The only slot is taken for good, so nothing leaves the ring.
+    immortalize(made._batcher.ring.acquire_slot(1))
     while made.pending < 1024:
         made.enqueue(ENTRY)
     for _ in range(64):  # the first drops announce themselves

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ringdispatch._tune._advice import figure
 from ringdispatch._tune._model import LIMITS, errors
 from ringdispatch._tune._results import Cell, Price, Results, Setting
 
@@ -42,20 +43,15 @@ class Table:
 def size(count: float) -> str:
     """Bytes."""
     if count < 1 << 20:
-        return f"{count / 1024:,.0f} KiB"
-    return f"{count / (1 << 20):,.1f} MiB"
-
-
-def short(value: float) -> str:
-    """A number to about three figures."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+        return f"{figure(count / 1024)} KiB"
+    return f"{figure(count / (1 << 20))} MiB"
 
 
 # ---- the tables
 
 
 def peers(results: Results, *, full: bool) -> Table:
-    """The producer's call, cheapest first."""
+    """The cost of `enqueue`, cheapest first."""
     threads = sorted({price.threads for price in results.prices})
     found = {
         (price.name, price.threads): price
@@ -84,7 +80,7 @@ def _price(price: Price | None) -> list[str]:
     if price is None:
         return [""] * 4
     times = price.ns_min, price.ns_median, price.ns_p99
-    return [*map(short, times), f"{price.ratio:,.2f}"]
+    return [*map(figure, times), figure(price.ratio)]
 
 
 def takes(results: Results) -> Table:
@@ -93,7 +89,7 @@ def takes(results: Results) -> Table:
         results.takes,
         "entries",
         lambda entries: f"{entries:,}",
-        lambda one: f"{one['ns_per_entry']:.2f}",
+        lambda one: figure(one["ns_per_entry"]),
         "ns for each entry, batch of",
     )
 
@@ -104,7 +100,7 @@ def whole_way(results: Results) -> Table:
         results.whole_way,
         "producers",
         lambda count: f"{count} producer{'s' * (count > 1)}",
-        lambda one: f"{one['million_per_second']:.2f}",
+        lambda one: figure(one["million_per_second"]),
         "million entries a second",
     )
 
@@ -161,10 +157,10 @@ def cells(
         rows.append(
             [
                 *said,
-                f"{seen.entries_per_batch:,.1f}",
-                f"{seen.calls_per_second:,.1f}",
-                *map(short, times),
-                f"{seen.cpu_seconds_per_million:,.2f}",
+                figure(seen.entries_per_batch),
+                figure(seen.calls_per_second),
+                *map(figure, times),
+                figure(seen.cpu_seconds_per_million),
                 f"{seen.peak_pending:,}",
                 size(seen.rss_growth),
                 f"{seen.dropped:,}",
@@ -182,7 +178,7 @@ def memory(results: Results) -> Table:
             f"{size(one.slope)}/s",
             "" if one.bound is None else size(one.bound),
             "" if one.predicted_bound is None else size(one.predicted_bound),
-            "" if one.bounded_after is None else f"{one.bounded_after:.1f} s",
+            "" if one.bounded_after is None else f"{figure(one.bounded_after)} s",
             "" if one.limit is None else size(one.limit),
         ]
         for one in results.memory
@@ -228,11 +224,11 @@ def accuracy(results: Results) -> list[str]:
     found = [errors(cell) for cell in results.cells]
     compared = [one for one in found if not isinstance(one, str)]
     said = []
-    for figure, limit in LIMITS.items():
-        seen = [one[figure] for one in compared if figure in one]
+    for predicted, limit in LIMITS.items():
+        seen = [one[predicted] for one in compared if predicted in one]
         if seen:
             within = sum(abs(each) <= limit for each in seen)
-            name = figure.replace("_", " ")
+            name = predicted.replace("_", " ")
             said.append(
                 f"{name}: {within} of {len(seen)} within {limit:.0%}, "
                 f"the worst {max(seen, key=abs):+.0%}"
@@ -243,7 +239,7 @@ def accuracy(results: Results) -> list[str]:
 def sections(results: Results) -> dict[str, Table]:
     """All that was measured, by what the terminal heads it with."""
     found = {
-        "The producer's call, nanoseconds": (
+        "Cost of enqueue, nanoseconds": (
             results.prices,
             lambda: peers(results, full=False),
         ),
@@ -252,7 +248,7 @@ def sections(results: Results) -> dict[str, Table]:
             lambda: peers(results, full=True),
         ),
         "Taking a batch": (results.takes, lambda: takes(results)),
-        "The whole way": (results.whole_way, lambda: whole_way(results)),
+        "End to end": (results.whole_way, lambda: whole_way(results)),
         "Under load, milliseconds": (
             results.cells,
             lambda: cells(results.cells, ["setting"], lambda one: [words(one)]),

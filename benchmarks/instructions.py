@@ -110,19 +110,25 @@ def compare(about: str, cases: Cases, base: str, limits: Sequence[Limit]) -> int
     return 1 if options.check and failed else 0
 
 
-def prices(cases: Cases) -> tuple[str, dict[str, float]]:
-    """The unit that could be measured, and the price of one call of each case in it."""
+def prices(cases: Cases, rounds: int = CALLS) -> tuple[str, dict[str, float]]:
+    """The unit that could be measured, and the price of one round of each case in it.
+
+    Args:
+        cases: What to measure; a case named "empty loop" replaces the bare loop, whose
+            price is taken off the others.
+        rounds: How often a loop of the cases does what it does.
+    """
     cases = {**_EMPTY, **cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         toggle = _build_toggle(folder)
         if toggle is None:
-            measured = {case: _nanoseconds(case) for case in cases}
+            totals = {case: _nanoseconds(case) for case in cases}
         else:
-            measured = {case: _instructions(case, toggle, folder) for case in cases}
-    loop = measured.pop("empty loop")
+            totals = {case: _instructions(case, toggle, folder) for case in cases}
+    loop = totals.pop("empty loop")
     unit = "ns" if toggle is None else "instructions"
-    return unit, {case: price - loop for case, price in measured.items()}
+    return unit, {case: (total - loop) / rounds for case, total in totals.items()}
 
 
 def _child(case: Callable[[], Loop], toggle: str | None = None) -> None:
@@ -130,7 +136,7 @@ def _child(case: Callable[[], Loop], toggle: str | None = None) -> None:
     loop = case()
     loop()  # warms up: the interpreter specialises its instructions
     if toggle is None:
-        print(min(_timed(case()) for _ in range(15)) / CALLS)
+        print(min(_timed(case()) for _ in range(15)))
     else:
         loop = case()
         switch = ctypes.CDLL(toggle).toggle
@@ -147,7 +153,7 @@ def _timed(loop: Loop) -> int:
     return time.perf_counter_ns() - start
 
 
-def _instructions(case: str, toggle: str, folder: Path) -> float:
+def _instructions(case: str, toggle: str, folder: Path) -> int:
     out = folder / "callgrind.out"
     subprocess.run(
         [
@@ -165,17 +171,17 @@ def _instructions(case: str, toggle: str, folder: Path) -> float:
     totals = next(
         line for line in out.read_text().splitlines() if line.startswith("totals:")
     )
-    return int(totals.split()[1]) / CALLS
+    return int(totals.split()[1])
 
 
-def _nanoseconds(case: str) -> float:
+def _nanoseconds(case: str) -> int:
     run = subprocess.run(
         [sys.executable, sys.argv[0], "--case", case],
         check=True,
         capture_output=True,
         text=True,
     )
-    return float(run.stdout)
+    return int(run.stdout)
 
 
 def _build_toggle(folder: Path) -> str | None:

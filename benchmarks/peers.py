@@ -1,7 +1,7 @@
 """What is compared: the call that puts an entry, ours and others', each as it is used.
 
 Each peer says how it is called, and how it is emptied while no clock runs. Whatever
-would consume its entries is kept asleep, so that the producer's call alone is timed. A
+would consume its entries is kept asleep, so that the call alone is timed. A
 peer that is not installed raises ImportError when it is made.
 """
 

@@ -1,4 +1,4 @@
-"""The whole way, with several threads that produce for one dispatcher.
+"""End to end, with several threads that produce for one dispatcher.
 
     python benchmarks/producers.py CASE DELAY PRODUCERS SECONDS
 

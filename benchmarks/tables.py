@@ -1,4 +1,4 @@
-"""Writes the tables and the picture of the README and of docs/ from what was measured.
+"""Writes the tables and charts of the README and of docs/ from what was measured.
 
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import figures
-from picture import picture
+from charts import charts
+from drawing import STYLE
 from plan import DELAYS, ONE, RATES
-from ringdispatch._tune._advice import advice
+from promises import table as promises
+from ringdispatch._tune._advice import advice, figure
 from ringdispatch._tune._results import Cell, Results, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,13 +56,27 @@ def rows(heads: list[str], cells: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in ruled] + [""]
 
 
+def enqueue_range() -> list[str]:
+    """The cheapest and the dearest of the interpreters, in a sentence."""
+    found = [run["prices"] for run in runs("enqueue")]
+    prices = [one["enqueue(entry)"] for one in found]
+    ratios = [one["enqueue(entry)"] / one["deque.append"] for one in found]
+    took = f"{min(prices):,.0f} to {max(prices):,.0f} instructions"
+    ratio = f"{figure(min(ratios))} to {figure(max(ratios))}"
+    return [
+        f"`enqueue` takes {took}, {ratio} times `deque.append` in the same",
+        "interpreter ([all versions](docs/benchmarks.md#instructions-of-one-call)).",
+        "",
+    ]
+
+
 def enqueue_prices() -> list[str]:
     """Instructions of an enqueue, and their ratio to an append."""
     cells = []
     for run in runs("enqueue"):
         prices = run["prices"]
         append = prices["deque.append"]
-        ratios = [f"{prices[c]:,.0f} ({prices[c] / append:.2f})" for c in COLUMNS]
+        ratios = [f"{prices[c]:,.0f} ({figure(prices[c] / append)})" for c in COLUMNS]
         cells.append([name(run), f"{append:,.0f}", *ratios])
     return [
         *rows(["CPython", "`deque.append`", *COLUMNS.values()], cells),
@@ -72,7 +88,7 @@ def enqueue_prices() -> list[str]:
 
 
 def layout_prices() -> list[str]:
-    """The whole way, stalls and memory, and instructions of a row."""
+    """End to end, stalls and memory, and instructions of a row."""
     found = json.loads((RESULTS / "whole_way.json").read_text())
     delays = [group for group in found if group.endswith(" ms")]
     cells = []
@@ -80,17 +96,17 @@ def layout_prices() -> list[str]:
         line = [case]
         for delay in delays:
             one = found[delay][case]
-            line += [f"{one['million_per_second']:.2f}"]
-            line += [f"{one['longest_stall_ms']:.1f} ms"]
+            line += [figure(one["million_per_second"])]
+            line += [figure(one["longest_stall_ms"])]
         cells.append(line)
     heads = ["million entries a second"]
     for delay in delays:
-        heads += [delay, "longest stall"]
+        heads += [delay, "longest stall, ms"]
     at_once = [
         [
             case,
-            f"{one['longest_stall_ms']:.2f} ms",
-            f"{found['memory'][case]['bytes_per_entry']:.0f} B",
+            figure(one["longest_stall_ms"]),
+            figure(found["memory"][case]["bytes_per_entry"]),
         ]
         for case, one in found["at once"].items()
     ]
@@ -100,17 +116,16 @@ def layout_prices() -> list[str]:
     ]
     cases = [f"`{case}`" for case in runs("records")[0]["prices"]]
     return [
-        f"The whole way, on CPython {found['python']}: one thread makes entries of",
-        "four numbers and enqueues them at full rate on the event loop; they are",
-        "batched, dispatched to a function that counts or encodes them, and freed.",
-        "The rate is by processor time, the stall the longest time the loop stood",
-        "still.",
+        f"End to end, on CPython {found['python']}: one thread makes entries of four",
+        "numbers and enqueues them at full rate on the event loop; they are batched,",
+        "dispatched to a function that counts or encodes them, and freed. The rate is",
+        "by processor time; a stall is the longest time that the loop was blocked.",
         "",
         *rows(heads, cells),
         "A million pending entries that go out at once, and the resident memory of a",
         "full ring of a million, for each entry (of records, in both buffers):",
         "",
-        *rows(["", "longest stall", "memory"], at_once),
+        *rows(["", "longest stall, ms", "memory, B"], at_once),
         "Instructions of one call, for a row of four numbers or a line of 61 bytes:",
         "",
         *rows(["CPython", *cases], prices),
@@ -146,7 +161,7 @@ def machine() -> list[str]:
 
 
 def peers() -> list[str]:
-    """The producer's call."""
+    """The cost of `enqueue`."""
     return [
         *figures.peers(suite(), full=False).markdown(),
         *figures.peers(suite(), full=True).markdown(),
@@ -204,7 +219,7 @@ def sink_and_delay(one: Setting) -> str:
 
 def layout_and_delay(one: Setting) -> str:
     """What differs between variants."""
-    small = "" if one.max_batch is None else f", `max_batch={one.max_batch:,}`"
+    small = "" if one.max_batch is None else f", `max_batch={one.max_batch:_}`"
     return f"{one.layout}, {one.delay:g} ms{small}"
 
 
@@ -228,9 +243,10 @@ def recommended() -> list[str]:
 
 
 PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
-    "README.md": {"prices": enqueue_prices},
+    "README.md": {"price": enqueue_range},
     "docs/benchmarks.md": {
         "machine": machine,
+        "prices": enqueue_prices,
         "peers": peers,
         "takes": lambda: figures.takes(suite()).markdown(),
         "whole": lambda: figures.whole_way(suite()).markdown(),
@@ -241,10 +257,25 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "predictions": predictions,
         "recommended": recommended,
     },
+    "docs/guarantees.md": {"tests": promises},
     "docs/layouts.md": {"layouts": layout_prices},
     "docs/tuning.md": {"advice": lambda: advice(suite())},
 }
-PICTURES = {"docs/images/prices.svg": lambda: picture(suite())}
+IMAGES = ROOT / "docs" / "images"
+DRAWN = ("way", "ring", "objects", "records", "bytes")
+
+
+def pictures() -> dict[str, Callable[[], str]]:
+    """The charts, and the pictures drawn by hand in the one style of all."""
+    made = {name: lambda text=text: text for name, text in charts(suite()).items()}
+    made |= {f"{name}.svg": lambda name=name: restyled(name) for name in DRAWN}
+    return {f"docs/images/{name}": make for name, make in made.items()}
+
+
+def restyled(name: str) -> str:
+    """A picture as it is drawn, with the style of today."""
+    before, rest = (IMAGES / f"{name}.svg").read_text().split("<style>")
+    return f"{before}<style>{STYLE}</style>{rest.split('</style>')[1]}"
 
 
 def with_tables(text: str, tables: dict[str, Callable[[], list[str]]]) -> str:
@@ -262,7 +293,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only compare")
     options = parser.parse_args()
     behind = 0
-    for page, make in {**PAGES, **PICTURES}.items():
+    for page, make in {**PAGES, **pictures()}.items():
         path = ROOT / page
         text = path.read_text() if path.exists() else ""
         try:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 import plan
-from figures import short, words
+from figures import words
+from ringdispatch._tune._advice import figure
 from ringdispatch._tune._cell import measure_apart
 from ringdispatch._tune._results import Measured, Setting
 from suite import Suite
@@ -40,6 +41,6 @@ def test_cell(setting: Setting, run: int, benchmark: Any, suite: Suite) -> None:
     }
     suite.said = (
         f"{seen.entries_per_batch:,.1f} a batch, {seen.calls_per_second:,.1f} calls/s, "
-        f"age p99 {short(seen.age_p99)} ms"
+        f"age p99 {figure(seen.age_p99)} ms"
         + ("" if seen.held else f"; rate not held: {seen.rate:,.0f}/s")
     )

@@ -1,4 +1,4 @@
-"""What the producer's call costs: ours in each layout, and others'."""
+"""What `enqueue` costs: ours in each layout, and others'."""
 
 import asyncio
 from statistics import median
@@ -34,7 +34,7 @@ def test_price(
         rounds = (40 if suite.quick else 200) if threads == 1 else 40
         return price(peer, threads, full=full, rounds=rounds, benchmark=benchmark)
 
-    benchmark.group = "the producer's call"
+    benchmark.group = "cost of enqueue"
     try:
         samples = asyncio.run(on_a_loop())
     except ImportError as error:

@@ -22,7 +22,7 @@ def ring(layout: Callable[[int], Any], entry: Any) -> Callable[[int], Take]:
 
     def prepare(size: int) -> Take:
         filler = filled(layout(size), size, entry)
-        return lambda: filler.ring.take(size).batch
+        return lambda: filler.ring.take(size).value
 
     return prepare
 

@@ -34,7 +34,7 @@ def test_whole_way(
     from producers import measure
 
     seconds = 0.4 if suite.quick else 0.7
-    benchmark.group = "the whole way"
+    benchmark.group = "end to end"
     million = benchmark.pedantic(measure, args=(case, delay, producers, seconds))
     benchmark.extra_info["million entries a second"] = million
     suite.whole_way.append(

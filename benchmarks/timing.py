@@ -1,4 +1,4 @@
-"""Times the producer's call, by one thread and by several at once."""
+"""Times a call, by one thread and by several at once."""
 
 import threading
 import time

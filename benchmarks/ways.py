@@ -1,4 +1,4 @@
-"""What the whole way is measured with: who makes entries, and who ships them."""
+"""What end-to-end runs are made of: who makes entries, and who ships them."""
 
 import asyncio
 from collections.abc import Callable

@@ -6,13 +6,15 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
-from layouts import LAYOUTS, can_be, use_layout
-from ringdispatch import BackgroundDispatcher
-from subprocesses import LAYOUT_VARIABLE
+from layouts import LAYOUTS, can_be
+from ringdispatch import BackgroundDispatcher, _dispatcher
+from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
 # They import signals that only Unix has.
@@ -20,37 +22,13 @@ collect_ignore = []
 if sys.platform == "win32":
     collect_ignore = ["test_frozen.py", "test_servers.py"]
 
-EVERY_LAYOUT = """\
-every_layout: the test runs with each layout, told nothing of it: the name \
-BackgroundDispatcher in its module, and in the programs it runs, stands for one that \
-takes any entry and hands out lists (layouts.py). Where time is real, which costs it, \
-not with every combination: bytes come in one way only, and on one kind of loop, since \
-a ring does not know who takes from it."""
-OBJECTS_ONLY = """\
-objects_only(reason): of a module of which each test runs with each layout, this does \
-not."""
 COUNTS_MEMORY = """\
 counts_memory: the test judges how much memory a process holds, or limits it: no use \
 where freed memory is kept, as AddressSanitizer keeps it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", EVERY_LAYOUT)
-    config.addinivalue_line("markers", OBJECTS_ONLY)
     config.addinivalue_line("markers", COUNTS_MEMORY)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marked = metafunc.definition.get_closest_marker
-    if not marked("every_layout"):
-        return
-    if only := marked("objects_only"):
-        assert only.args, f"{metafunc.function.__name__}: objects_only for no reason"
-        return
-    layouts = [*filter(can_be, LAYOUTS)]
-    if "stepped" not in metafunc.fixturenames:
-        layouts.remove("encoded")
-    metafunc.parametrize("layout", layouts, indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,20 +36,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_spared(item: pytest.Item) -> bool:
-    chosen = item.callspec.params if hasattr(item, "callspec") else {}
-    layout, loop = chosen.get("layout", "objects"), chosen.get("loop_name", "asyncio")
+    # Where time is real, which costs it, not with every combination: bytes come in one
+    # way only, and on one kind of loop, since a ring does not know who takes from it.
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    layout = item.callspec.params.get("layout", "objects")
+    loop = item.callspec.params.get("loop_name", "asyncio")
+    if layout == "encoded":
+        return "stepped" not in item.fixturenames
     return bool(layout != "objects" and loop != "asyncio")
 
 
-@pytest.fixture(autouse=True)
-def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The layout that the test's dispatchers have."""
-    name: str = getattr(request, "param", "objects")
-    if name != "objects":
-        for which, cls in use_layout(vars(request.module), name).items():
-            monkeypatch.setattr(request.module, which, cls)
-        monkeypatch.setenv(LAYOUT_VARIABLE, name)
+@pytest.fixture(params=[*filter(can_be, LAYOUTS)])
+def layout(request: pytest.FixtureRequest) -> str:
+    """Each layout in turn, for `run_snippet`."""
+    name: str = request.param
     return name
+
+
+@pytest.fixture
+def dispatcher_class(layout: str) -> type[BackgroundDispatcher[Any]]:
+    """A class of dispatchers of each layout that take any entry and hand out lists."""
+    return LAYOUTS[layout]
+
+
+@pytest.fixture
+def use_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Batcher]], None]:
+    """Have the test's dispatchers run on a subclass of the engine, once called."""
+    return partial(monkeypatch.setattr, _dispatcher, "Batcher")
 
 
 @pytest.fixture
@@ -88,7 +80,7 @@ def stepped(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedLoop]:
     Run a test's coroutine with `stepped.run_until_complete(main())`.
     """
     # First: after the test it is put back.
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
+    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
     loop = SteppedLoop()
     yield loop
     loop.run_until_complete(_end(loop))

@@ -13,16 +13,16 @@ import pytest
 from ringdispatch import BackgroundDispatcher, Full, Statistics
 from support import Sink, SteppedLoop, books_agree
 
-pytestmark = pytest.mark.every_layout
-
 # ---- bounds
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 1000])
-def test_capacity_is_exact(stepped: SteppedLoop, sink: Sink, capacity: int) -> None:
+def test_capacity_is_exact(
+    stepped: SteppedLoop, sink: Sink, capacity: int, dispatcher_class: type
+) -> None:
     # C7
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=capacity)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=capacity)
         accepted = [dispatcher.enqueue(number) for number in range(capacity + 3)]
         assert accepted == [True] * capacity + [False] * 3
         assert dispatcher.pending == capacity
@@ -35,7 +35,7 @@ def test_capacity_is_exact(stepped: SteppedLoop, sink: Sink, capacity: int) -> N
     stepped.run_until_complete(main())
 
 
-@pytest.mark.objects_only("who is alive")
+# Objects only: who is alive.
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest", "raise"])
 def test_stuck_dispatches_hold_at_most_capacity_and_their_batches(
     stepped: SteppedLoop, sink: Sink, on_full: str
@@ -63,7 +63,7 @@ def test_stuck_dispatches_hold_at_most_capacity_and_their_batches(
             assert len(alive) == seen.pending + seen.in_flight
             most = max(most, len(alive))
         assert most == 3 * (1 + 2)
-        dispatcher.ring.abandon()
+        dispatcher._batcher.ring.abandon()
         sink.release()
 
     sink.batches = Forgetful()
@@ -82,11 +82,11 @@ class Forgetful(list[list[Any]]):
 
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest"])
 def test_counters_say_what_the_dispatch_function_got(
-    stepped: SteppedLoop, sink: Sink, on_full: str
+    stepped: SteppedLoop, sink: Sink, on_full: str, dispatcher_class: type
 ) -> None:  # C8, C9
     async def main() -> None:
         failures: list[list[int]] = []
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=100,
             capacity=7,
@@ -124,10 +124,10 @@ def test_counters_say_what_the_dispatch_function_got(
 
 
 def test_entries_count_as_in_flight_from_take_to_settlement(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C8
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
 
         def where() -> tuple[int, int, int]:
             seen = dispatcher.statistics()
@@ -148,7 +148,9 @@ def test_entries_count_as_in_flight_from_take_to_settlement(
     stepped.run_until_complete(main())
 
 
-def test_late_result_changes_no_count(stepped: SteppedLoop) -> None:  # C9, C11
+def test_late_result_changes_no_count(
+    stepped: SteppedLoop, dispatcher_class: type
+) -> None:  # C9, C11
     async def stubborn(batch: list[str]) -> None:
         try:
             await asyncio.sleep(10)
@@ -156,19 +158,19 @@ def test_late_result_changes_no_count(stepped: SteppedLoop) -> None:  # C9, C11
             await asyncio.sleep(10)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(stubborn, ms_delay=100, dispatch_timeout=1)
+        dispatcher = dispatcher_class(stubborn, ms_delay=100, dispatch_timeout=1)
         dispatcher.enqueue("a")
         await stepped.advance(1.2)
         at_timeout = dispatcher.statistics()
         assert (at_timeout.failed, at_timeout.in_flight) == (1, 0)
         await stepped.advance(20)
-        assert dispatcher.ring.places == 0  # it has really ended
+        assert dispatcher._batcher.ring.busy_slots == 0  # it has really ended
         assert dispatcher.statistics() == at_timeout
 
     stepped.run_until_complete(main())
 
 
-@pytest.mark.objects_only("the others know bytes")
+# Objects only: the others know bytes.
 def test_statistics_are_one_frozen_snapshot(stepped: SteppedLoop, sink: Sink) -> None:
     # C8
     dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=9)
@@ -189,10 +191,10 @@ def test_statistics_are_one_frozen_snapshot(stepped: SteppedLoop, sink: Sink) ->
 
 
 def test_peak_pending_is_the_most_that_ever_waited(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         for count, peak in [(3, 3), (1, 3), (5, 5), (2, 5)]:
             for number in range(count):
                 dispatcher.enqueue(number)
@@ -204,10 +206,10 @@ def test_peak_pending_is_the_most_that_ever_waited(
 
 
 def test_oldest_age_counts_from_the_opening_of_the_window(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
 
         def age() -> float:
             return round(dispatcher.statistics().oldest_age_seconds, 6)
@@ -226,10 +228,10 @@ def test_oldest_age_counts_from_the_opening_of_the_window(
 
 @pytest.mark.parametrize("flushes", [0, 3])
 def test_oldest_age_grows_while_entries_wait_for_a_place(
-    stepped: SteppedLoop, sink: Sink, flushes: int
+    stepped: SteppedLoop, sink: Sink, flushes: int, dispatcher_class: type
 ) -> None:  # an upper bound, however often somebody has looked
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=2)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2)
         sink.hold()
         for number in range(3):
             dispatcher.enqueue(number)
@@ -247,7 +249,9 @@ def test_oldest_age_grows_while_entries_wait_for_a_place(
     stepped.run_until_complete(main())
 
 
-def test_dispatch_seconds_run_until_the_batch_is_settled(stepped: SteppedLoop) -> None:
+def test_dispatch_seconds_run_until_the_batch_is_settled(
+    stepped: SteppedLoop, dispatcher_class: type
+) -> None:
     async def main() -> None:
         durations = iter([0.25, 0.5, 60.0])
 
@@ -256,7 +260,7 @@ def test_dispatch_seconds_run_until_the_batch_is_settled(stepped: SteppedLoop) -
             if batch == ["b"]:
                 raise ValueError("no")
 
-        dispatcher = BackgroundDispatcher(send, ms_delay=100, dispatch_timeout=2)
+        dispatcher = dispatcher_class(send, ms_delay=100, dispatch_timeout=2)
         for entry, total in [("a", 0.25), ("b", 0.75), ("c", 2.75)]:
             dispatcher.enqueue(entry)
             await stepped.advance(5)

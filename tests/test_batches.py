@@ -10,17 +10,14 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, Place, run_on
-from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree
-
-pytestmark = pytest.mark.every_layout
 
 
 def test_entries_keep_their_order_within_and_across_batches(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C5
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=8, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=8, max_batch=3)
         for number in range(100):
             dispatcher.enqueue(number)
             if number % 5 == 4:  # wraps round the ring again and again
@@ -32,9 +29,11 @@ def test_entries_keep_their_order_within_and_across_batches(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_each_threads_entries_keep_their_order(loop_name: str) -> None:  # C5
+def test_each_threads_entries_keep_their_order(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C5
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1, max_batch=100, max_in_flight=3)
+    dispatcher = dispatcher_class(sink, ms_delay=1, max_batch=100, max_in_flight=3)
     started = threading.Barrier(4)
 
     def produce(name: int) -> None:
@@ -55,11 +54,11 @@ def test_each_threads_entries_keep_their_order(loop_name: str) -> None:  # C5
     assert sink.most_running <= 3
 
 
-def test_batches_start_in_order(stepped: SteppedLoop, sink: Sink) -> None:  # C5
+def test_batches_start_in_order(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:  # C5
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=2, max_in_flight=4
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2, max_in_flight=4)
         sink.hold()
         for number in range(20):
             dispatcher.enqueue(number)
@@ -74,12 +73,10 @@ def test_batches_start_in_order(stepped: SteppedLoop, sink: Sink) -> None:  # C5
 
 
 def test_max_batch_dispatches_early_and_leaves_the_rest_to_its_time(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C6, C2
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=3, max_in_flight=2
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3, max_in_flight=2)
         for entry in "abcde":
             dispatcher.enqueue(entry)
         await stepped.settle()
@@ -94,10 +91,10 @@ def test_max_batch_dispatches_early_and_leaves_the_rest_to_its_time(
 
 
 def test_full_ring_dispatches_early_without_max_batch(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C6: max_batch is the capacity then
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=5)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=5)
         assert [dispatcher.enqueue(n) for n in range(6)] == [True] * 5 + [False]
         await stepped.settle()
         assert sink.batches == [[0, 1, 2, 3, 4]]
@@ -108,10 +105,10 @@ def test_full_ring_dispatches_early_without_max_batch(
 
 @pytest.mark.parametrize("max_batch", [1, 2, 4095, 4096, 4097, 10_000])
 def test_every_full_batch_is_announced(
-    stepped: SteppedLoop, sink: Sink, max_batch: int
+    stepped: SteppedLoop, sink: Sink, max_batch: int, dispatcher_class: type
 ) -> None:  # C6: also beyond the look round, and after batches that were not full
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=max_batch)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=max_batch)
         for rounds in range(1, 4):
             before = len(sink.batches)
             dispatcher.enqueue("alone")
@@ -127,12 +124,10 @@ def test_every_full_batch_is_announced(
 
 
 def test_max_in_flight_is_never_exceeded_and_entries_wait_in_the_ring(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C6
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=2, max_in_flight=2
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2, max_in_flight=2)
         sink.hold()
         for number in range(9):
             dispatcher.enqueue(number)
@@ -152,6 +147,7 @@ def test_max_in_flight_is_never_exceeded_and_entries_wait_in_the_ring(
 
 def test_one_free_place_is_used_while_others_are_taken(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C6
     gates = [asyncio.Event() for _ in range(5)]
     started: list[int] = []
@@ -161,9 +157,7 @@ def test_one_free_place_is_used_while_others_are_taken(
             started.append(batch[0])
             await gates[batch[0]].wait()
 
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=1, max_in_flight=2
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=1, max_in_flight=2)
         for number in range(5):
             dispatcher.enqueue(number)
         await stepped.settle()
@@ -183,10 +177,10 @@ def test_one_free_place_is_used_while_others_are_taken(
 
 
 def test_window_that_is_due_goes_out_whole_in_batches_of_max_batch(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1, C6
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=4)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=4)
         sink.hold()
         for number in range(4):
             dispatcher.enqueue(number)
@@ -205,6 +199,7 @@ def test_window_that_is_due_goes_out_whole_in_batches_of_max_batch(
 
 def test_entries_after_the_window_was_due_belong_to_a_later_one(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C1: they wait their own delay, also when they came while others went out
     batches: list[tuple[float, list[Any]]] = []
 
@@ -217,7 +212,7 @@ def test_entries_after_the_window_was_due_belong_to_a_later_one(
                 dispatcher.enqueue("later")
                 await asyncio.sleep(0.03)
 
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
         dispatcher.enqueue(0)
         dispatcher.enqueue(1)
         await stepped.advance(1)
@@ -228,10 +223,10 @@ def test_entries_after_the_window_was_due_belong_to_a_later_one(
 
 
 def test_entries_that_join_a_backlog_do_not_inherit_its_age(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1: their window opened when the backlog became due
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=4)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=4)
         for number in range(3):
             dispatcher.enqueue(number)
         await stepped.advance(0.05)
@@ -264,10 +259,10 @@ def test_entries_that_join_a_backlog_do_not_inherit_its_age(
 
 
 def test_window_left_over_while_the_place_was_taken_goes_out_when_it_is_free(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C6: it was due meanwhile
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.advance(0.15)
@@ -283,10 +278,10 @@ def test_window_left_over_while_the_place_was_taken_goes_out_when_it_is_free(
 
 
 def test_window_not_yet_due_when_the_place_is_free_waits_for_its_time(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1, C6
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.advance(0.15)
@@ -303,7 +298,9 @@ def test_window_not_yet_due_when_the_place_is_free_waits_for_its_time(
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_traffic_keeps_every_bound(stepped: SteppedLoop, seed: int) -> None:
+def test_random_traffic_keeps_every_bound(
+    stepped: SteppedLoop, seed: int, dispatcher_class: type
+) -> None:
     """C5, C6: whatever comes, in any order; the seed is in the test's name."""
     chance = random.Random(seed)
     max_batch = chance.choice([1, 2, 3, 7, 50])
@@ -322,7 +319,7 @@ def test_random_traffic_keeps_every_bound(stepped: SteppedLoop, seed: int) -> No
         running -= 1
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=chance.choice([1, 100]),
             capacity=capacity,

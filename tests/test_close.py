@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
-
-pytestmark = pytest.mark.every_layout
 
 
 async def swallow(seconds: float = 3600.0) -> None:
@@ -30,10 +27,10 @@ async def swallow(seconds: float = 3600.0) -> None:
 
 
 def test_close_dispatches_what_is_pending_and_waits(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C15
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=2)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2)
         sink.hold()
         for number in range(5):
             dispatcher.enqueue(number)
@@ -52,10 +49,13 @@ def test_close_dispatches_what_is_pending_and_waits(
 
 
 def test_enqueue_after_close_is_refused_and_counted(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C15, C10
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, on_full="raise")
+        dispatcher = dispatcher_class(sink, ms_delay=100, on_full="raise")
         assert await dispatcher.aclose()
         assert dispatcher.enqueue("a") is False
         assert dispatcher.enqueue("b", object()) is False
@@ -71,10 +71,13 @@ def test_enqueue_after_close_is_refused_and_counted(
 
 
 def test_close_times_out_fails_abandons_and_says_so_once(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C15
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=2, name="n1")
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2, name="n1")
         sink.hold()
         for number in range(5):
             dispatcher.enqueue(number)
@@ -94,18 +97,18 @@ def test_close_times_out_fails_abandons_and_says_so_once(
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     (line,) = [line for line in said if line.startswith("n1: ")]
     assert line.startswith("n1: close timed out after 2")
-    assert "2 entries in flight" in line
-    assert "3 pending" in line
+    assert "2 entries in flight failed" in line
+    assert "3 entries pending abandoned" in line
 
 
 def test_f17_close_returns_on_time_from_a_sink_that_swallows_cancellation(
-    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:  # C15
     async def main() -> None:
         async def sink(batch: list[Any]) -> None:
             await swallow(60)
 
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("a")
         await stepped.advance(0.2)
         closing = asyncio.ensure_future(dispatcher.aclose(timeout=2))
@@ -121,11 +124,13 @@ def test_f17_close_returns_on_time_from_a_sink_that_swallows_cancellation(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_f19_close_from_several_tasks_and_threads(loop_name: str) -> None:  # C15
+def test_f19_close_from_several_tasks_and_threads(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C15
     sink = Place()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=10_000, max_batch=50)
+        dispatcher = dispatcher_class(sink, ms_delay=10_000, max_batch=50)
         sink.hold()
         for number in range(400):
             dispatcher.enqueue(number)
@@ -145,9 +150,9 @@ def test_f19_close_from_several_tasks_and_threads(loop_name: str) -> None:  # C1
     run_on(loop_name, main())
 
 
-def test_unused_dispatcher_closes_at_once() -> None:  # C15
-    assert BackgroundDispatcher(Place(), ms_delay=1).close(timeout=0)
-    with BackgroundDispatcher(Place(), ms_delay=1) as dispatcher:
+def test_unused_dispatcher_closes_at_once(dispatcher_class: type) -> None:  # C15
+    assert dispatcher_class(Place(), ms_delay=1).close(timeout=0)
+    with dispatcher_class(Place(), ms_delay=1) as dispatcher:
         assert dispatcher.flush(timeout=0)
     assert dispatcher.closed
 
@@ -159,7 +164,11 @@ def test_unused_dispatcher_closes_at_once() -> None:  # C15
 @pytest.mark.parametrize("method", ["aflush", "aclose"])
 @pytest.mark.parametrize("max_in_flight", [1, 2])
 def test_f19_called_from_the_dispatch_function(
-    stepped: SteppedLoop, max_in_flight: int, method: str, through: str
+    stepped: SteppedLoop,
+    max_in_flight: int,
+    method: str,
+    through: str,
+    dispatcher_class: type,
 ) -> None:  # C15
     batches: list[list[Any]] = []
     answers: list[Any] = []
@@ -185,7 +194,7 @@ def test_f19_called_from_the_dispatch_function(
                 else:
                     raise ValueError
 
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, max_in_flight=max_in_flight, on_error=on_error
         )
         dispatcher.enqueue("first")
@@ -204,7 +213,7 @@ def test_f19_called_from_the_dispatch_function(
 
 @pytest.mark.parametrize("max_in_flight", [1, 2])
 def test_f19_close_in_the_dispatch_function_with_nothing_else_is_true(
-    stepped: SteppedLoop, max_in_flight: int
+    stepped: SteppedLoop, max_in_flight: int, dispatcher_class: type
 ) -> None:  # C15
     answers: list[bool] = []
 
@@ -212,9 +221,7 @@ def test_f19_close_in_the_dispatch_function_with_nothing_else_is_true(
         async def sink(batch: list[Any]) -> None:
             answers.append(await dispatcher.aclose())
 
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_in_flight=max_in_flight
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_in_flight=max_in_flight)
         dispatcher.enqueue("a")
         await stepped.advance(0.2)
         assert answers == [True]
@@ -227,7 +234,7 @@ def test_f19_close_in_the_dispatch_function_with_nothing_else_is_true(
 @pytest.mark.parametrize("method", ["flush", "close"])
 @pytest.mark.parametrize("max_in_flight", [1, 2])
 def test_f19_called_from_an_ordinary_dispatch_function(
-    max_in_flight: int, method: str
+    max_in_flight: int, method: str, dispatcher_class: type
 ) -> None:  # C15: known by the context variable that the worker thread inherits
     batches: list[list[Any]] = []
     answers: list[bool] = []
@@ -238,7 +245,7 @@ def test_f19_called_from_an_ordinary_dispatch_function(
             dispatcher.enqueue("during")
             answers.append(getattr(dispatcher, method)(timeout=10))
 
-    dispatcher = BackgroundDispatcher(
+    dispatcher = dispatcher_class(
         sink, ms_delay=1, max_in_flight=max_in_flight, home="thread"
     )
     dispatcher.enqueue("first")
@@ -250,6 +257,7 @@ def test_f19_called_from_an_ordinary_dispatch_function(
 
 def test_close_in_the_dispatch_function_still_gives_up_in_the_end(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C15
     async def main() -> None:
         async def sink(batch: list[Any]) -> None:
@@ -257,7 +265,7 @@ def test_close_in_the_dispatch_function_still_gives_up_in_the_end(
             await dispatcher.aclose(timeout=2)
             await swallow(60)
 
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("first")
         await stepped.advance(1)
         assert dispatcher.pending == 1
@@ -273,9 +281,11 @@ def test_close_in_the_dispatch_function_still_gives_up_in_the_end(
 # ---- interrupted
 
 
-def test_cancelled_close_can_be_repeated(stepped: SteppedLoop, sink: Sink) -> None:
+def test_cancelled_close_can_be_repeated(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:  # C15, F21
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         sink.hold()
         dispatcher.enqueue("a")
         closing = asyncio.ensure_future(dispatcher.aclose())
@@ -293,7 +303,9 @@ def test_cancelled_close_can_be_repeated(stepped: SteppedLoop, sink: Sink) -> No
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("where", ["asyncio.run", "thread"])
-def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None:  # C15
+def test_f21_ctrl_c_in_the_middle_of_close(
+    loop_name: str, where: str, layout: str
+) -> None:  # C15
     outcome = run_snippet(
         f"""
         where = {where!r}
@@ -328,7 +340,8 @@ def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None: 
         books(dispatcher)
         """,
         loop=loop_name,
-        stderr=".*dispatch of 1 entries failed: CancelledError.*|",
+        stderr=r".*dispatch failed \(1 entry\): CancelledError.*|",
+        layout=layout,
     )
     assert outcome.lines[0] == "interrupted"
     end = "failed" if where == "asyncio.run" else "dispatched"
@@ -337,6 +350,7 @@ def test_f21_ctrl_c_in_the_middle_of_close(loop_name: str, where: str) -> None: 
 
 def test_close_in_the_dispatch_function_ends_what_comes_after_it(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C10, C15
     """A batch taken after the closing one has no more time than that was given."""
     batches: list[Any] = []
@@ -349,7 +363,7 @@ def test_close_in_the_dispatch_function_ends_what_comes_after_it(
         else:
             await asyncio.Event().wait()
 
-    dispatcher = BackgroundDispatcher(
+    dispatcher = dispatcher_class(
         sink,
         ms_delay=10,
         max_batch=1,
@@ -373,6 +387,7 @@ def test_close_in_the_dispatch_function_ends_what_comes_after_it(
 
 def test_close_without_an_end_in_the_dispatch_function_gives_up_nothing(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C15
     batches: list[Any] = []
 
@@ -383,9 +398,7 @@ def test_close_without_an_end_in_the_dispatch_function_gives_up_nothing(
         else:
             await asyncio.sleep(100)
 
-    dispatcher = BackgroundDispatcher(
-        sink, ms_delay=10, max_batch=1, dispatch_timeout=None
-    )
+    dispatcher = dispatcher_class(sink, ms_delay=10, max_batch=1, dispatch_timeout=None)
 
     async def main() -> None:
         for number in (1, 2, 3):

@@ -7,8 +7,6 @@ import pytest
 from loops import LOOPS
 from subprocesses import run_snippet
 
-pytestmark = pytest.mark.every_layout
-
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 debug_or_not = pytest.mark.parametrize("debug", [False, True])
 
@@ -16,7 +14,7 @@ debug_or_not = pytest.mark.parametrize("debug", [False, True])
 @on_each_loop
 @debug_or_not
 def test_f11_f41_end_of_run_dispatches_on_the_same_loop(
-    loop_name: str, debug: bool
+    loop_name: str, debug: bool, layout: str
 ) -> None:  # C16
     outcome = run_snippet(
         """
@@ -74,6 +72,7 @@ def test_f11_f41_end_of_run_dispatches_on_the_same_loop(
         """,
         loop=loop_name,
         debug=debug,
+        layout=layout,
     )
     assert outcome.lines == ["ABC", "DEF", "accepted=6 dispatched=6"]
 
@@ -81,7 +80,7 @@ def test_f11_f41_end_of_run_dispatches_on_the_same_loop(
 @on_each_loop
 @debug_or_not
 def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
-    loop_name: str, debug: bool
+    loop_name: str, debug: bool, layout: str
 ) -> None:  # C16
     outcome = run_snippet(
         """
@@ -106,7 +105,8 @@ def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
         """,
         loop=loop_name,
         debug=debug,
-        stderr=".*dispatch of 1 entries failed: CancelledError.*",
+        stderr=".*dispatch failed .1 entry.: CancelledError.*",
+        layout=layout,
     )
     assert outcome.lines == [
         "[['in flight'], ['a', 'b']]",
@@ -117,7 +117,7 @@ def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
 @on_each_loop
 @debug_or_not
 def test_f41_end_of_run_with_one_dispatcher_slower_than_another(
-    loop_name: str, debug: bool
+    loop_name: str, debug: bool, layout: str
 ) -> None:  # C16
     """The first that is done must not have the loop warn of the other's generators."""
     run_snippet(
@@ -138,11 +138,12 @@ def test_f41_end_of_run_with_one_dispatcher_slower_than_another(
         """,
         loop=loop_name,
         debug=debug,
+        layout=layout,
     )
 
 
 @on_each_loop
-def test_end_of_run_takes_five_seconds_at_most(loop_name: str) -> None:
+def test_end_of_run_takes_five_seconds_at_most(loop_name: str, layout: str) -> None:
     outcome = run_snippet(  # C16: a call that never ends is cancelled, counted, told
         """
         import ringdispatch._home
@@ -162,7 +163,8 @@ def test_end_of_run_takes_five_seconds_at_most(loop_name: str) -> None:
         books(dispatcher)
         """,
         loop=loop_name,
-        stderr=".*dispatch of 1 entries failed: TimeoutError.*",
+        stderr=".*dispatch failed .1 entry.: TimeoutError.*",
+        layout=layout,
     )
     assert outcome.lines == ["accepted=1 failed=1"]
 
@@ -170,6 +172,7 @@ def test_end_of_run_takes_five_seconds_at_most(loop_name: str) -> None:
 @on_each_loop
 def test_end_of_run_with_a_dispatcher_that_is_closed_warns_of_nothing(
     loop_name: str,
+    layout: str,
 ) -> None:  # C16
     outcome = run_snippet(
         """
@@ -191,12 +194,15 @@ def test_end_of_run_with_a_dispatcher_that_is_closed_warns_of_nothing(
         run(main())
         """,
         loop=loop_name,
+        layout=layout,
     )
     assert outcome.lines == ["accepted=1 dispatched=1"] * 2
 
 
 @on_each_loop
-def test_entries_after_the_drain_find_another_home(loop_name: str) -> None:  # C16
+def test_entries_after_the_drain_find_another_home(
+    loop_name: str, layout: str
+) -> None:  # C16
     outcome = run_snippet(
         """
         where = []
@@ -219,5 +225,6 @@ def test_entries_after_the_drain_find_another_home(loop_name: str) -> None:  # C
             say(*line)
         """,
         loop=loop_name,
+        layout=layout,
     )
     assert outcome.lines == ["['a'] MainThread", "['b'] ringdispatch"]

@@ -6,22 +6,15 @@ import asyncio
 import threading
 import time
 
-import pytest
-
 from loops import Place
-from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree
-
-pytestmark = pytest.mark.every_layout
 
 
 def test_f18_flush_waits_only_for_what_came_before_it(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C15
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=1000, max_batch=2, max_in_flight=2
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=1000, max_batch=2, max_in_flight=2)
         dispatcher.enqueue("before")
         flushing = asyncio.ensure_future(dispatcher.aflush())
         await stepped.settle()
@@ -37,9 +30,11 @@ def test_f18_flush_waits_only_for_what_came_before_it(
     stepped.run_until_complete(main())
 
 
-def test_flush_times_out_and_loses_nothing(stepped: SteppedLoop, sink: Sink) -> None:
+def test_flush_times_out_and_loses_nothing(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:  # C15
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         sink.hold()
         dispatcher.enqueue("a")
         flushing = asyncio.ensure_future(dispatcher.aflush(timeout=3))
@@ -54,9 +49,11 @@ def test_flush_times_out_and_loses_nothing(stepped: SteppedLoop, sink: Sink) -> 
     stepped.run_until_complete(main())
 
 
-def test_f18_entries_during_flush_and_close_go_out_once_or_are_refused() -> None:
+def test_f18_entries_during_flush_and_close_go_out_once_or_are_refused(
+    dispatcher_class: type,
+) -> None:
     sink = Place()  # C15
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1, max_batch=64, home="thread")
+    dispatcher = dispatcher_class(sink, ms_delay=1, max_batch=64, home="thread")
     accepted: list[list[int]] = [[], []]
     started = threading.Barrier(3)
 

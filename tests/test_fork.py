@@ -11,10 +11,7 @@ import pytest
 from loops import LOOPS
 from subprocesses import Outcome, run_snippet
 
-pytestmark = [
-    pytest.mark.every_layout,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
 SETUP = """
@@ -54,7 +51,9 @@ def forked(body: str, **options: Any) -> Outcome:
     )
 
 
-def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # C17
+def test_f02_child_starts_empty_and_the_parent_sends_its_own_once(
+    layout: str,
+) -> None:  # C17
     outcome = forked(
         """
     for number in range(3):
@@ -70,7 +69,8 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # 
     join(child(body))
     assert dispatcher.close()
     books(dispatcher)
-    """
+    """,
+        layout=layout,
     )
     assert outcome.lines == [
         "child ['mine']",
@@ -80,7 +80,7 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once() -> None:  # 
     ]
 
 
-@pytest.mark.objects_only("who is freed")
+# Objects only: who is freed.
 def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
     """Neither its entries, nor their contexts, nor a dispatch in flight."""
     outcome = forked(
@@ -111,7 +111,7 @@ def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
     join(child(body))
     say("parent goes on")
     dispatcher.close(timeout=0)
-    eventually(lambda: not dispatcher._calls)
+    eventually(lambda: not dispatcher._batcher.calls)
     """,
         stderr=".*close timed out after 0.0? s: .*",
     )
@@ -120,7 +120,7 @@ def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
 
 
 @on_each_loop
-def test_fork_inside_a_running_loop(loop_name: str) -> None:  # C17
+def test_fork_inside_a_running_loop(loop_name: str, layout: str) -> None:  # C17
     """With an entry pending, one in flight, and a timer set."""
     outcome = forked(
         """
@@ -153,6 +153,7 @@ def test_fork_inside_a_running_loop(loop_name: str) -> None:  # C17
     run(main())
     """,
         loop=loop_name,
+        layout=layout,
     )
     assert outcome.lines == [
         "parent ['in flight']",
@@ -164,7 +165,7 @@ def test_fork_inside_a_running_loop(loop_name: str) -> None:  # C17
 
 
 @on_each_loop
-def test_child_runs_its_own_loop(loop_name: str) -> None:  # C17
+def test_child_runs_its_own_loop(loop_name: str, layout: str) -> None:  # C17
     outcome = forked(
         """
     async def use():
@@ -177,6 +178,7 @@ def test_child_runs_its_own_loop(loop_name: str) -> None:  # C17
     books(dispatcher)
     """,
         loop=loop_name,
+        layout=layout,
     )
     last = "['left to the end of run']"
     assert outcome.lines == [
@@ -190,7 +192,9 @@ def test_child_runs_its_own_loop(loop_name: str) -> None:  # C17
     ]
 
 
-def test_f01_f04_forks_while_threads_produce_and_a_fork_after_a_fork() -> None:
+def test_f01_f04_forks_while_threads_produce_and_a_fork_after_a_fork(
+    layout: str,
+) -> None:
     outcome = forked(  # C17
         """
     received = []
@@ -234,11 +238,14 @@ def test_f01_f04_forks_while_threads_produce_and_a_fork_after_a_fork() -> None:
     """,
         debug=False,
         seconds=50,
+        layout=layout,
     )
     assert outcome.lines == ["done"]
 
 
-def test_f03_hook_after_the_object_was_collected_prints_nothing() -> None:  # C17
+def test_f03_hook_after_the_object_was_collected_prints_nothing(
+    layout: str,
+) -> None:  # C17
     outcome = forked(
         """
     other = BackgroundDispatcher(send, ms_delay=1)
@@ -248,12 +255,13 @@ def test_f03_hook_after_the_object_was_collected_prints_nothing() -> None:  # C1
     gc.collect()
     join(child(gc.collect))
     say("done")
-    """
+    """,
+        layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "done"]
 
 
-def test_f05_hooks_work_does_not_depend_on_what_is_pending() -> None:  # C17
+def test_f05_hooks_work_does_not_depend_on_what_is_pending(layout: str) -> None:  # C17
     """No entry is freed, and no code of an entry runs, in the child's hook."""
     outcome = forked(
         """
@@ -270,15 +278,16 @@ def test_f05_hooks_work_does_not_depend_on_what_is_pending() -> None:  # C17
             dispatcher.enqueue(number)
     join(child(body))
     async def quiet(batch): pass
-    dispatcher.dispatch_function = quiet
+    dispatcher._batcher.function = quiet
     assert dispatcher.close()
     say("done")
-    """
+    """,
+        layout=layout,
     )
     assert outcome.lines[-1] == "done"
 
 
-def test_closed_dispatcher_stays_closed_in_the_child() -> None:  # C17
+def test_closed_dispatcher_stays_closed_in_the_child(layout: str) -> None:  # C17
     outcome = forked(
         """
     dispatcher.enqueue("a")
@@ -290,12 +299,13 @@ def test_closed_dispatcher_stays_closed_in_the_child() -> None:  # C17
         assert dispatcher.close()
     join(child(body))
     """,
-        stderr="send: 1 entries rejected_closed; .*",
+        stderr="send: 1 entry rejected_closed; .*",
+        layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "rejected_closed=1"]
 
 
-def test_fork_from_the_dispatch_function() -> None:  # C17
+def test_fork_from_the_dispatch_function(layout: str) -> None:  # C17
     outcome = forked(
         """
     async def send(batch):
@@ -309,13 +319,16 @@ def test_fork_from_the_dispatch_function() -> None:  # C17
     dispatcher.enqueue("fork")
     assert dispatcher.flush()
     assert dispatcher.close()
-    """
+    """,
+        layout=layout,
     )
     assert outcome.lines == ["parent ['fork']", "child ['mine']"]
 
 
 @pytest.mark.parametrize("seen", [False, True])
-def test_child_that_exits_delivers_what_is_pending(seen: bool) -> None:  # C16, C17
+def test_child_that_exits_delivers_what_is_pending(
+    seen: bool, layout: str
+) -> None:  # C16, C17
     outcome = forked(
         f"""
     if {seen}:
@@ -327,7 +340,8 @@ def test_child_that_exits_delivers_what_is_pending(seen: bool) -> None:  # C16, 
         dispatcher.enqueue("mine")
         sys.exit(0)
     join(pid)
-    """
+    """,
+        layout=layout,
     )
     assert outcome.lines[-1] == "child ['mine']"
     assert len(outcome.lines) == 1 + seen
@@ -336,12 +350,12 @@ def test_child_that_exits_delivers_what_is_pending(seen: bool) -> None:  # C16, 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.parametrize("kind", ["thread", "loop", "bound"])
 def test_f36_multiprocessing_child_delivers_at_its_exit(
-    method: str, kind: str
+    method: str, kind: str, layout: str
 ) -> None:  # C16, C17
     outcome = run_snippet(
         f"""
         import multiprocessing
-        from ringdispatch._ring import keep_for_ever
+        from ringdispatch._ring import immortalize
         async def send(batch):
             say(batch)
         dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
@@ -358,7 +372,7 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
             asyncio.set_event_loop(loop)
             loop.run_until_complete(main())
             if {kind!r} == "bound":  # to a loop that is never closed
-                keep_for_ever(loop)
+                immortalize(loop)
                 return
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
@@ -373,5 +387,6 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
             process.close()
         """,
         warnings=("ignore:This process:DeprecationWarning",),
+        layout=layout,
     )
     assert outcome.lines == ["['parent']", "['child']"]

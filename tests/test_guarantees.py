@@ -1,4 +1,4 @@
-"""The pages on guarantees and faults name tests that exist, and all have one."""
+"""Each promise and each fault of the pages has tests, and their names are right."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ def all_tests() -> dict[str, str]:
     }
 
 
-def test_each_test_that_the_page_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", PAGE.read_text(encoding="utf-8")))
-    assert len(named) > 40
-    assert named - set(all_tests()) == set()
+def test_each_promise_has_a_row_of_tests_that_exist() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    promises = re.findall(r"^\*\*C(\d+)\. ", page, re.MULTILINE)
+    rows = dict(re.findall(r"^\| C(\d+) \| (.+) \|$", page, re.MULTILINE))
+    assert [*rows] == promises == [f"{number}" for number in range(1, 20)]
+    known = all_tests()
+    for number, row in rows.items():
+        tests = re.findall(r"`(test_\w+)`", row)
+        assert tests, number
+        assert set(tests) <= set(known), number
+        assert any(re.search(rf"\bC{number}\b", known[test]) for test in tests), number
 
 
-def test_each_promise_is_on_the_page_and_in_the_tests() -> None:
-    texts = set(all_tests().values())
-    for number in range(1, 20):
-        assert re.search(
-            rf"^\*\*C{number}\. ", PAGE.read_text(encoding="utf-8"), re.MULTILINE
-        ), number
-        assert any(re.search(rf"\bC{number}\b", text) for text in texts), number
+def test_page_names_tests_nowhere_else() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    above = page.partition("## The tests of each promise")[0]
+    assert set(re.findall(r"`(test_\w+)`", above)) == {"test_end_of_a_server"}
+    assert "test_end_of_a_server" in all_tests()
 
 
 def test_each_fault_has_a_test_of_its_name() -> None:

@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 
 from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, put, run_on
-from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import books_agree
 
-pytestmark = [
-    pytest.mark.every_layout,
-    pytest.mark.parametrize("loop_name", LOOPS),
-]
+pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
 
 
 def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13
@@ -51,11 +47,13 @@ def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13
     )
 
 
-def test_first_entry_makes_the_running_loop_the_home(loop_name: str) -> None:  # C13
+def test_first_entry_makes_the_running_loop_the_home(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
     sink = Place()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher = dispatcher_class(sink, ms_delay=1)
         dispatcher.enqueue("a")
         thread = threading.Thread(target=dispatcher.enqueue, args=("b",))
         await comes_true(lambda: sink.entries == ["a"])
@@ -70,9 +68,10 @@ def test_first_entry_makes_the_running_loop_the_home(loop_name: str) -> None:  #
 
 def test_entry_without_a_loop_finds_the_background_thread(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:  # C13
     sink = Place()
-    with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+    with dispatcher_class(sink, ms_delay=1) as dispatcher:
         dispatcher.enqueue("a")
         eventually(lambda: sink.entries)
         assert sink.threads == [BACKGROUND]
@@ -83,9 +82,11 @@ def test_entry_without_a_loop_finds_the_background_thread(
         )
 
 
-def test_background_thread_is_one_for_all(loop_name: str) -> None:  # C13
+def test_background_thread_is_one_for_all(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
     sinks = [Place() for _ in range(10)]
-    dispatchers = [BackgroundDispatcher(sink, ms_delay=1) for sink in sinks]
+    dispatchers = [dispatcher_class(sink, ms_delay=1) for sink in sinks]
     for dispatcher in dispatchers:
         dispatcher.enqueue("a")
     for dispatcher in dispatchers:
@@ -96,9 +97,10 @@ def test_background_thread_is_one_for_all(loop_name: str) -> None:  # C13
 
 def test_f39_stray_entry_at_import_does_not_decide_the_home(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:  # C13
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher = dispatcher_class(sink, ms_delay=1)
     dispatcher.enqueue("stray")
     eventually(lambda: dispatcher.statistics().dispatched == 1)
 
@@ -114,10 +116,10 @@ def test_f39_stray_entry_at_import_does_not_decide_the_home(
 
 @pytest.mark.parametrize("fix", ["bind", "async with"])
 def test_bound_loop_gets_what_was_pending_and_stays(
-    loop_name: str, fix: str
+    loop_name: str, fix: str, dispatcher_class: type
 ) -> None:  # C13
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=60_000)
+    dispatcher = dispatcher_class(sink, ms_delay=60_000)
     dispatcher.enqueue("stray")  # waits on the background thread
 
     async def use() -> None:
@@ -146,7 +148,9 @@ def test_bound_loop_gets_what_was_pending_and_stays(
     books_agree(dispatcher)
 
 
-def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
+def test_bound_background_loop_does_not_give_way(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
     """Bound from the dispatch function, where the client was made."""
     sink = Place()
 
@@ -154,7 +158,7 @@ def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
         dispatcher.bind()
         await sink(batch)
 
-    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    dispatcher = dispatcher_class(send, ms_delay=1)
     dispatcher.enqueue("stray")
     eventually(lambda: dispatcher.statistics().dispatched == 1)
 
@@ -167,20 +171,58 @@ def test_bound_background_loop_does_not_give_way(loop_name: str) -> None:  # C13
     assert dispatcher.close()
 
 
-def test_bind_needs_a_running_loop(loop_name: str) -> None:  # C13
-    dispatcher = BackgroundDispatcher(Place(), ms_delay=1)
+def test_bind_needs_a_running_loop(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
+    dispatcher = dispatcher_class(Place(), ms_delay=1)
     with pytest.raises(RuntimeError, match="no running event loop"):
         dispatcher.bind()
 
 
-def test_home_thread_stays_there_even_from_a_loop(loop_name: str) -> None:  # C13
+def test_home_thread_stays_there_even_from_a_loop(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
     sink = Place()
 
     async def main() -> None:
-        async with BackgroundDispatcher(sink, ms_delay=1, home="thread") as dispatcher:
+        async with dispatcher_class(sink, ms_delay=1, home="thread") as dispatcher:
             for number in range(3):
                 dispatcher.enqueue(number)
                 await comes_true(lambda: len(sink.entries) > number)  # noqa: B023
         assert sink.threads == [BACKGROUND] * 3
 
     run_on(loop_name, main())
+
+
+def test_f10_two_loops_in_two_threads(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C14
+    sink = Place()
+    dispatcher = dispatcher_class(sink, ms_delay=1)
+    barrier = threading.Barrier(2)
+
+    async def produce(name: str) -> None:
+        barrier.wait()
+        for number in range(300):
+            dispatcher.enqueue((name, number))
+            if number % 30 == 0:
+                await asyncio.sleep(0.001)
+
+    def run(name: str, loops: int) -> None:
+        for _ in range(loops):
+            run_on(loop_name, produce(name))
+
+    threads = [threading.Thread(target=run, args=(name, 3)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dispatcher.close()
+    books = dispatcher.statistics()
+    assert books.accepted == 1800
+    assert books.dispatched + books.failed == 1800  # a loop that ends cancels
+    assert len(sink.entries) == 1800
+    for name in "ab":  # C5
+        numbers = [number for origin, number in sink.entries if origin == name]
+        assert numbers == [*range(300)] * 3
+    books_agree(dispatcher)

@@ -13,6 +13,7 @@ import pytest
 
 from loops import LOOPS
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
@@ -53,7 +54,7 @@ def test_idle_process_makes_no_wake_ups() -> None:  # C3
         dispatcher.enqueue(number)
         eventually(lambda: not dispatcher.pending)
     assert dispatcher.flush()
-    eventually(lambda: not dispatcher._calls)
+    eventually(lambda: not dispatcher._batcher.calls)
     assert threading.active_count() == 2
     say(idle())
     """,
@@ -119,7 +120,7 @@ class CountingLoop(SteppedLoop):
 
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
+    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
     loop = CountingLoop()
     # A call is a task made without the loop's factory.
     import ringdispatch._call as module

@@ -15,6 +15,7 @@ import pytest
 
 from leaks import Scenarios, leaves_nothing
 from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch._batcher import Batcher
 from ringdispatch._ring import ObjectRing
 
 CAPACITY = 1024
@@ -155,26 +156,31 @@ def opener_is_interrupted() -> None:
     for _ in range(3):
         with contextlib.suppress(Crash):
             dispatcher.enqueue(object(), object())
-    take = dispatcher.ring.take(2)
+    ring = dispatcher._batcher.ring
+    take = ring.take(2)
     assert take is not None
     assert take.settle(True, 0.0)
-    dispatcher.ring.take(1)
-    assert dispatcher.ring.take(1) is None
+    ring.take(1)
+    assert ring.take(1) is None
     dispatcher._reject_full()
     with contextlib.suppress(Crash):
         dispatcher._offer(object(), None)
-    assert dispatcher.ring.abandon() == 1
+    assert ring.abandon() == 1
 
 
-class Interrupted(BackgroundDispatcher[Any]):
+class Interrupted(Batcher):
     """One whose openers are hit by a signal handler that raises."""
 
-    def _opened(self, position: int, context: Any) -> None:
+    __slots__ = ()
+
+    def window_opened(self, position: int, context: Any) -> bool:
         raise Crash
 
 
-def make_interrupted() -> Interrupted:
-    return Interrupted(send, ms_delay=1, capacity=CAPACITY)
+def make_interrupted() -> BackgroundDispatcher[Any]:
+    dispatcher = make()
+    dispatcher._batcher.__class__ = Interrupted
+    return dispatcher
 
 
 # ---- dispatches that fail
@@ -352,7 +358,7 @@ def dropped_unclosed() -> None:
     dispatcher = make()
     dispatcher.enqueue(object())
     dispatcher.flush()
-    dispatcher.ring.close()
+    dispatcher._batcher.ring.close()
     make_interrupted_with_entries()
 
 

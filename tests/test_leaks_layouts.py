@@ -125,7 +125,7 @@ async def records_kept_and_let_go() -> None:
 @scenario
 def records_and_a_dispatcher_dropped_unclosed() -> None:
     dispatcher = make(Records(ROW), send, home="thread", ms_delay=60_000)
-    take = partial(dispatcher.ring.take, 1)
+    take = partial(dispatcher._batcher.ring.take, 1)
     for number in range(3):
         dispatcher.enqueue((number, 0.5, b""))
     kept = take()

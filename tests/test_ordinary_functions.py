@@ -7,22 +7,19 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
-from ringdispatch import BackgroundDispatcher
 from ringdispatch._background import Executor
+from ringdispatch._worker import Workers
 from support import books_agree
-
-pytestmark = pytest.mark.every_layout
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_runs_in_a_worker_thread(loop_name: str) -> None:
+def test_runs_in_a_worker_thread(loop_name: str, dispatcher_class: type) -> None:
     threads: list[Any] = []
 
     def sink(batch: list[Any]) -> None:
@@ -31,7 +28,7 @@ def test_runs_in_a_worker_thread(loop_name: str) -> None:
         threads.append(threading.current_thread())
 
     async def main() -> None:
-        async with BackgroundDispatcher(sink, ms_delay=1) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=1) as dispatcher:
             dispatcher.enqueue("a")
         assert dispatcher.statistics().dispatched == 1
         assert threads[0] not in {threading.main_thread(), threading.current_thread()}
@@ -40,7 +37,9 @@ def test_runs_in_a_worker_thread(loop_name: str) -> None:
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
+def test_returned_awaitable_is_awaited_on_the_home(
+    loop_name: str, dispatcher_class: type
+) -> None:
     seen: list[Any] = []
 
     async def send(batch: list[Any]) -> None:
@@ -58,7 +57,7 @@ def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
     async def main() -> None:
         functions: list[Any] = [lambda batch: send(batch), Custom]
         for function in functions:
-            dispatcher = BackgroundDispatcher(function, ms_delay=1)
+            dispatcher = dispatcher_class(function, ms_delay=1)
             for entry in ("good", "bad"):
                 dispatcher.enqueue(entry)
                 assert await dispatcher.aflush()
@@ -70,7 +69,9 @@ def test_returned_awaitable_is_awaited_on_the_home(loop_name: str) -> None:
     run_on(loop_name, main())
 
 
-def test_kinds_of_async_callables_are_called_on_the_home() -> None:
+def test_kinds_of_async_callables_are_called_on_the_home(
+    dispatcher_class: type,
+) -> None:
     threads: list[Any] = []
 
     class Sender:
@@ -82,7 +83,7 @@ def test_kinds_of_async_callables_are_called_on_the_home() -> None:
 
     async def main() -> None:
         for function in (Sender(), Sender().method):
-            async with BackgroundDispatcher(function, ms_delay=1) as dispatcher:
+            async with dispatcher_class(function, ms_delay=1) as dispatcher:
                 dispatcher.enqueue("a")
         assert threads == [threading.main_thread()] * 2
 
@@ -94,7 +95,7 @@ def test_kinds_of_async_callables_are_called_on_the_home() -> None:
 )
 @pytest.mark.parametrize("home", ["auto", "thread"])
 def test_f16_what_it_raises_fails_its_batch_only(
-    error: BaseException, home: str
+    error: BaseException, home: str, dispatcher_class: type
 ) -> None:
     errors: list[BaseException] = [error]
     batches: list[Any] = []
@@ -105,7 +106,7 @@ def test_f16_what_it_raises_fails_its_batch_only(
             raise errors.pop()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, home=home)
+        dispatcher = dispatcher_class(sink, ms_delay=1, home=home)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1, seconds=2)
         dispatcher.enqueue("b")
@@ -118,7 +119,7 @@ def test_f16_what_it_raises_fails_its_batch_only(
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
-    loop_name: str, caplog: pytest.LogCaptureFixture
+    loop_name: str, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:
     gate = threading.Event()
     batches: list[Any] = []
@@ -129,12 +130,11 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
             gate.wait(20)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=1, dispatch_timeout=0.3, name="n1"
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3, name="n1")
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher.dispatch_timeout = 20.0  # a busy machine may be late with a thread
+        # A busy machine may be late with a thread.
+        dispatcher._batcher.dispatch_timeout = 20.0
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
         assert batches == [["a"]]
@@ -156,7 +156,9 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
     assert batches == [["a"], ["b"]]
 
 
-def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
+def test_awaitable_returned_after_the_timeout_is_closed_not_left(
+    dispatcher_class: type,
+) -> None:
     """A coroutine that nobody will await any more would warn."""
     gate = threading.Event()
 
@@ -170,10 +172,10 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
         return None
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=0.3)
+        dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher.dispatch_timeout = 20.0
+        dispatcher._batcher.dispatch_timeout = 20.0
         gate.set()
         dispatcher.enqueue("b")
         await comes_true(lambda: dispatcher.statistics().dispatched == 1)
@@ -185,7 +187,10 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left() -> None:
 @pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("outcome", ["raises", "coroutine"])
 def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
-    loop_name: str, outcome: str, caplog: pytest.LogCaptureFixture
+    loop_name: str,
+    outcome: str,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:
     """An error nobody retrieved, or a coroutine nobody awaited, would be told of."""
     gate = threading.Event()
@@ -199,16 +204,16 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         return send()
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher = dispatcher_class(sink, ms_delay=1)
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher._calls)
-        (call,) = dispatcher._calls
+        await comes_true(lambda: dispatcher._batcher.calls)
+        (call,) = dispatcher._batcher.calls
         await comes_true(lambda: call._worker is not None)
         # Cancels when the future is done, before the call has seen it.
         call._worker.ended.add_done_callback(lambda _: call._cancel_task())
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        assert not dispatcher._calls
+        assert not dispatcher._batcher.calls
         assert await dispatcher.aclose()
 
     run_on(loop_name, main())
@@ -219,13 +224,14 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
 @pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("outcome", ["raises", "coroutine"])
 def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
-    loop_name: str, outcome: str
+    loop_name: str, outcome: str, dispatcher_class: type
 ) -> None:
-    gate, returned = threading.Event(), threading.Event()
+    began, gate, returned = (threading.Event() for _ in range(3))
 
     async def send() -> None: ...
 
     def sink(batch: list[Any]) -> Awaitable[None]:
+        began.set()
         gate.wait(20)
         returned.set()
         if outcome == "raises":
@@ -234,9 +240,9 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
 
     async def main() -> None:
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher.statistics().in_flight)
+        await comes_true(began.is_set)
 
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)
     loop.run_until_complete(main())
     loop.close()
@@ -244,13 +250,14 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     gate.set()
     assert returned.wait(20)
     assert dispatcher.close()
-    eventually(lambda: not [t for t in threading.enumerate() if "asyncio" in t.name])
+    eventually(lambda: not [t for t in threading.enumerate() if "worker" in t.name])
     gc.collect()  # a warning here is an error
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:
     """The call never goes on; asyncio logs errors that are collected in a future."""
 
@@ -260,13 +267,13 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
 
     async def main() -> asyncio.Future[None]:
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher._calls)
-        (call,) = dispatcher._calls
+        await comes_true(lambda: dispatcher._batcher.calls)
+        (call,) = dispatcher._batcher.calls
         await comes_true(lambda: call._worker is not None)
         return call._worker.ended
 
     gate = threading.Event()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher = dispatcher_class(sink, ms_delay=1)
     loop = new_loop(loop_name)
     worker = loop.run_until_complete(main())
     worker.add_done_callback(lambda _: loop.stop())
@@ -280,9 +287,10 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
 
 def test_f17_close_does_not_wait_for_the_thread(
     caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:
     gate = threading.Event()
-    dispatcher = BackgroundDispatcher(
+    dispatcher = dispatcher_class(
         lambda batch: gate.wait(20), ms_delay=1, home="thread"
     )
     dispatcher.enqueue("a")
@@ -295,11 +303,13 @@ def test_f17_close_does_not_wait_for_the_thread(
     assert (books.failed, books.abandoned) == (1, 1)
     assert sum(r.levelno == logging.WARNING for r in caplog.records) == 1
     gate.set()
-    eventually(lambda: not dispatcher._calls)
+    eventually(lambda: not dispatcher._batcher.calls)
     books_agree(dispatcher)
 
 
-def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
+def test_it_sees_an_empty_context(
+    dispatcher_class: type,
+) -> None:  # C19
     from contextvars import ContextVar
 
     tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -307,7 +317,7 @@ def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
 
     async def main() -> None:
         tenant.set("maker")
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             lambda batch: seen.append(tenant.get()), ms_delay=1
         )
         tenant.set("request")
@@ -315,7 +325,7 @@ def test_it_sees_the_dispatchers_context_not_the_requests() -> None:  # C19
         assert await dispatcher.aclose()
 
     asyncio.run(main())
-    assert seen == ["maker"]
+    assert seen == ["nobody"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)], ids=repr)
@@ -355,7 +365,9 @@ def test_call_that_finds_no_thread_is_made_once(
     assert made == ["at once"]
 
 
-def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
+def test_thread_that_comes_too_late_calls_nothing(
+    dispatcher_class: type, monkeypatch: pytest.MonkeyPatch
+) -> None:  # C11
     """Its batch has failed, and `on_error` may have saved it elsewhere."""
     began: list[Any] = []
     failed: list[Any] = []
@@ -365,9 +377,20 @@ def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
         began.extend(batch)
         gate.wait(20)
 
+    late: list[Callable[[], None]] = []
+    really_run = Workers.run
+
+    def run(workers: Workers, job: Callable[[], None]) -> None:
+        if began:
+            late.append(job)  # its thread has started, and comes to it later
+        else:
+            really_run(workers, job)
+            eventually(lambda: began)
+
+    monkeypatch.setattr(Workers, "run", run)
+
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink,
             ms_delay=1,
             max_batch=1,
@@ -379,7 +402,8 @@ def test_thread_that_comes_too_late_calls_nothing() -> None:  # C11
         dispatcher.enqueue("b")
         await comes_true(lambda: len(failed) == 2)
         gate.set()
-        await comes_true(lambda: not dispatcher._calls)
+        await asyncio.to_thread(late.pop())
+        await comes_true(lambda: not dispatcher._batcher.calls)
         assert await dispatcher.aclose()
 
     asyncio.run(main())

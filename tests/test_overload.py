@@ -14,8 +14,7 @@ from loops import LOOPS, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher, Full
 from support import Sink, SteppedLoop, books_agree
 
-pytestmark = pytest.mark.every_layout
-
+STRESS = Path(__file__).parents[1] / "stress"
 POLICIES = ["drop_newest", "drop_oldest", "raise"]
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
@@ -41,7 +40,7 @@ def put(dispatcher: BackgroundDispatcher[int], numbers: range) -> list[int]:
 @on_each_loop
 @each_policy
 def test_f26_blocked_home_keeps_what_fits_then_goes_by_on_full(
-    loop_name: str, on_full: str
+    loop_name: str, on_full: str, dispatcher_class: type
 ) -> None:  # C6, C7, C10
     got: list[int] = []
 
@@ -49,9 +48,7 @@ def test_f26_blocked_home_keeps_what_fits_then_goes_by_on_full(
         got.extend(batch)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=5, capacity=100, on_full=on_full
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=5, capacity=100, on_full=on_full)
         dispatcher.bind()
         # The join blocks the home's thread until the producer is through.
         assert put(dispatcher, range(100)) == list(range(100))
@@ -77,6 +74,7 @@ def test_f26_blocked_home_keeps_what_fits_then_goes_by_on_full(
 @on_each_loop
 def test_f26_home_of_its_own_dispatches_while_the_callers_loop_is_blocked(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:  # C13
     got: list[int] = []
 
@@ -84,7 +82,7 @@ def test_f26_home_of_its_own_dispatches_while_the_callers_loop_is_blocked(
         got.extend(batch)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1, capacity=100, home="thread")
+        dispatcher = dispatcher_class(sink, ms_delay=1, capacity=100, home="thread")
         for number in range(500):
             eventually(lambda: dispatcher.pending < 100)  # this loop stands still
             assert dispatcher.enqueue(number)
@@ -97,10 +95,10 @@ def test_f26_home_of_its_own_dispatches_while_the_callers_loop_is_blocked(
 
 @each_policy
 def test_f30_all_is_well_two_windows_after_the_sink_returns(
-    stepped: SteppedLoop, sink: Sink, on_full: str
+    stepped: SteppedLoop, sink: Sink, on_full: str, dispatcher_class: type
 ) -> None:  # C6, C7, C11
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=10, on_full=on_full, dispatch_timeout=None
         )
         sink.hold()
@@ -128,7 +126,7 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
     stepped.run_until_complete(main())
 
 
-@pytest.mark.objects_only("the programs have layouts of their own")
+# Objects only: the programs have layouts of their own.
 @pytest.mark.counts_memory
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_f30_in_short(program: list[str], policy: str, kind: str) -> None:  # C7
     name, *options = program
     options += ["--policy", policy, "--layout", kind]
     outcome = subprocess.run(
-        [sys.executable, Path(__file__).with_name(name), *options],
+        [sys.executable, STRESS / name, *options],
         capture_output=True,
         text=True,
         check=False,

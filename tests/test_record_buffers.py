@@ -144,7 +144,7 @@ def test_batch_outlives_its_ring() -> None:
     fill(line, range(5))
     take = line.ring.take(8)
     assert take is not None
-    batch = take.batch
+    batch = take.value
     del take, line
     gc.collect()
     assert numbers_of(batch) == [0, 1, 2, 3, 4]
@@ -158,9 +158,9 @@ def test_take_that_is_let_go_of_unread_gives_its_buffer_back() -> None:
         take = line.ring.take(8)
         assert take is not None
         if number % 2:
-            places.add(address(take.batch))
-        take.forget()
-        assert take.batch is None
+            places.add(address(take.value))
+        take.release()
+        assert take.value is None
         del take
     assert len(places) <= 2
 
@@ -181,7 +181,7 @@ def test_entries_are_nothing_to_the_garbage_collector() -> None:
         gc.enable()
     take = line.ring.take(2000)
     assert take is not None
-    assert not gc.is_tracked(take.storage)
+    assert not gc.is_tracked(take.raw)
 
 
 def test_values_are_not_kept() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from lines import Line
 from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
-from ringdispatch._ring import shown
+from ringdispatch._ring import short_repr
 from subprocesses import run_snippet
 from support import Sink, books_agree
 
@@ -135,7 +135,7 @@ def test_value_that_a_field_cannot_hold_is_named_and_nothing_stored(
             with pytest.raises(error) as refused:
                 call()
             assert type(refused.value) is error
-            assert f"field 'field': {shown(value)}" in str(refused.value)
+            assert f"field 'field': {short_repr(value)}" in str(refused.value)
         assert line.books() == before
         assert line.enqueue(tuple(zeros))
     assert line.take().tobytes() == np.zeros(2, dtype).tobytes()

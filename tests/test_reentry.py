@@ -22,8 +22,6 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_signals, run_snippet
 from support import Sink, SteppedLoop, books_agree
 
-pytestmark = pytest.mark.every_layout
-
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 each_home = pytest.mark.parametrize("home", ["auto", "thread"])
 
@@ -140,7 +138,12 @@ ENTRIES = """
 
 
 def hammer(
-    loop_name: str, home: str, source: str, least: int, seconds: float = SECONDS
+    loop_name: str,
+    home: str,
+    source: str,
+    least: int,
+    seconds: float = SECONDS,
+    layout: str = "objects",
 ) -> None:
     snippet = HAMMER.format(
         home=home, source=source.strip(), seconds=seconds, least=least
@@ -150,9 +153,10 @@ def hammer(
     outcome = run_snippet(
         snippet,
         loop=loop_name,
+        layout=layout,
         seconds=40 + 3 * seconds,
         debug=False,
-        stderr=rf"((send|ignore): \d+ entries ({drops}); [^\n]*\n?)*",
+        stderr=rf"((send|ignore): \d+ entr(y|ies) ({drops}); [^\n]*\n?)*",
     )
     assert outcome.lines == ["survived"]
 
@@ -168,12 +172,12 @@ def hammer(
     ],
 )
 def test_f13_hammered_from_within(
-    loop_name: str, home: str, source: str, least: int
+    loop_name: str, home: str, source: str, least: int, layout: str
 ) -> None:  # C18
-    hammer(loop_name, home, source, least)
+    hammer(loop_name, home, source, least, layout=layout)
 
 
-@pytest.mark.objects_only("the others free no entries")
+# Objects only: the others free no entries.
 @on_each_loop
 @each_home
 def test_f13_hammered_by_the_entries_it_frees(loop_name: str, home: str) -> None:  # C18
@@ -183,14 +187,17 @@ def test_f13_hammered_by_the_entries_it_frees(loop_name: str, home: str) -> None
 @needs_signals
 @on_each_loop
 @each_home
-def test_f14_hammered_from_a_signal_handler(loop_name: str, home: str) -> None:  # C18
-    hammer(loop_name, home, SIGNALS, 100, 3 * SECONDS)
+def test_f14_hammered_from_a_signal_handler(
+    loop_name: str, home: str, layout: str
+) -> None:  # C18
+    hammer(loop_name, home, SIGNALS, 100, 3 * SECONDS, layout=layout)
 
 
 @needs_signals
 @on_each_loop
 def test_f38_opener_in_a_signal_handler_on_an_idle_loop_is_on_time(
     loop_name: str,
+    layout: str,
 ) -> None:  # C18
     outcome = run_snippet(
         """
@@ -217,12 +224,14 @@ def test_f38_opener_in_a_signal_handler_on_an_idle_loop_is_on_time(
         say(min(late) > 0.048, sorted(late)[2] < 0.2)
         """,
         loop=loop_name,
+        layout=layout,
     )
     assert outcome.lines == ["True True"]
 
 
 def test_f15_entries_from_the_dispatch_function_go_into_the_next_window(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C18
     batches: list[Any] = []
 
@@ -233,7 +242,7 @@ def test_f15_entries_from_the_dispatch_function_go_into_the_next_window(
                 if number < 5:
                     dispatcher.enqueue(number + 1)
 
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue(0)
         for window in range(1, 7):
             await stepped.advance(0.101)
@@ -244,7 +253,7 @@ def test_f15_entries_from_the_dispatch_function_go_into_the_next_window(
 
 
 def test_f15_dispatch_function_that_logs_into_its_own_dispatcher(
-    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:  # C10, C18
     """Each batch makes an entry for the next window: a trickle, no recursion."""
     batches: list[list[str]] = []
@@ -259,7 +268,7 @@ def test_f15_dispatch_function_that_logs_into_its_own_dispatcher(
         if len(batches) == 3:
             raise ConnectionError  # the dispatcher's own warning comes in too
 
-    dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+    dispatcher = dispatcher_class(sink, ms_delay=100)
 
     async def main() -> None:
         logging.getLogger().warning("first")
@@ -277,7 +286,9 @@ def test_f15_dispatch_function_that_logs_into_its_own_dispatcher(
         logging.getLogger().removeHandler(handler)
 
 
-def test_entries_from_the_hooks_are_accepted(stepped: SteppedLoop, sink: Sink) -> None:
+def test_entries_from_the_hooks_are_accepted(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:  # C18
         def on_error(error: BaseException, batch: Any) -> None:
             sink.error = None
@@ -293,7 +304,7 @@ def test_entries_from_the_hooks_are_accepted(stepped: SteppedLoop, sink: Sink) -
             def log(self, message: str) -> None:
                 dispatcher.enqueue("from log")
 
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, capacity=3, on_error=on_error, on_drop=on_drop
         )
         sink.error = ValueError()
@@ -310,7 +321,9 @@ def test_entries_from_the_hooks_are_accepted(stepped: SteppedLoop, sink: Sink) -
 
 
 @on_each_loop
-def test_f12_running_dispatch_is_not_collected(loop_name: str) -> None:  # C18
+def test_f12_running_dispatch_is_not_collected(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C18
     """Loops hold tasks weakly, and nobody else holds what this one waits for."""
     finished: list[Any] = []
 
@@ -323,7 +336,7 @@ def test_f12_running_dispatch_is_not_collected(loop_name: str) -> None:  # C18
     references: list[Any] = []
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher = dispatcher_class(sink, ms_delay=1)
         dispatcher.enqueue("a")
         await comes_true(lambda: references)
         for _ in range(3):
@@ -336,7 +349,9 @@ def test_f12_running_dispatch_is_not_collected(loop_name: str) -> None:  # C18
     assert finished == [["a"]]
 
 
-def test_first_entries_of_many_threads_at_once() -> None:  # C18, C13
+def test_first_entries_of_many_threads_at_once(
+    dispatcher_class: type,
+) -> None:  # C18, C13
     """Several threads find no home at the same moment."""
     for _ in range(20):
         received: list[Any] = []
@@ -344,7 +359,7 @@ def test_first_entries_of_many_threads_at_once() -> None:  # C18, C13
         async def sink(batch: list[Any], received: list[Any] = received) -> None:
             received.extend(batch)
 
-        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher = dispatcher_class(sink, ms_delay=1)
         barrier = threading.Barrier(8)
 
         def put(
@@ -364,13 +379,15 @@ def test_first_entries_of_many_threads_at_once() -> None:  # C18, C13
         assert sorted(received) == list(range(8))
 
 
-def test_statistics_and_flush_from_a_signal_handlers_moment() -> None:  # C18
+def test_statistics_and_flush_from_a_signal_handlers_moment(
+    dispatcher_class: type,
+) -> None:  # C18
     """Snapshots from another thread while the ring is hammered stay consistent."""
 
     async def sink(batch: list[Any]) -> None:
         pass
 
-    dispatcher = BackgroundDispatcher(sink, ms_delay=1, capacity=64, home="thread")
+    dispatcher = dispatcher_class(sink, ms_delay=1, capacity=64, home="thread")
     end = time.monotonic() + 0.3
     stop = threading.Event()
 

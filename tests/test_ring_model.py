@@ -24,16 +24,17 @@ from layout_sides import (
 )
 from ring_sides import Compiled, Modelled, Plan, Side
 from ringdispatch import Bytes
-from ringdispatch._producer import POLICIES
+from ringdispatch._enqueue import POLICIES
+from ringdispatch._ring import DROP_REASONS
 
 STATE = [
     "capacity",
     "head",
     "tail",
     "closed",
-    "telling",
+    "drop_announced",
     "opened",
-    "places",
+    "busy_slots",
 ]
 
 # What an entry does to the ring when it is freed, and a hook when it is called.
@@ -134,14 +135,32 @@ class RingMachine(RuleBasedStateMachine):
     # ---- what a dispatcher does besides
 
     @rule(max_in_flight=st.integers(1, 3))
-    def reserve(self, max_in_flight: int) -> None:
-        assert len({side.ring.reserve(max_in_flight) for side in self.sides}) == 1
+    def acquire_slot(self, max_in_flight: int) -> None:
+        slots = [side.ring.acquire_slot(max_in_flight) for side in self.sides]
+        assert len({slot is None for slot in slots}) == 1
+        for side, slot in zip(self.sides, slots, strict=True):
+            side.slots += [] if slot is None else [slot]
 
-    @precondition(lambda self: self.compiled.ring.places)
-    @rule()
-    def release(self) -> None:
-        for side in self.sides:
-            side.ring.release()
+    @precondition(lambda self: self.compiled.slots)
+    @rule(which=any_take, drops=st.booleans())
+    def release(self, which: int, drops: bool) -> None:
+        which %= len(self.compiled.slots)
+        if drops:  # freed unreleased, it releases itself
+            self.modelled.slots.pop(which).release()
+            del self.compiled.slots[which]
+        else:
+            assert len({side.slots[which].release() for side in self.sides}) == 1
+
+    @precondition(lambda self: self.compiled.takes)
+    @rule(which=any_take)
+    def wait_in_a_call(self, which: int) -> None:
+        which %= len(self.compiled.takes)
+        self.compiled.takes[which].excuse(1)
+        self.modelled.takes[which].excused += 1
+
+    @rule(reason=st.sampled_from(DROP_REASONS), to_log=st.booleans())
+    def report_drops(self, reason: str, to_log: bool) -> None:
+        assert len({side.ring.take_drops(reason, to_log) for side in self.sides}) == 1
 
     @rule(seconds=st.sampled_from([0.25, 1.0]))
     def time_passes(self, seconds: float) -> None:
@@ -149,18 +168,24 @@ class RingMachine(RuleBasedStateMachine):
             side.clock += seconds
 
     @rule()
-    def reopen(self) -> None:
-        assert len({side.ring.reopen(side.clock) for side in self.sides}) == 1
+    def roll_window(self) -> None:
+        assert len({side.ring.roll_window(side.clock) for side in self.sides}) == 1
+
+    @rule(late=st.integers(0, 1))
+    def pump(self, late: int) -> None:
+        pumps = {side.ring.unclaim_window() - late for side in self.sides}
+        assert len(pumps) == 1
+        for side in self.sides:
+            side.ring.claim_window(*pumps)
 
     @rule()
-    def forsake(self) -> None:
-        for side in self.sides:
-            side.ring.forsake()
+    def unclaim(self) -> None:
+        assert len({side.ring.unclaim_window() for side in self.sides}) == 1
 
     @rule()
-    def told(self) -> None:
+    def rearm(self) -> None:
         for side in self.sides:
-            side.ring.told()
+            side.ring.rearm_drop_notice()
 
     @rule()
     def close(self) -> None:
@@ -198,6 +223,15 @@ class RingMachine(RuleBasedStateMachine):
             mine = getattr(self.compiled.ring, name)
             assert mine == getattr(self.modelled.ring, name), name
         assert self.compiled.ring.pending == len(self.modelled.ring.pending)
+
+    @invariant()
+    def same_settlement(self) -> None:
+        rings = [side.ring for side in self.sides]
+        for past in (False, True):
+            assert len({ring.settled_end(past) for ring in rings}) == 1
+        tail = self.modelled.ring.tail
+        for position in range(max(0, tail - 30), tail):
+            assert len({ring.is_settled(position) for ring in rings}) == 1
 
     @invariant()
     def same_batches_wanted(self) -> None:
@@ -245,7 +279,7 @@ class LaidMachine(RingMachine):
     @precondition(lambda self: self.compiled.takes)
     @rule(which=any_take)
     def keep(self, which: int) -> None:
-        batch = self.compiled.takes[which % len(self.compiled.takes)].batch
+        batch = self.compiled.takes[which % len(self.compiled.takes)].value
         self.kept = [*self.kept[-7:], (batch, self.compiled.read(batch))]
         for side in self.sides:
             side.let_go(which)
@@ -255,8 +289,8 @@ class LaidMachine(RingMachine):
         for batch, entries in self.kept:
             assert self.compiled.read(batch) == entries
         for mine, its in zip(self.compiled.takes, self.modelled.takes, strict=True):
-            entries = self.modelled.read(its.batch)
-            assert self.compiled.read(mine.batch) == entries
+            entries = self.modelled.read(its.value)
+            assert self.compiled.read(mine.value) == entries
 
 
 class RecordMachine(LaidMachine):
@@ -296,7 +330,7 @@ class ByteMachine(LaidMachine):
     @invariant()
     def batches_keep_their_bounds(self) -> None:  # C6
         most = self.compiled.snapshot()["max_batch_bytes"]
-        assert all(take.batch.nbytes <= most for take in self.compiled.takes)
+        assert all(take.value.nbytes <= most for take in self.compiled.takes)
 
 
 def settings_of(examples: int) -> settings:

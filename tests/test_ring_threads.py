@@ -20,8 +20,8 @@ from racing import (
     in_order_of_each,
     race,
 )
-from ringdispatch._producer import POLICIES
-from ringdispatch._ring import Take
+from ringdispatch._batch import Batch
+from ringdispatch._enqueue import POLICIES
 from support import adds_up
 
 each_kind = pytest.mark.parametrize("kind", sorted(KINDS))
@@ -40,20 +40,20 @@ def test_f32_racing_producers_and_takers_lose_nothing_and_keep_order(
     kind: str, on_full: str, takers: int
 ) -> None:  # C5, C8, C9
     line = RaceLine(97, on_full, kind)
-    taken_by: list[list[Take]] = [[] for _ in range(takers)]
+    taken_by: list[list[Batch]] = [[] for _ in range(takers)]
     race(
         *line.producers(),
         *(lambda mine=mine: line.take_until_finished(mine) for mine in taken_by),
     )
     takes = sorted(itertools.chain(*taken_by), key=lambda take: take.start)
-    out = [mark for take in takes for mark in line.kind.unpack(take.batch)]
+    out = [mark for take in takes for mark in line.kind.unpack(take.value)]
     books = line.books()
     assert books.accepted == sum(map(len, line.accepted))
     assert books.rejected_full == sum(line.refused)
     assert books.batches == len(takes)
     assert all(take.settled for take in takes)
-    assert [len(take.batch) for take in takes] == [t.end - t.start for t in takes]
-    assert books.failed == sum(len(take.batch) for take in takes if fails(take))
+    assert [len(take.value) for take in takes] == [t.end - t.start for t in takes]
+    assert books.failed == sum(len(take.value) for take in takes if fails(take))
     assert books.failed_batches == sum(map(fails, takes))
     assert books.dispatched + books.failed == len(out)
     assert books.dispatch_seconds_total == 0.5 * len(takes)
@@ -89,7 +89,7 @@ def test_snapshots_from_a_racing_thread_agree_with_what_was_done() -> None:  # C
             last = all(line.finished)
             wanted += most
             take = line.ring.take(most)
-            count = 0 if take is None else len(take.batch)
+            count = 0 if take is None else len(take.value)
             taken += count
             settling += count
             if take is not None:
@@ -135,7 +135,7 @@ def test_closing_splits_racing_entries_into_accepted_and_refused() -> None:  # C
 
 def test_racing_settlements_of_one_batch_count_once() -> None:  # C9
     line = RaceLine(10)
-    takes: list[Take] = []
+    takes: list[Batch] = []
     for number in range(1000):
         assert line.enqueue(number)
         take = line.ring.take(1)
@@ -159,7 +159,7 @@ def test_racing_settlements_of_one_batch_count_once() -> None:  # C9
 def test_batch_may_be_read_while_another_thread_lets_go_of_it(kind: str) -> None:
     # C18
     line = RaceLine(10, kind=kind)
-    takes: list[Take] = []
+    takes: list[Batch] = []
     for number in range(ENTRIES // 4):
         assert line.enqueue(line.kind.pack(1, number))
         take = line.ring.take(1)
@@ -168,12 +168,12 @@ def test_batch_may_be_read_while_another_thread_lets_go_of_it(kind: str) -> None
 
     def read_and_let_go() -> None:
         for take in takes:
-            entries = take.batch
+            entries = take.value
             assert entries is None or line.kind.unpack(entries) == [(1, take.start)]
-            take.forget()
+            take.release()
 
     race(*[read_and_let_go] * PRODUCERS)
-    assert all(take.batch is None for take in takes)
+    assert all(take.value is None for take in takes)
 
 
 @each_kind
@@ -181,7 +181,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
     """C8, C9: each entry goes one way, and batches that are kept stay as they were."""
     line = RaceLine(97, "drop_oldest", kind)
     given_up: list[int] = []
-    kept: list[Take] = []
+    kept: list[Batch] = []
 
     def give_up() -> None:
         while not all(line.finished):
@@ -197,7 +197,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
             assert (seen.pending_bytes or 0) <= (seen.max_bytes or 0)
 
     race(*line.producers(), lambda: line.take_until_finished(kept), give_up, watch)
-    out = [mark for take in kept for mark in line.kind.unpack(take.batch)]
+    out = [mark for take in kept for mark in line.kind.unpack(take.value)]
     books = line.books()
     assert books.abandoned == sum(given_up)
     assert books.dispatched + books.failed == len(out)
@@ -211,7 +211,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
 def test_buffers_come_back_from_racing_threads_and_are_never_shared(kind: str) -> None:
     """C7: batches are let go of wherever they were last read."""
     line = RaceLine(16, kind=kind)
-    shelf: list[Take] = []
+    shelf: list[Batch] = []
 
     def take_and_pass_on() -> None:
         while not all(line.finished):
@@ -225,14 +225,14 @@ def test_buffers_come_back_from_racing_threads_and_are_never_shared(kind: str) -
                 take = shelf.pop()
             except IndexError:
                 continue
-            marks = line.kind.unpack(take.batch)
-            assert marks == line.kind.unpack(take.batch)
+            marks = line.kind.unpack(take.value)
+            assert marks == line.kind.unpack(take.value)
 
     race(*line.producers(), take_and_pass_on, *[read_and_drop] * 2)
     assert line.books().in_flight == 0
 
 
-def test_racing_callers_share_the_places() -> None:  # C6
+def test_racing_callers_share_the_slots() -> None:  # C6
     line = RaceLine(1)
     inside: set[int] = set()
     most = 0
@@ -240,16 +240,16 @@ def test_racing_callers_share_the_places() -> None:  # C6
     def come_and_go(mine: int) -> None:
         nonlocal most
         for _ in range(500):
-            while not line.ring.reserve(3):
+            while (slot := line.ring.acquire_slot(3)) is None:
                 time.sleep(0)
             inside.add(mine)
             most = max(most, len(inside))
             inside.discard(mine)
-            line.ring.release()
+            assert slot.release()
 
     race(*(lambda mine=mine: come_and_go(mine) for mine in range(6)))
     assert most <= 3
-    assert line.ring.places == 0
+    assert line.ring.busy_slots == 0
 
 
 def test_entries_that_racing_threads_evict_are_freed() -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from served import FIRST, LAST
-from serving import Server, Traffic, missing, needs, serve
+from serving import PROGRAMS, Server, Traffic, missing, needs, serve
 from subprocesses import run_snippet
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -39,7 +39,7 @@ def celery(pool: str) -> list[str]:
 
 UVICORN = ["-m", "uvicorn", "--fd", "{fd}", "--log-level", "warning", "served:asgi"]
 HYPERCORN = ["-m", "hypercorn", "--bind", "fd://{fd}", "--log-level", "warning"]
-SERVED = str(Path(__file__).with_name("served.py"))
+SERVED = str(PROGRAMS / "served.py")
 
 COMMANDS = {
     "uvicorn": UVICORN,
@@ -212,13 +212,13 @@ def test_end_of_a_notebook(
     end: str, delivered: tuple[str, ...], tmp_path: Path
 ) -> None:  # C16
     """Cells run on the kernel's loop, which is the home: `await` works in them."""
-    with serve([str(Path(__file__).with_name("notebook.py")), end], tmp_path) as server:
+    with serve([str(PROGRAMS / "notebook.py"), end], tmp_path) as server:
         server.wait()
         assert server.process.returncode == 0
         assert server.delivered() == delivered
 
 
-TOLD = "n1: the process ended: 1 entries in flight count as failed, 2 pending as .*"
+TOLD = "n1: the process ended: 1 entry in flight failed, 2 entries pending abandoned.*"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ TOLD = "n1: the process ended: 1 entries in flight count as failed, 2 pending as
         ("thread", SIGTERM, ["a", "b", "c", "accepted=3 dispatched=3"], ""),
         ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], "n1: .*"),
         ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], TOLD),
-        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 pending as .*"),
+        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 entries pend.*"),
     ],
 )
 def test_second_signal_while_the_process_ends(

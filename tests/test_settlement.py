@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ringdispatch import BackgroundDispatcher, Full
-from ringdispatch._waiters import Waiter
+from lines import Line
+from ringdispatch import Full, Objects
+from ringdispatch._batcher import Batcher
+from ringdispatch._waiting import FlushWaiter, SettlementQueue
 from support import SteppedLoop, books_agree
-
-pytestmark = pytest.mark.every_layout
 
 Entry = tuple[str, int]
 
@@ -92,7 +92,11 @@ class Context:
 
 class History:
     def __init__(
-        self, loop: SteppedLoop, options: dict[str, Any], script: list[str]
+        self,
+        dispatcher_class: type,
+        loop: SteppedLoop,
+        options: dict[str, Any],
+        script: list[str],
     ) -> None:
         self.loop = loop
         self.options = options
@@ -107,7 +111,7 @@ class History:
         self.waiters: list[asyncio.Task[None]] = []
         self.errors: list[list[Entry]] = []
         self.drops: Counter[str] = Counter()
-        self.dispatcher = BackgroundDispatcher[Entry](
+        self.dispatcher = dispatcher_class(
             self.dispatch,
             ms_delay=DELAY * 1000,
             on_error=lambda error, batch: self.errors.append(list(batch)),
@@ -119,7 +123,7 @@ class History:
 
     async def dispatch(self, batch: list[Entry]) -> None:
         assert batch  # C3
-        assert len(batch) <= self.dispatcher._max_batch  # C6
+        assert len(batch) <= self.dispatcher.statistics().max_batch  # C6
         this = Dispatch(list(batch), self.loop.time(), asyncio.current_task())
         self.dispatches.append(this)
         running = [other for other in self.dispatches if other.ended is None]
@@ -275,7 +279,8 @@ class History:
         self.entries_kept_their_order()
         seen = self.dispatcher.statistics()
         taken = {entry for this in self.dispatches for entry in this.batch}
-        assert seen.pending == seen.in_flight == self.dispatcher.ring.places == 0
+        assert seen.pending == seen.in_flight == 0
+        assert self.dispatcher._batcher.ring.busy_slots == 0
         assert seen.accepted == len(self.accepted)
         assert taken <= self.accepted
         assert len(taken) + seen.evicted + seen.abandoned == len(self.accepted)
@@ -297,7 +302,12 @@ class History:
         assert await self.dispatcher.aclose() == (not cut_short)
 
 
-@settings(max_examples=400, deadline=None, print_blob=True)  # with each layout
+@settings(
+    max_examples=400,  # with each layout
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # it keeps no state
+)
 @given(
     options=options,
     script=st.lists(outcomes, max_size=12),
@@ -311,23 +321,27 @@ def test_every_accepted_entry_is_settled_once_and_in_order(
     steps: list[tuple[Any, ...]],
     closing: float | None,
     after: list[tuple[Any, ...]],
-) -> None:
+    dispatcher_class: type,
+) -> None:  # C9
     if closing is not None:
         steps = [*steps, ("close", closing), *after]
-    run(options, script, steps)
+    run(dispatcher_class, options, script, steps)
 
 
 def run(
-    options: dict[str, Any], script: list[str], steps: list[tuple[Any, ...]]
+    dispatcher_class: type,
+    options: dict[str, Any],
+    script: list[str],
+    steps: list[tuple[Any, ...]],
 ) -> None:
     logging.getLogger("ringdispatch").setLevel(logging.CRITICAL)
     loop = SteppedLoop()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(BackgroundDispatcher, "_now", staticmethod(loop.time))
+            patch.setattr(Batcher, "now", staticmethod(loop.time))
 
             async def main() -> None:
-                await History(loop, options, script).run(steps)
+                await History(dispatcher_class, loop, options, script).run(steps)
 
             loop.run_until_complete(main())
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -345,24 +359,54 @@ CALM = {
 }
 
 
-def test_call_cancelled_before_its_first_step_gives_its_place_back() -> None:  # C6, C9
-    run(CALM, [], [("enqueue", 1), ("let_run", 1), ("cancel_every_task",)])
+def test_call_cancelled_before_its_first_step_gives_its_place_back(
+    dispatcher_class: type,
+) -> None:  # C6, C9
+    run(
+        dispatcher_class,
+        CALM,
+        [],
+        [("enqueue", 1), ("let_run", 1), ("cancel_every_task",)],
+    )
 
 
-def test_backlog_of_many_batches_goes_out_at_once() -> None:  # C6, C9
-    run(CALM, [], [("enqueue", 2000), ("let_run", 10_000)])
+def test_backlog_of_many_batches_goes_out_at_once(
+    dispatcher_class: type,
+) -> None:  # C6, C9
+    run(dispatcher_class, CALM, [], [("enqueue", 2000), ("let_run", 10_000)])
 
 
-def test_backlog_of_many_failing_batches_goes_out_at_once() -> None:  # C6, C11
-    run(CALM, ["raise"] * 2000, [("enqueue", 2000), ("let_run", 10_000)])
+def test_backlog_of_many_failing_batches_goes_out_at_once(
+    dispatcher_class: type,
+) -> None:  # C6, C11
+    run(
+        dispatcher_class,
+        CALM,
+        ["raise"] * 2000,
+        [("enqueue", 2000), ("let_run", 10_000)],
+    )
 
 
-@pytest.mark.objects_only("no dispatcher")
+# Objects only: no dispatcher.
 def test_waiter_that_has_gone_is_told_nothing() -> None:
     """Another thread settles its entries in the moment in which it is cancelled."""
-    gone, waits = Waiter(0, 1), Waiter(0, 1)
-    assert gone.future.cancel()
-    for waiter in (gone, waits):
-        waiter.finish(settled=True)
-    assert gone.future.cancelled()
-    assert waits.future.result(0) is True
+    line = Line(Objects(), 1)
+    queue = SettlementQueue(line.ring, 1)
+
+    async def main() -> None:
+        assert line.enqueue("a")
+        batch = line.ring.take(1)
+        waiters = [FlushWaiter(1, None) for _ in range(2)]
+        for waiter in waiters:
+            queue.add(waiter)
+        waits = [asyncio.ensure_future(queue.wait(each, None)) for each in waiters]
+        await asyncio.sleep(0)
+        gone, stays = waits
+        assert gone.cancel()
+        assert batch.settle(False, 0.0)
+        queue.finish()
+        assert await stays is True
+        await asyncio.wait([gone])
+        assert gone.cancelled()
+
+    asyncio.run(main())

@@ -5,21 +5,19 @@ from __future__ import annotations
 import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, new_loop, put, run_on
-from ringdispatch import BackgroundDispatcher
 from support import books_agree
 
-pytestmark = [
-    pytest.mark.every_layout,
-    pytest.mark.parametrize("loop_name", LOOPS),
-]
+pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
 
 
-def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> None:
+def test_stopped_loop_keeps_its_entries_until_it_runs_again(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()  # C14
-    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
+    dispatcher = dispatcher_class(sink, ms_delay=300)
     loop = new_loop(loop_name)
     loop.run_until_complete(put(dispatcher, "a"))
-    other = BackgroundDispatcher(Place(), ms_delay=400)
+    other = dispatcher_class(Place(), ms_delay=400)
     other.enqueue("the time that this takes is enough")
     eventually(lambda: other.statistics().dispatched)
     assert sink.batches == []
@@ -38,9 +36,10 @@ def test_stopped_loop_keeps_its_entries_until_it_runs_again(loop_name: str) -> N
 
 def test_stopped_loop_keeps_its_entries_when_a_former_home_is_closed(
     loop_name: str,
+    dispatcher_class: type,
 ) -> None:  # C14
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=50)
+    dispatcher = dispatcher_class(sink, ms_delay=50)
     former, loop = new_loop(loop_name), new_loop(loop_name)
 
     async def use(entry: str) -> None:
@@ -67,11 +66,11 @@ def test_stopped_loop_keeps_its_entries_when_a_former_home_is_closed(
 
 @pytest.mark.parametrize("how", ["flush", "close", "aenqueue", "aflush", "4096"])
 def test_f22_stopped_loop_gives_way_to_one_that_runs(
-    loop_name: str, how: str
+    loop_name: str, how: str, dispatcher_class: type
 ) -> None:  # C14
     sink = Place()
     # Not over before the loop stops, however busy the machine.
-    dispatcher = BackgroundDispatcher(sink, ms_delay=300)
+    dispatcher = dispatcher_class(sink, ms_delay=300)
     loop = new_loop(loop_name)
     loop.run_until_complete(put(dispatcher, "a"))
 
@@ -100,9 +99,11 @@ def test_f22_stopped_loop_gives_way_to_one_that_runs(
     books_agree(dispatcher)
 
 
-def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(loop_name: str) -> None:
+def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()  # C14: 4 096 entries, accepted or not
-    dispatcher = BackgroundDispatcher(sink, ms_delay=5, capacity=10)
+    dispatcher = dispatcher_class(sink, ms_delay=5, capacity=10)
     loop = new_loop(loop_name)
     # Full while the loop runs, and only then stopped.
     loop.run_until_complete(put(dispatcher, *range(10)))

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from refused import REFUSED
 from ringdispatch import BackgroundDispatcher, Bytes, Records
 from ringdispatch.testing import RecordingDispatcher
 from support import Application, books_agree
-from test_bad_input import REFUSED
 
 pytest_plugins = ["ringdispatch.testing.plugin"]
 

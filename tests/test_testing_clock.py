@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from ringdispatch.testing import HANG, FaultyDispatch, SteppedClock
 from support import Application, books_agree
 
@@ -17,7 +18,7 @@ from support import Application, books_agree
 @pytest.fixture(autouse=True)
 def clock_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stepped clock runs on after its test, which is of no use to other tests."""
-    monkeypatch.setattr(BackgroundDispatcher, "_now", staticmethod(time.monotonic))
+    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
 
 
 # ---- SteppedClock
@@ -98,15 +99,15 @@ def test_time_never_goes_back(lasting: BackgroundDispatcher[Any]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         for _ in range(3):
-            before = loop.time(), lasting._now()
+            before = loop.time(), lasting._batcher.now()
             with SteppedClock() as clock:
                 assert loop.time() >= before[0]
                 lasting.enqueue("stepped")
                 await clock.advance(1000)
                 assert lasting.pending == 0
-                stepped = loop.time(), lasting._now()
+                stepped = loop.time(), lasting._batcher.now()
             assert loop.time() >= stepped[0] > before[0]
-            assert lasting._now() >= stepped[1] > before[1]
+            assert lasting._batcher.now() >= stepped[1] > before[1]
             lasting.enqueue("on real time again")
             deadline = time.monotonic() + 10
             while lasting.pending:

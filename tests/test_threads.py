@@ -13,11 +13,9 @@ import pytest
 from loops import eventually
 from racing import ENTRIES, PRODUCERS, Mark, impatience, in_order_of_each, race
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._ring import Take
+from ringdispatch._batch import Batch
 from subprocesses import run_snippet
 from support import Sink, books_agree
-
-pytestmark = pytest.mark.every_layout
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +37,10 @@ def counting(dispatcher: BackgroundDispatcher[Mark], whose: int) -> list[int]:
     [(65_536, None, 1), (65_536, 100, 3), (64, 10, 2), (1, 1, 1)],
 )
 def test_racing_producers_on_the_background_thread(
-    capacity: int, max_batch: int | None, max_in_flight: int
+    capacity: int, max_batch: int | None, max_in_flight: int, dispatcher_class: type
 ) -> None:  # C5, C6, C8, C9
     sink = Sink(time.monotonic)
-    dispatcher = BackgroundDispatcher[Mark](
+    dispatcher = dispatcher_class(
         sink,
         ms_delay=0.5,
         capacity=capacity,
@@ -83,10 +81,12 @@ def test_racing_producers_on_the_background_thread(
     assert books.peak_pending <= capacity
 
 
-def test_f32_racing_close_delivers_what_was_accepted() -> None:  # C9, C15
+def test_f32_racing_close_delivers_what_was_accepted(
+    dispatcher_class: type,
+) -> None:  # C9, C15
     for _ in range(10):
         sink = Sink(time.monotonic)
-        dispatcher = BackgroundDispatcher[Mark](sink, ms_delay=0.5, home="thread")
+        dispatcher = dispatcher_class(sink, ms_delay=0.5, home="thread")
         accepted: list[list[int]] = [[] for _ in range(PRODUCERS)]
         closed: list[bool] = []
 
@@ -112,39 +112,43 @@ def test_f32_racing_close_delivers_what_was_accepted() -> None:  # C9, C15
         assert books.rejected_closed == PRODUCERS * ENTRIES - books.accepted
 
 
-def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it() -> None:  # C11
+def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
+    dispatcher_class: type,
+) -> None:  # C11
     class Hasty:
         """A batch whose call ends as soon as it is settled, in the other thread."""
 
-        def __init__(self, take: Take) -> None:
-            self._take = take
+        def __init__(self, batch: Batch) -> None:
+            self._batch = batch
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._take, name)
+            return getattr(self._batch, name)
 
         def settle(self, failed: bool, seconds: float) -> bool:
-            first = self._take.settle(failed, seconds)
-            self._take.forget()
+            first = self._batch.settle(failed, seconds)
+            self._batch.release()
             return first
 
     told: list[Any] = []
     sink = Sink(time.monotonic)
     sink.hold()
-    dispatcher = BackgroundDispatcher[str](
+    dispatcher = dispatcher_class(
         sink, ms_delay=0.5, home="thread", on_error=lambda _, batch: told.append(batch)
     )
     dispatcher.enqueue("entry")
     eventually(lambda: sink.running)
-    (call,) = dispatcher._calls
-    assert call.take is not None
-    call.take = Hasty(call.take)  # type: ignore[assignment]
+    (call,) = dispatcher._batcher.calls
+    assert call.batch is not None
+    call.batch = Hasty(call.batch)  # type: ignore[assignment]
     assert not dispatcher.close(0)
     assert told == [["entry"]]
 
 
-def test_loops_in_racing_threads_wait_for_room_and_lose_nothing() -> None:  # C5, C9
+def test_loops_in_racing_threads_wait_for_room_and_lose_nothing(
+    dispatcher_class: type,
+) -> None:  # C5, C9
     sink = Sink(time.monotonic)
-    dispatcher = BackgroundDispatcher[Mark](
+    dispatcher = dispatcher_class(
         sink, ms_delay=0.5, capacity=3, max_batch=2, max_in_flight=2, home="thread"
     )
 
@@ -160,9 +164,11 @@ def test_loops_in_racing_threads_wait_for_room_and_lose_nothing() -> None:  # C5
     assert dispatcher.statistics().peak_pending <= 3
 
 
-def test_f10_threads_find_their_own_loops_in_turn() -> None:  # C13, C14
+def test_f10_threads_find_their_own_loops_in_turn(
+    dispatcher_class: type,
+) -> None:  # C13, C14
     sink = Sink(time.monotonic)
-    dispatcher = BackgroundDispatcher[Mark](sink, ms_delay=0.5)
+    dispatcher = dispatcher_class(sink, ms_delay=0.5)
 
     async def produce(whose: int) -> list[int]:
         accepted = []
@@ -186,7 +192,7 @@ def test_f10_threads_find_their_own_loops_in_turn() -> None:  # C13, C14
     assert books.accepted == books.dispatched == 3 * 500 * PRODUCERS
 
 
-@pytest.mark.objects_only("nothing of theirs is imported")
+# Objects only: nothing of theirs is imported.
 @pytest.mark.skipif(
     not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="a build with the GIL"
 )

@@ -12,10 +12,8 @@ import pytest
 from freezegun import freeze_time
 
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
-
-pytestmark = pytest.mark.every_layout
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
@@ -28,10 +26,10 @@ def gaps(times: list[float]) -> list[float]:
 
 
 def test_window_is_due_one_delay_after_it_opened(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("a")
         await stepped.advance(0.06)
         dispatcher.enqueue("b")
@@ -44,10 +42,10 @@ def test_window_is_due_one_delay_after_it_opened(
 
 
 def test_f25_steady_trickle_never_postpones_the_window(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         for number in range(100):
             dispatcher.enqueue(number)
             await stepped.advance(0.01)
@@ -57,14 +55,16 @@ def test_f25_steady_trickle_never_postpones_the_window(
     stepped.run_until_complete(main())
 
 
-def test_no_entry_waits_longer_than_the_delay(stepped: SteppedLoop) -> None:  # C1
+def test_no_entry_waits_longer_than_the_delay(
+    stepped: SteppedLoop, dispatcher_class: type
+) -> None:  # C1
     ages: list[float] = []
 
     async def sink(batch: list[float]) -> None:
         ages.extend(stepped.time() - born for born in batch)
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         for step in range(300):
             dispatcher.enqueue(stepped.time())
             await stepped.advance(0.001 * (step * 7919 % 131))
@@ -76,10 +76,10 @@ def test_no_entry_waits_longer_than_the_delay(stepped: SteppedLoop) -> None:  # 
 
 
 def test_oldest_age_runs_from_the_windows_opening(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         assert dispatcher.statistics().oldest_age_seconds == 0.0
         dispatcher.enqueue("a")
         await stepped.advance(0.06)
@@ -94,10 +94,10 @@ def test_oldest_age_runs_from_the_windows_opening(
 
 @pytest.mark.parametrize("ms_delay", [0.001, 0.25, 0.5, 1.5, 12.75, 3_600_000])
 def test_delays_may_have_fractions(
-    stepped: SteppedLoop, sink: Sink, ms_delay: float
+    stepped: SteppedLoop, sink: Sink, ms_delay: float, dispatcher_class: type
 ) -> None:  # C1
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=ms_delay)
+        dispatcher = dispatcher_class(sink, ms_delay=ms_delay)
         began = stepped.time()
         for _ in range(3):
             dispatcher.enqueue("a")
@@ -114,10 +114,10 @@ def test_delays_may_have_fractions(
 
 @pytest.mark.parametrize("early", ["flush", "max_batch"])
 def test_early_batch_does_not_bring_the_delay_out_of_step(
-    stepped: SteppedLoop, sink: Sink, early: str
+    stepped: SteppedLoop, sink: Sink, early: str, dispatcher_class: type
 ) -> None:  # C2
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
         began = stepped.time()
         dispatcher.enqueue("a")
         await stepped.advance(0.05)
@@ -149,6 +149,7 @@ def test_early_batch_does_not_bring_the_delay_out_of_step(
 
 def test_delays_windows_keep_their_distance_under_any_traffic(
     stepped: SteppedLoop,
+    dispatcher_class: type,
 ) -> None:  # C2: also with flushes and full batches in between
     due: list[float] = []
 
@@ -160,7 +161,7 @@ def test_delays_windows_keep_their_distance_under_any_traffic(
 
     async def main() -> None:
         nonlocal flushing
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=5)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=5)
         for step in range(500):
             for _ in range(step * 7919 % 3):
                 dispatcher.enqueue(step)
@@ -176,12 +177,10 @@ def test_delays_windows_keep_their_distance_under_any_traffic(
     stepped.run_until_complete(main())
 
 
-class Slow(BackgroundDispatcher[str]):
+class Slow(Batcher):
     """Lets something happen between deciding that a window is over and taking it."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.meanwhile: Callable[[], object] = int
+    meanwhile: Callable[[], object] = int
 
     def take(self) -> Any:
         meanwhile, self.meanwhile = self.meanwhile, int
@@ -190,12 +189,15 @@ class Slow(BackgroundDispatcher[str]):
 
 
 def test_what_comes_after_a_window_is_due_waits_for_the_next(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C1
+    use_engine(Slow)
+
     async def main() -> None:
-        dispatcher = Slow(sink, ms_delay=100, max_batch=3)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
+        batcher = dispatcher._batcher
         dispatcher.enqueue("a")
-        dispatcher.meanwhile = lambda: dispatcher.enqueue("b")
+        batcher.meanwhile = lambda: dispatcher.enqueue("b")
         await stepped.advance(0.1)
         assert sink.batches == [["a"]]
         await stepped.advance(0.0999)
@@ -203,7 +205,7 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
         await stepped.advance(0.0001)
         assert sink.batches == [["a"], ["b"]]
         dispatcher.enqueue("c")
-        dispatcher.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
+        batcher.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
         await stepped.advance(0.1)
         # A full batch goes out at once in any case.
         assert sink.batches[2:] == [["c", "d", "e"]]
@@ -214,10 +216,12 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
 
 
 def test_window_after_a_take_that_came_late_lasts_its_full_delay(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2
+    use_engine(Slow)
+
     async def main() -> None:
-        dispatcher = Slow(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         began = stepped.time()
 
         def stand_still() -> None:
@@ -225,7 +229,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
             dispatcher.enqueue("b")
 
         dispatcher.enqueue("a")
-        dispatcher.meanwhile = stand_still
+        dispatcher._batcher.meanwhile = stand_still
         await stepped.advance(0.5)
         assert sink.batches == [["a"], ["b"]]
         assert sink.times == pytest.approx([began + 0.17, began + 0.27])
@@ -235,7 +239,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
 
 @pytest.mark.parametrize("busy", [0.02, 0.06, 0.1])
 def test_late_backlog_does_not_put_off_the_next_window(
-    stepped: SteppedLoop, busy: float
+    stepped: SteppedLoop, busy: float, dispatcher_class: type
 ) -> None:  # C1
     """Due while every place was taken, its batch comes late: the next is on time."""
     ages: dict[Any, float] = {}
@@ -249,7 +253,7 @@ def test_late_backlog_does_not_put_off_the_next_window(
     came: dict[Any, float] = {}
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, max_batch=10)
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=10)
 
         def put(entry: Any) -> None:
             came[entry] = stepped.time()
@@ -267,17 +271,17 @@ def test_late_backlog_does_not_put_off_the_next_window(
     stepped.run_until_complete(main())
 
 
-class Taking(BackgroundDispatcher[float]):
+class Taking(Batcher):
     """Notes the moments before and after each take: a busy machine may lie between."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.takes: list[tuple[float, float]] = []
-        self.looks = 0
+        self.pumps = 0
 
-    def look(self, home: Any) -> None:
-        self.looks += 1
-        super().look(home)
+    def pump(self, home: Any, pumps: int) -> None:
+        self.pumps += 1
+        super().pump(home, pumps)
 
     def take(self) -> Any:
         before = time.monotonic()
@@ -290,16 +294,17 @@ class Taking(BackgroundDispatcher[float]):
 @pytest.mark.parametrize("home", ["auto", "thread"])
 @pytest.mark.parametrize("ms_delay", [3, 10, 12.7])
 def test_windows_are_apart_in_real_time(
-    loop_name: str, home: str, ms_delay: float
+    loop_name: str, home: str, ms_delay: float, use_engine: Any, dispatcher_class: type
 ) -> None:  # C2: within the timer's resolution, 1 ms on uvloop
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
-        async with Taking(sink, ms_delay=ms_delay, home=home) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=ms_delay, home=home) as dispatcher:
             while len(sink.batches) < 25:
                 dispatcher.enqueue(time.monotonic())
                 await asyncio.sleep(0)
-        takes = dispatcher.takes[:25]  # what comes after them is the close
+        takes = dispatcher._batcher.takes[:25]  # what comes after them is the close
         apart = [after - before for (before, _), (_, after) in pairwise(takes)]
         assert min(apart) >= ms_delay / 1000 - 0.0002, apart
         firsts = [batch[0] for batch in sink.batches[:25]]
@@ -313,16 +318,19 @@ def test_windows_are_apart_in_real_time(
 
 @on_each_loop
 def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
-    loop_name: str,
+    loop_name: str, use_engine: Any, dispatcher_class: type
 ) -> None:
+    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
-        async with Taking(sink, ms_delay=10) as dispatcher:
+        async with dispatcher_class(sink, ms_delay=10) as dispatcher:
             for number in range(25):
                 dispatcher.enqueue(number)
                 await comes_true(lambda: len(sink.batches) > number)  # noqa: B023
-            assert dispatcher.looks <= 8 * len(dispatcher.takes)
+            batcher = dispatcher._batcher
+            assert len(batcher.takes) >= 25
+            assert batcher.pumps <= 8 * len(batcher.takes)
 
     run_on(loop_name, main())
 
@@ -331,10 +339,10 @@ def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
 
 
 def test_idle_dispatcher_has_no_timer_and_no_task(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C3
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         assert stepped.timers() == []
         dispatcher.enqueue("a")
         await stepped.advance(10)
@@ -349,12 +357,10 @@ def test_idle_dispatcher_has_no_timer_and_no_task(
 
 
 def test_dispatch_function_is_never_called_with_nothing(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C3: whatever took the entries before the timer fired
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, max_batch=2, max_in_flight=3
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=2, max_in_flight=3)
         for _ in range(5):
             dispatcher.enqueue("a")
             assert await dispatcher.aflush()
@@ -375,10 +381,13 @@ def test_dispatch_function_is_never_called_with_nothing(
 
 
 def test_wall_clock_does_not_matter(
-    stepped: SteppedLoop, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    stepped: SteppedLoop,
+    sink: Sink,
+    monkeypatch: pytest.MonkeyPatch,
+    dispatcher_class: type,
 ) -> None:  # C4, F24
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         dispatcher.enqueue("a")
         monkeypatch.setattr(time, "time", lambda: 0.0)
         await stepped.advance(0.11)
@@ -390,13 +399,13 @@ def test_wall_clock_does_not_matter(
 @on_each_loop
 @pytest.mark.parametrize("home", ["auto", "thread"])
 def test_f24_frozen_and_jumping_clocks_change_nothing(
-    loop_name: str, home: str
+    loop_name: str, home: str, dispatcher_class: type
 ) -> None:  # C4
     sink = Place()
     clock = time.perf_counter
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=20, home=home)
+        dispatcher = dispatcher_class(sink, ms_delay=20, home=home)
         with freeze_time("2001-01-01", real_asyncio=True) as frozen:
             for jump in (0, 1_000_000, -2_000_000):
                 frozen.tick(jump)
@@ -413,21 +422,23 @@ def test_f24_frozen_and_jumping_clocks_change_nothing(
     run_on(loop_name, main())
 
 
-def test_f24_dispatcher_made_under_frozen_time() -> None:  # C4
+def test_f24_dispatcher_made_under_frozen_time(dispatcher_class: type) -> None:  # C4
     sink = Place()
     with freeze_time("2001-01-01", real_asyncio=True):
-        dispatcher = BackgroundDispatcher(sink, ms_delay=5, home="thread")
+        dispatcher = dispatcher_class(sink, ms_delay=5, home="thread")
         dispatcher.enqueue("a")
     eventually(lambda: sink.batches == [["a"]])
     assert dispatcher.close()
 
 
 @on_each_loop
-def test_real_window_goes_out_with_nothing_else_happening(loop_name: str) -> None:
+def test_real_window_goes_out_with_nothing_else_happening(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()  # C1, F23: a wake-up is never lost
 
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=0.1)
+        dispatcher = dispatcher_class(sink, ms_delay=0.1)
         for number in range(1, 201):
             dispatcher.enqueue(number)
             await comes_true(lambda: len(sink.batches) >= number)  # noqa: B023

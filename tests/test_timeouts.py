@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree, told
-
-pytestmark = pytest.mark.every_layout
 
 
 async def swallow(seconds: float) -> None:
@@ -26,10 +23,13 @@ async def swallow(seconds: float) -> None:
 
 
 def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
-    stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
 ) -> None:  # C11
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=2)
+        dispatcher = dispatcher_class(sink, ms_delay=100, dispatch_timeout=2)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.advance(0.2)
@@ -51,7 +51,7 @@ def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
 
 
 def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
-    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:  # C11, C6
     batches: list[Any] = []
 
@@ -61,7 +61,7 @@ def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
             if batch == ["a"]:
                 await swallow(60)
 
-        dispatcher = BackgroundDispatcher(
+        dispatcher = dispatcher_class(
             sink, ms_delay=100, dispatch_timeout=2, capacity=3, name="n1"
         )
         dispatcher.enqueue("a")
@@ -85,9 +85,11 @@ def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
     stepped.run_until_complete(main())
 
 
-def test_no_timeout_means_never(stepped: SteppedLoop, sink: Sink) -> None:  # C11
+def test_no_timeout_means_never(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:  # C11
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, dispatch_timeout=None)
+        dispatcher = dispatcher_class(sink, ms_delay=100, dispatch_timeout=None)
         sink.hold()
         dispatcher.enqueue("a")
         for _ in range(3):

@@ -480,15 +480,16 @@ def test_an_interruption_is_no_traceback(
     assert (status, err.count("\n")) == (130, 1)
 
 
-def test_without_rich_it_says_what_to_install() -> None:
+@pytest.mark.parametrize("name", ["jinja2", "rich"])
+def test_without_its_packages_it_says_what_to_install(name: str) -> None:
     outcome = run_snippet(
-        """
-        sys.modules["rich"] = None
+        f"""
+        sys.modules["{name}"] = None
         from ringdispatch.__main__ import main
         sys.exit(main())
         """,
         code=2,
-        stderr=r"ringdispatch: the tuner needs rich: pip install '.*\[tune\]'",
+        stderr=rf"ringdispatch: the tuner needs {name}: pip install '.*\[tune\]'",
     )
     assert outcome.lines == []
 

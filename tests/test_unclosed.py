@@ -14,35 +14,36 @@ import pytest
 
 from loops import LOOPS, Place, eventually
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
-pytestmark = pytest.mark.every_layout
-
 
 def test_f35_open_window_still_goes_out_then_the_object_is_freed(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C16
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100)
+        dispatcher = dispatcher_class(sink, ms_delay=100)
         gone = weakref.ref(dispatcher)
+        engine_gone = weakref.ref(dispatcher._batcher)
         dispatcher.enqueue("a")
         await stepped.settle()
         del dispatcher
         await stepped.settle()
-        assert gone() is not None
+        assert engine_gone() is not None
         await stepped.advance(0.2)
         assert sink.batches == [["a"]]
         gc.collect()
         assert gone() is None
+        assert engine_gone() is None
 
     stepped.run_until_complete(main())
 
 
 def test_f35_with_a_cached_enqueue_it_goes_with_the_next_collection(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:
-    class Caching(BackgroundDispatcher[Any]):
+    class Caching(dispatcher_class):
         """Has an instance dict, to keep its own bound method in."""
 
     async def main() -> None:
@@ -60,7 +61,9 @@ def test_f35_with_a_cached_enqueue_it_goes_with_the_next_collection(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_f35_dispatcher_let_go_with_its_loop_loses_nothing(loop_name: str) -> None:
+def test_f35_dispatcher_let_go_with_its_loop_loses_nothing(
+    loop_name: str, layout: str
+) -> None:
     outcome = run_snippet(
         """
         async def send(batch): say(batch)
@@ -72,18 +75,20 @@ def test_f35_dispatcher_let_go_with_its_loop_loses_nothing(loop_name: str) -> No
         gc.collect()
         """,
         loop=loop_name,
+        layout=layout,
     )
     assert outcome.lines == ["['a']"]  # at exit, on the background thread
 
 
-def test_f28_finalizer_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_f28_finalizer_waits_for_nobody(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    dispatcher_class: type,
+) -> None:
     """A collector that finds an unclosed dispatcher goes on at once."""
-
-    class Unable(BackgroundDispatcher[Any]):
-        def _call_home(self, home: object) -> None:  # as if no loop ever ran
-            self.ring.forsake()
-
-    dispatcher = Unable(Place(), ms_delay=1, name="n1")
+    # As if no loop ever ran.
+    monkeypatch.setattr(Batcher, "_wake_home", lambda self, home: False)
+    dispatcher = dispatcher_class(Place(), ms_delay=1, name="n1")
     dispatcher.enqueue("a")
     gone = weakref.ref(dispatcher)
     began = time.monotonic()
@@ -93,13 +98,15 @@ def test_f28_finalizer_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> Non
     assert time.monotonic() - began < 2
     assert gone() is None
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "n1" in line
-    assert "1 pending as abandoned" in line
+    assert line.startswith("n1: collected without close: ")
+    assert "1 entry pending abandoned" in line
 
 
-def test_f35_window_on_the_background_thread_still_goes_out() -> None:
+def test_f35_window_on_the_background_thread_still_goes_out(
+    dispatcher_class: type,
+) -> None:
     sink = Place()
-    dispatcher = BackgroundDispatcher(sink, ms_delay=5)
+    dispatcher = dispatcher_class(sink, ms_delay=5)
     gone = weakref.ref(dispatcher)
     dispatcher.enqueue("a")
     del dispatcher
@@ -107,10 +114,10 @@ def test_f35_window_on_the_background_thread_still_goes_out() -> None:
     eventually(lambda: gc.collect() >= 0 and gone() is None)
 
 
-def test_worker_thread_keeps_no_dispatcher_alive() -> None:  # C7
+def test_worker_thread_keeps_no_dispatcher_alive(dispatcher_class: type) -> None:  # C7
     """From 3.14 on threads may inherit the context they are started in."""
     received: list[Any] = []
-    dispatcher = BackgroundDispatcher(received.extend, ms_delay=1, home="thread")
+    dispatcher = dispatcher_class(received.extend, ms_delay=1, home="thread")
     for _ in range(10):  # as many worker threads as the pool will ever start
         dispatcher.enqueue("a")
         assert dispatcher.flush()
@@ -120,14 +127,16 @@ def test_worker_thread_keeps_no_dispatcher_alive() -> None:  # C7
     eventually(lambda: gc.collect() >= 0 and gone() is None)
 
 
-def test_context_that_outlives_its_call_keeps_no_dispatcher_alive() -> None:  # C7
+def test_context_that_outlives_its_call_keeps_no_dispatcher_alive(
+    dispatcher_class: type,
+) -> None:  # C7
     """As that of a cancelled timer, which an idle loop may keep."""
     contexts: list[Context] = []
 
     async def send(batch: list[Any]) -> None:
         contexts.append(copy_context())
 
-    dispatcher = BackgroundDispatcher(send, ms_delay=1, home="thread")
+    dispatcher = dispatcher_class(send, ms_delay=1, home="thread")
     dispatcher.enqueue("a")
     assert dispatcher.close()
     gone = weakref.ref(dispatcher)
@@ -136,7 +145,7 @@ def test_context_that_outlives_its_call_keeps_no_dispatcher_alive() -> None:  # 
     assert contexts
 
 
-def test_background_thread_keeps_no_request_alive() -> None:  # C7, C19
+def test_background_thread_keeps_no_request_alive(layout: str) -> None:  # C7, C19
     outcome = run_snippet(
         """
         import contextvars, weakref
@@ -152,12 +161,13 @@ def test_background_thread_keeps_no_request_alive() -> None:  # C7, C19
         gone = contextvars.copy_context().run(handle)
         assert dispatcher.close()
         eventually(lambda: gc.collect() >= 0 and gone() is None)
-        """
+        """,
+        layout=layout,
     )
     assert outcome.lines == []
 
 
-@pytest.mark.objects_only("who is alive")
+# Objects only: who is alive.
 def test_what_the_dispatch_function_leaves_behind_keeps_no_batch_alive() -> None:
     """C7: a cancelled timeout stays in the loop's heap, and with it its context."""
 

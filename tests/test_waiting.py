@@ -12,22 +12,22 @@ from loops import LOOPS, Place, comes_true, eventually, in_steps_until, new_loop
 from ringdispatch import BackgroundDispatcher
 from support import Sink, SteppedLoop, books_agree
 
-pytestmark = pytest.mark.every_layout
-
 
 def waiting(dispatcher: BackgroundDispatcher[Any], *entries: Any) -> list[Any]:
     """Start a task per entry that waits for room, in this order."""
     return [asyncio.ensure_future(dispatcher.aenqueue(entry)) for entry in entries]
 
 
-def without_room(sink: Place, gate: threading.Event) -> BackgroundDispatcher[Any]:
+def without_room(
+    dispatcher_class: type, sink: Place, gate: threading.Event
+) -> BackgroundDispatcher[Any]:
     """An entry in flight until the gate opens; another, pending, fills the ring."""
 
     def held(batch: list[Any]) -> None:
         gate.wait(20)
         sink.batches.append(batch)
 
-    dispatcher = BackgroundDispatcher(held, ms_delay=1, capacity=1, home="thread")
+    dispatcher = dispatcher_class(held, ms_delay=1, capacity=1, home="thread")
     dispatcher.enqueue("in flight")
     eventually(lambda: dispatcher.statistics().in_flight)
     dispatcher.enqueue("pending")
@@ -36,12 +36,10 @@ def without_room(sink: Place, gate: threading.Event) -> BackgroundDispatcher[Any
 
 @pytest.mark.parametrize("on_full", ["drop_newest", "drop_oldest", "raise"])
 def test_waits_for_room_whatever_on_full_says(
-    stepped: SteppedLoop, sink: Sink, on_full: str
+    stepped: SteppedLoop, sink: Sink, on_full: str, dispatcher_class: type
 ) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(
-            sink, ms_delay=100, capacity=2, on_full=on_full
-        )
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=2, on_full=on_full)
         assert await dispatcher.aenqueue("a")  # room: it does not wait
         sink.hold()
         assert await dispatcher.aenqueue("b")  # fills the batch, which goes out
@@ -63,10 +61,10 @@ def test_waits_for_room_whatever_on_full_says(
 
 
 def test_waiters_are_served_first_come_first_served(
-    stepped: SteppedLoop, sink: Sink
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=1)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=1)
         sink.hold()
         dispatcher.enqueue(0)
         await stepped.settle()
@@ -82,9 +80,11 @@ def test_waiters_are_served_first_come_first_served(
     stepped.run_until_complete(main())
 
 
-def test_cancelled_waiter_passes_its_turn_on(stepped: SteppedLoop, sink: Sink) -> None:
+def test_cancelled_waiter_passes_its_turn_on(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=1)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=1)
         sink.hold()
         dispatcher.enqueue(0)
         await stepped.settle()
@@ -108,9 +108,11 @@ def test_cancelled_waiter_passes_its_turn_on(stepped: SteppedLoop, sink: Sink) -
     stepped.run_until_complete(main())
 
 
-def test_plain_enqueue_overtakes(stepped: SteppedLoop, sink: Sink) -> None:
+def test_plain_enqueue_overtakes(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=2, max_batch=1)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=2, max_batch=1)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.settle()
@@ -128,9 +130,11 @@ def test_plain_enqueue_overtakes(stepped: SteppedLoop, sink: Sink) -> None:
     stepped.run_until_complete(main())
 
 
-def test_time_runs_out(stepped: SteppedLoop, sink: Sink) -> None:
+def test_time_runs_out(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=1)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=1)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.settle()
@@ -152,9 +156,11 @@ def test_time_runs_out(stepped: SteppedLoop, sink: Sink) -> None:
     stepped.run_until_complete(main())
 
 
-def test_close_ends_every_wait_with_false(stepped: SteppedLoop, sink: Sink) -> None:
+def test_close_ends_every_wait_with_false(
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
+) -> None:
     async def main() -> None:
-        dispatcher = BackgroundDispatcher(sink, ms_delay=100, capacity=1)
+        dispatcher = dispatcher_class(sink, ms_delay=100, capacity=1)
         sink.hold()
         dispatcher.enqueue("a")
         await stepped.settle()
@@ -176,10 +182,12 @@ def test_close_ends_every_wait_with_false(stepped: SteppedLoop, sink: Sink) -> N
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
+def test_waiters_on_two_loops_are_served_in_turn(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()
     gate = threading.Event()
-    dispatcher = without_room(sink, gate)
+    dispatcher = without_room(dispatcher_class, sink, gate)
     loops = [new_loop(loop_name) for _ in range(2)]
     threads = [threading.Thread(target=loop.run_forever) for loop in loops]
     for thread in threads:
@@ -191,7 +199,7 @@ def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
                 dispatcher.aenqueue(number), loops[number % 2]
             )
         )
-        eventually(lambda: len(dispatcher._room._turns) > number)  # noqa: B023
+        eventually(lambda: len(dispatcher._batcher.room) > number)  # noqa: B023
     gate.set()
     assert all(future.result(10) for future in futures)
     assert dispatcher.close()
@@ -202,10 +210,12 @@ def test_waiters_on_two_loops_are_served_in_turn(loop_name: str) -> None:
     assert sink.entries == ["in flight", "pending", *range(10)]
 
 
-def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody() -> None:
-    sink = Place()
+def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody(
+    dispatcher_class: type,
+) -> None:
+    sink = Place()  # C14
     gate = threading.Event()
-    dispatcher = without_room(sink, gate)
+    dispatcher = without_room(dispatcher_class, sink, gate)
     stopping, other = (asyncio.new_event_loop() for _ in range(2))
     thread = threading.Thread(target=other.run_forever)
     thread.start()
@@ -219,7 +229,7 @@ def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody() -> No
     stopping.run_until_complete(asyncio.sleep(0))
     entry = dispatcher.aenqueue("second")
     second = asyncio.run_coroutine_threadsafe(entry, other)
-    eventually(lambda: len(dispatcher._room._turns) == 2)
+    eventually(lambda: len(dispatcher._batcher.room) == 2)
     room = stopping.create_task(make_room_and_stop())
     stopping.run_forever()
     assert room.done()
@@ -234,10 +244,12 @@ def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody() -> No
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_waiter_whose_loop_was_closed_blocks_nobody(loop_name: str) -> None:
+def test_waiter_whose_loop_was_closed_blocks_nobody(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()
     gate = threading.Event()
-    dispatcher = without_room(sink, gate)
+    dispatcher = without_room(dispatcher_class, sink, gate)
     loop = new_loop(loop_name)
     dead = loop.create_task(dispatcher.aenqueue("dead"))
     loop.call_soon(loop.call_soon, loop.stop)
@@ -258,11 +270,11 @@ def test_waiter_whose_loop_was_closed_blocks_nobody(loop_name: str) -> None:
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_waiter_whose_loop_stands_still_keeps_its_turn_and_blocks_nobody(
-    loop_name: str,
+    loop_name: str, dispatcher_class: type
 ) -> None:
     sink = Place()
     gate = threading.Event()
-    dispatcher = without_room(sink, gate)
+    dispatcher = without_room(dispatcher_class, sink, gate)
     loop = new_loop(loop_name)
     still = loop.create_task(dispatcher.aenqueue("still"))
     loop.call_soon(loop.call_soon, loop.stop)
@@ -282,11 +294,13 @@ def test_waiter_whose_loop_stands_still_keeps_its_turn_and_blocks_nobody(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_many_waiters_on_the_home_loop_all_get_in_once(loop_name: str) -> None:
+def test_many_waiters_on_the_home_loop_all_get_in_once(
+    loop_name: str, dispatcher_class: type
+) -> None:
     sink = Place()
 
     async def main() -> None:
-        async with BackgroundDispatcher(
+        async with dispatcher_class(
             sink, ms_delay=1, capacity=7, max_batch=3, max_in_flight=2
         ) as dispatcher:
             tasks = waiting(dispatcher, *range(500))

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
+from layouts import of_layout
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._ring import Take
-
-pytestmark = pytest.mark.every_layout
+from ringdispatch._batch import Batch
+from ringdispatch._batcher import Batcher
 
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
@@ -45,6 +45,16 @@ def pass_a_moment(moments: random.Random) -> None:
         pass
 
 
+class Announcing(Batcher):
+    """Reports that it is about to take."""
+
+    __slots__ = ("about_to_take",)
+
+    def take(self) -> Batch | None:
+        self.about_to_take()
+        return super().take()
+
+
 class Chain(BackgroundDispatcher[int]):
     """Sends for an entry each time it is about to take."""
 
@@ -55,12 +65,12 @@ class Chain(BackgroundDispatcher[int]):
         self.producer = producer
         self.moments = random.Random(random.getrandbits(32))
         self.slow = slow  # its calls last longer than a step of the loop
+        self._batcher.about_to_take = self.send_for_another
         producer.chains.append(self)
 
-    def take(self) -> Take | None:
+    def send_for_another(self) -> None:
         self.producer.orders.put(self)
         pass_a_moment(self.moments)
-        return super().take()
 
     async def receive(self, batch: list[int]) -> None:
         if self.slow:
@@ -108,16 +118,20 @@ def impatient() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def chains(**options: Any) -> Producer:
+def chains(dispatcher_class: type, **options: Any) -> Producer:
     producer = Producer()
+    chain_class = of_layout(Chain, dispatcher_class)
     for kind in KINDS:
         for slow in (False, True):
-            Chain(producer, slow=slow, **kind, **options)
+            chain_class(producer, slow=slow, **kind, **options)
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
-    producer = chains()
+def test_f23_no_wake_up_is_lost_on_a_loop(
+    use_engine: Any, dispatcher_class: type
+) -> None:
+    use_engine(Announcing)
+    producer = chains(dispatcher_class)  # C9
 
     async def main() -> None:
         for chain in producer.chains:
@@ -132,8 +146,11 @@ def test_f23_no_wake_up_is_lost_on_a_loop() -> None:
     asyncio.run(main())
 
 
-def test_f23_no_wake_up_is_lost_on_the_background_thread() -> None:
-    producer = chains(home="thread")
+def test_f23_no_wake_up_is_lost_on_the_background_thread(
+    use_engine: Any, dispatcher_class: type
+) -> None:
+    use_engine(Announcing)
+    producer = chains(dispatcher_class, home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()
     for chain in producer.chains:

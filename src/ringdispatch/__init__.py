@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._bytes import BytesBatch
 from ._dispatcher import BackgroundDispatcher
+from ._enqueue import Full
 from ._layouts import Bytes, Objects, Records
-from ._producer import Full
 
 if TYPE_CHECKING:
     from ._statistics import Statistics

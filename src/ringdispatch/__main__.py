@@ -16,10 +16,12 @@ def main() -> int:
     try:
         from ._tune._command import main as tune  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "rich":
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"jinja2", "rich"}:
             raise
         sys.stderr.write(
-            "ringdispatch: the tuner needs rich: pip install 'ringdispatch[tune]'\n"
+            f"ringdispatch: the tuner needs {missing}: "
+            "pip install 'ringdispatch[tune]'\n"
         )
         return 2
     for name in ("SIGTERM", "SIGHUP"):

@@ -1,17 +1,21 @@
-"""The background thread and its event loop, for all who have no loop of their own."""
+"""The background thread and its event loop, for dispatchers that have no other.
+
+It starts with the first window that needs it, and ends soon after its last dispatcher
+was closed or collected.
+"""
 
 import asyncio
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
 from typing import Any
 
-from ._home import Home
+from ._home import Home, home_of
 
 # The background loop is always asyncio's own, whatever policy the application sets.
 if sys.version_info >= (3, 13):
@@ -21,153 +25,36 @@ elif sys.platform == "win32":
 else:
     _EventLoop = asyncio.SelectorEventLoop
 
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    loop = _EventLoop.__new__(_EventLoop)
-    try:
-        loop.__init__()  # type: ignore[misc]
-    except OSError:
-        # No descriptor was left to make it with. Half made, it would complain from its
-        # finalizer that it can't be closed.
-        loop._closed = True  # type: ignore[attr-defined]
-        raise
-    loop.set_default_executor(Executor())
-    return loop
-
-
-@contextlib.contextmanager
-def _unseen(loop: Any) -> Iterator[None]:
-    """Let nobody else find this loop running while it waits.
-
-    Under gevent the background thread is a greenlet, and while it waits the application
-    goes on in the same thread: with a loop running there, `asyncio.run` and Django's
-    ORM would refuse to work.
-    """
-    if "greenlet" not in sys.modules:
-        yield
-        return
-    selector = loop._selector
-    wait = selector.select
-    others = _become(None, (None, None))
-
-    def select(timeout: float | None = None) -> Any:
-        nonlocal others
-        mine = _become(*others)
-        try:
-            return wait(timeout)
-        finally:
-            others = _become(*mine)
-
-    selector.select = select
-    try:
-        yield
-    finally:
-        _become(*others)
-
-
-def _become(loop: Any, hooks: Any) -> tuple[Any, Any]:
-    """Set this thread's running loop and generator hooks; returns what they were."""
-    before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
-    asyncio._set_running_loop(loop)
-    sys.set_asyncgen_hooks(*hooks)
-    return before
-
-
-class _Background:
-    """A daemon thread with an event loop, for all who have no loop of their own."""
-
-    def __init__(self) -> None:
-        self.loop = _new_loop()
-        self._stopping = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="ringdispatch", daemon=True
-        )
-
-    @property
-    def ident(self) -> int | None:
-        """The thread's, once it has started."""
-        return self._thread.ident
-
-    def start(self) -> None:
-        """Start the thread; the loop is closed where there is none to be had."""
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._close()
-            raise
-
-    def _run(self) -> None:
-        with _unseen(self.loop):
-            try:
-                self.loop.run_forever()
-            finally:  # stopped at exit, or by a KeyboardInterrupt in a dispatch
-                self._stopping = True
-                _background["ending"] = self  # first: there is always one to wait for
-                _background.pop("thread", None)
-                try:
-                    self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-                finally:
-                    try:
-                        self._close()
-                    finally:
-                        self._ended.set()
-
-    def _close(self) -> None:
-        for name in ("thread", "ending"):
-            if _background.get(name) is self:
-                del _background[name]
-        self.loop.close()
-
-    def stop(self, seconds: float) -> None:
-        """Drain every dispatcher that lives here, then end the thread."""
-        with contextlib.suppress(RuntimeError):  # closed already
-            self.loop.call_soon_threadsafe(self._stop)
-        # A join() that a signal interrupts takes the thread for ended (3.11, 3.12).
-        if self._ended.wait(seconds):
-            self._thread.join()
-
-    def _stop(self) -> None:
-        if not self._stopping:  # a second time would stop the draining
-            self._stopping = True
-            self.loop.stop()
-
+# A thread that no dispatcher needs waits this long for another: some are made and
+# closed for each request.
+_IDLE_SECONDS = 0.5
 
 # Set when the process ends: what is left then runs on a loop of its own.
 _exiting = threading.Event()
 
-# "thread": the one, and "ending": one that has been stopped and drains. A dict, because
-# its setdefault decides between two threads without a lock, which a signal handler
-# could find held.
-_background: dict[str, _Background] = {}
+# "thread": the one, and "ending": one that was stopped and drains. A dict, because its
+# setdefault decides between two threads without a lock, which a signal handler could
+# find held.
+_background: dict[str, "_Background"] = {}
 
 
 def background_home() -> Home:
-    """A home on the background thread, which is started if need be.
+    """The background thread's home; the thread is started if need be.
 
     Raises:
         RuntimeError: no thread can be started, for instance at interpreter shutdown.
         OSError: no file descriptor is left for its loop.
     """
-    background = _background.get("thread")
     if _exiting.is_set():
         raise RuntimeError("the process is ending")
-    if background is None:
-        # The loop keeps the context it is made in, and from 3.14 on the thread may
-        # inherit the one it is started in: not a request's, for ever.
-        nobody = Context()
-        mine = nobody.run(_Background)
-        background = _background.setdefault("thread", mine)
-        if background is mine:
-            nobody.run(background.start)
-        else:
-            mine.loop.close()
-    return Home(background.loop, background.ident, background=True)
-
-
-def is_background(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether `loop` is a background thread's."""
-    return any(background.loop is loop for background in list(_background.values()))
+    while True:
+        background = _background.get("thread")
+        if background is not None and background.home is not None:
+            return background.home
+        # Whatever interrupts this leaves a thread that has made itself known, or none.
+        # From 3.14 on the thread may inherit the context it is started in: not a
+        # request's, for ever.
+        Context().run(_Background().start)
 
 
 def stop_background(seconds: float) -> None:
@@ -192,12 +79,119 @@ def forget_background() -> object:
 def run_inline(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine on a fresh loop at exit, when no thread can be started."""
     loop = _new_loop()
-    with _unseen(loop):
+    home_of(loop).is_ours = True
+    with _hidden(loop):
         try:
             loop.run_until_complete(main)
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+
+
+class _Background:
+    """A daemon thread with an event loop."""
+
+    def __init__(self) -> None:
+        self.home: Home | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._error: BaseException | None = None
+        self._ready = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="ringdispatch", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread, and wait until its loop is there."""
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._loop = loop = _new_loop()
+        except BaseException as error:
+            self._error = error
+            self._ready.set()
+            return
+        try:
+            home = home_of(loop)
+            home.background = home.is_ours = True
+            home.on_deserted = self._deserted
+            self.home = home
+            if _background.setdefault("thread", self) is self:
+                self._ready.set()
+                self._serve(loop)
+        finally:
+            self._ready.set()
+            self._withdraw("thread")
+            loop.close()
+            self._withdraw("ending")
+            self._ended.set()
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        with _hidden(loop):
+            try:
+                loop.run_forever()
+            finally:  # stopped, or by a KeyboardInterrupt in a dispatch
+                _background["ending"] = self  # first: there is always one to wait for
+                self._withdraw("thread")
+                loop.run_until_complete(loop.shutdown_asyncgens())
+
+    def _withdraw(self, role: str) -> None:
+        if _background.get(role) is self:
+            del _background[role]
+
+    def _deserted(self) -> None:
+        self._soon(self._wait_for_another)
+
+    def _wait_for_another(self) -> None:
+        asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._stop_if_deserted)
+
+    def _stop_if_deserted(self) -> None:
+        if self.home is not None and self.home.deserted:
+            self._stop()
+
+    def stop(self, seconds: float) -> None:
+        """Drain every dispatcher that lives here, then end the thread."""
+        self._soon(self._stop)
+        # A join() that a signal interrupts takes the thread for ended (3.11, 3.12).
+        if self._ended.wait(seconds):
+            self._thread.join()
+
+    def _stop(self) -> None:
+        if _background.get("thread") is self:  # a second time would stop the draining
+            _background["ending"] = self
+            self._withdraw("thread")  # first: later windows take a new one
+            asyncio.get_running_loop().stop()
+
+    def _soon(self, callback: Callable[[], object]) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed already
+                loop.call_soon_threadsafe(callback, context=Context())
+
+
+def _hidden(loop: asyncio.AbstractEventLoop) -> contextlib.AbstractContextManager[None]:
+    if "greenlet" not in sys.modules:
+        return contextlib.nullcontext()
+    from ._gevent import hidden_while_waiting  # noqa: PLC0415
+
+    return hidden_while_waiting(loop)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    loop = _EventLoop.__new__(_EventLoop)
+    try:
+        loop.__init__()  # type: ignore[misc]
+    except OSError:
+        # No descriptor was left to make it with. Half made, it would complain from its
+        # finalizer that it can't be closed.
+        loop._closed = True  # type: ignore[attr-defined]
+        raise
+    loop.set_default_executor(Executor())
+    return loop
 
 
 class Executor(ThreadPoolExecutor):

@@ -12,9 +12,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ringdispatch._ring cimport Core, Item, Ring, ring_lock, ring_unlock
+from ringdispatch._ring cimport Ring
+from ringdispatch._state cimport Item, RingState, ring_lock, ring_unlock
 
-from ringdispatch._ring import shown
+from ringdispatch._ring import short_repr
 
 cdef extern from "Python.h":
     bint PyBytes_CheckExact(PyObject *) noexcept
@@ -174,8 +175,8 @@ cdef class ByteRing(Ring):
         self.separator_size = PyBytes_GET_SIZE(separator)
         self.max_bytes = max_bytes
         self.max_batch_bytes = max_batch_bytes
-        self.core.most_bytes = max_batch_bytes
-        cdef uint64_t slots = (self.core.mask + 1) * sizeof(uint32_t)
+        self.state.most_bytes = max_batch_bytes
+        cdef uint64_t slots = (self.state.mask + 1) * sizeof(uint32_t)
         self.arena = <char *> PyMem_RawMalloc(max_bytes)
         self.ends = <uint32_t *> PyMem_RawMalloc(slots)
         if self.arena is NULL or self.ends is NULL:
@@ -202,24 +203,24 @@ cdef class ByteRing(Ring):
         return bytes(encoded) if mutable else encoded
 
     cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
-        cdef Core *core = &self.core
+        cdef RingState *state = &self.state
         if fields >= 0 or self.encode is not None or not PyBytes_CheckExact(given[0]):
             return False
         cdef Item item
         item.data = PyBytes_AS_STRING(<object> given[0])
         item.size = PyBytes_GET_SIZE(<object> given[0]) + self.separator_size
-        ring_lock(&core.mutex)
+        ring_lock(&state.mutex)
         cdef uint64_t pending = self.byte_tail + item.size - self.byte_head
         cdef bint stored = (
-            core.tail < core.stop
+            state.tail < state.stop
             and pending <= self.max_bytes
-            and item.size <= core.most_bytes
+            and item.size <= state.most_bytes
             and (self.bytes_told or pending < self.full_batch(item.size))
         )
         if stored:
             self.store(&item)
-            core.tail += 1
-        ring_unlock(&core.mutex)
+            state.tail += 1
+        ring_unlock(&state.mutex)
         return stored
 
     cdef int prepare(
@@ -246,15 +247,15 @@ cdef class ByteRing(Ring):
     cdef object refusal(self, object entry, object encoded):
         if self.encode is None and isinstance(encoded, memoryview):
             return ValueError(
-                f"entry={shown(entry)}: must be contiguous: pass bytes(entry)"
+                f"entry={short_repr(entry)}: must be contiguous: pass bytes(entry)"
             )
         if self.encode is None:
             return TypeError(
-                f"entry={shown(entry)}: must be bytes, bytearray or memoryview; "
+                f"entry={short_repr(entry)}: must be bytes, bytearray or memoryview; "
                 "encode it, or give Bytes(encode=...)"
             )
         return TypeError(
-            f"encode={shown(self.encode)}: made {shown(encoded)} of an entry: "
+            f"encode={short_repr(self.encode)}: made {short_repr(encoded)} of an entry: "
             "must return bytes, or memory in one piece"
         )
 
@@ -264,7 +265,7 @@ cdef class ByteRing(Ring):
     cdef bint store(self, Item *item) noexcept nogil:
         self.put(item.data, item.size - self.separator_size)
         self.put(self.separator_data, self.separator_size)
-        self.ends[self.core.tail & self.core.mask] = <uint32_t> self.byte_tail
+        self.ends[self.state.tail & self.state.mask] = <uint32_t> self.byte_tail
         if item.size > self.largest:
             self.largest = item.size
         if self.bytes_told or self.byte_tail - self.byte_head < self.full_batch(0):
@@ -284,20 +285,20 @@ cdef class ByteRing(Ring):
         return min(self.max_batch_bytes, self.max_bytes - max(self.largest, size) + 1)
 
     cdef PyObject *evict(self) noexcept nogil:
-        self.byte_head = self.start_of(self.core.head + 1)
+        self.byte_head = self.start_of(self.state.head + 1)
         return NULL
 
     # ---- out
 
     cdef uint64_t start_of(self, uint64_t position) noexcept nogil:
         """The byte position at which that entry begins, and the one before ends."""
-        if position == self.core.head:
+        if position == self.state.head:
             return self.byte_head
-        cdef uint32_t start = self.ends[(position - 1) & self.core.mask]
+        cdef uint32_t start = self.ends[(position - 1) & self.state.mask]
         return self.byte_head + <uint32_t> (start - <uint32_t> self.byte_head)
 
     cdef bint is_full(self, uint64_t first) noexcept nogil:
-        if self.core.tail - first >= self.core.max_batch:
+        if self.state.tail - first >= self.state.max_batch:
             return True
         return self.byte_tail - self.start_of(first) >= self.full_batch(0)
 
@@ -305,7 +306,7 @@ cdef class ByteRing(Ring):
         return self.last_before(
             self.start_of(first) + self.max_batch_bytes,
             first,
-            first + min(self.core.tail - first, most),
+            first + min(self.state.tail - first, most),
         )
 
     cdef uint64_t last_before(
@@ -321,18 +322,18 @@ cdef class ByteRing(Ring):
                 high = middle - 1
         return low
 
-    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
         if given_up or start == end:
             return None
         cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
         batch.ends = <uint32_t *> PyMem_RawMalloc((end - start) * sizeof(uint32_t))
         if batch.ends is NULL:
             raise MemoryError(f"no memory for a batch of {end - start} entries")
-        ring_lock(&self.core.mutex)
+        ring_lock(&self.state.mutex)
         # On a free-threaded build other entries may be the oldest by now.
-        end = self.core.head + min(self.core.tail - self.core.head, end - start)
+        end = self.state.head + min(self.state.tail - self.state.head, end - start)
         cdef uint64_t size = self.start_of(end) - self.byte_head
-        ring_unlock(&self.core.mutex)
+        ring_unlock(&self.state.mutex)
         # glibc uses memory again up to the largest size it has seen freed. What is
         # larger is mapped anew, page by page while the batch is copied: 15 MB in 10 ms,
         # not 2.5. In steps, a batch seldom is the largest yet.
@@ -341,22 +342,22 @@ cdef class ByteRing(Ring):
         batch.separator_size = self.separator_size
         return batch
 
-    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
-        cdef uint64_t head = self.core.head
+    cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
+        cdef uint64_t head = self.state.head
         cdef uint64_t end
         if storage is not None:
             end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
             count = self.last_before(end, head, head + count) - head
             self.copy_to(<BytesBatch> storage, count)
         self.byte_head = self.start_of(head + count)
-        if head + count == self.core.tail:
+        if head + count == self.state.tail:
             self.largest = 0
         self.bytes_told = False
         return count
 
     cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
-        cdef uint64_t first = self.core.head & self.core.mask
-        cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
+        cdef uint64_t first = self.state.head & self.state.mask
+        cdef uint64_t until_end = min(count, self.state.mask + 1 - first)
         memcpy(batch.ends, self.ends + first, until_end * sizeof(uint32_t))
         memcpy(
             batch.ends + until_end, self.ends, (count - until_end) * sizeof(uint32_t)
@@ -364,7 +365,7 @@ cdef class ByteRing(Ring):
         batch.start = <uint32_t> self.byte_head
         batch.count = count
         cdef char *payload = PyBytes_AS_STRING(batch.payload)
-        cdef uint64_t size = self.start_of(self.core.head + count) - self.byte_head
+        cdef uint64_t size = self.start_of(self.state.head + count) - self.byte_head
         first = self.byte_head % self.max_bytes
         until_end = min(size, self.max_bytes - first)
         memcpy(payload, self.arena + first, until_end)

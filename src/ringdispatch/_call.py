@@ -1,28 +1,28 @@
-"""One call of the dispatch function, from taking its batch to giving its place back."""
+"""One call of the dispatch function: a slot, from taking a batch until it has ended."""
 
 import asyncio
 import logging
 import sys
-import types
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._home import Errand, Home, Timer, raise_from
-from ._ring import Take
+from ._batch import Batch, Slot
+from ._home import Home, raise_from
+from ._waiting import OpenerWaiter
 from ._worker import Worker
 
 if TYPE_CHECKING:
-    from ._batching import Batching
+    from ._batcher import Batcher
 
 # From 3.12 on a task can take its first step at once, one loop iteration earlier.
-_EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+EAGER = sys.version_info >= (3, 12)
+_EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
 
-# After this long a call that was told to stop and did not is reported.
+# After this long a call that was cancelled and did not end is reported.
 GRACE_SECONDS = 1.0
-_DAY = 86_400.0
 
 # The call that the running code belongs to: the dispatch function and all it started.
 # Weakly: a context outlives its call wherever something keeps it, as an idle loop does
@@ -39,7 +39,7 @@ def current_call() -> "Call | None":
 
 
 class Call:
-    """Holds a place from start() until the dispatch function has really ended.
+    """Holds a slot from start() until the dispatch function has really ended.
 
     Its batch may be settled earlier: at `dispatch_timeout`, when close runs out of
     time, or when the loop is closed under it.
@@ -47,61 +47,101 @@ class Call:
 
     __slots__ = (
         "__weakref__",
+        "_batcher",
         "_began",
-        "_dispatcher",
+        "_ended",
+        "_slot",
+        "_suspended",
         "_task",
         "_timer",
         "_worker",
+        "batch",
+        "deadline",
         "home",
-        "take",
+        "openers",
     )
 
-    def __init__(self, dispatcher: "Batching[Any]", home: Home) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, batcher: "Batcher", home: Home, slot: Slot) -> None:
+        # never changed
+        self._batcher = batcher
+        self._slot = slot
         self.home = home
-        self.take: Take | None = None
+        # the home's thread, or whoever orphans it; the ring decides races
+        self.batch: Batch | None = None
+        self.deadline: float | None = None  # by the dispatcher's clock
         self._began = 0.0
+        self.openers: list[OpenerWaiter] = []
         self._task: asyncio.Task[None] | None = None
-        self._timer: Timer | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._worker: Worker | None = None
+        self._suspended = False  # past its first step, which pump() waits for
+        self._ended = False
 
-    def covers(self, start: int, end: int) -> bool:
-        """Whether it may yet settle an entry at a position in [start, end)."""
-        take = self.take
-        if take is None:  # about to take, nobody knows what
-            return True
-        return not take.settled and take.start < end and start < take.end
+    # ---- the task
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the call as a task of the running `loop`."""
-        context = self._dispatcher.fresh_context()
-        context.run(_current.set, weakref.ref(self))
-        self._watch(loop, self._dispatcher.dispatch_timeout)
-        main = self._run(loop) if _EAGER else _lazily(partial(self._run, loop))
-        task = asyncio.Task(main, loop=loop, context=context, **_EAGER)
-        if not task.done():
-            self._task = task
-        if not _EAGER:  # cancelled before its first step, it runs nothing of its own
-            task.add_done_callback(self._never_began, context=context)
+        batcher = self._batcher
+        main = None
+        try:
+            main = self._run(loop)
+            batcher.calls[self] = None
+            task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
+            if EAGER:
+                if task.done():
+                    if not self._ended:
+                        self.finish()
+                    return
+                self._task = task
+                self._suspended = True
+                self._watch(loop)
+            else:
+                self._task = task
+                self._suspended = True
+                batcher.unstarted[self] = None
+                loop.call_soon(self._watch, loop, context=Context())
+        except BaseException:
+            if self._task is None:
+                if main is not None:
+                    main.close()
+                self.finish()
+            self._suspended = True
+            raise
 
-    def _never_began(self, _: asyncio.Task[None]) -> None:  # pragma: no cover - 3.11
-        if self.take is None:
-            self.release()
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to a call that did not end in its first step, which is over."""
+        task = self._task
+        if task is None:
+            return
+        # Ended by whatever was raised, at whatever line, it frees its slot.
+        task.add_done_callback(self._on_done, context=Context())
+        timeout = self._batcher.dispatch_timeout
+        if timeout is not None and not task.done():
+            self.deadline = self._batcher.now() + timeout
+            self._set_timer(loop, timeout, self.expire)
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        dispatcher = self._dispatcher
-        if not dispatcher.has_place(self):  # pragma: no cover - 3.11
-            return  # its loop stood still, and its place was given to another
+        batcher = self._batcher
         try:
+            _current.set(weakref.ref(self))
+            if not EAGER:
+                batcher.unstarted.pop(self, None)
+                if not self._slot.held:
+                    return  # its loop stood still, and another call has its slot
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
-            take = self.take = dispatcher.take()
-            if take is None:
+            batch = self.batch = batcher.ring.take(batcher.max_batch, batcher.due)
+            if batch is None:
                 return
-            self._began = dispatcher._now()
-            dispatcher.taken(self.home, self._began)
-            awaitable = dispatcher.invoke(self, take.batch)
-            await awaitable
+            self._began = batcher.now()
+            batcher.on_taken(self, batch, self._began)
+            if batcher.is_async:
+                await batcher.function(batch.value)
+            else:
+                await self._in_thread(batch.value)
+            settled = batch.settle(False, batcher.now() - self._began)
+            if settled and batcher.reports.failing:
+                batcher.reports.succeeded()
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
             raise_from(loop, error)
@@ -110,123 +150,144 @@ class Call:
             raise
         except BaseException as error:
             self.fail(error)
-        else:
-            if take.settle(False, dispatcher._now() - self._began):
-                dispatcher.reports.succeeded()
         finally:
-            if self._worker is None or self._worker.ended.done():
-                self._worker_ended()
-            else:  # cancelled, but a thread can't be: the place is held until it ends
-                self._worker.ended.add_done_callback(self._worker_ended)
+            worker = self._worker
+            if worker is None or worker.ended.done():
+                self.finish()
+            else:  # cancelled, but a thread can't be: the slot is held until it ends
+                worker.ended.add_done_callback(self._on_worker_ended)
 
-    def in_thread(self, batch: Any) -> Awaitable[Any]:
+    async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
-        context = self._dispatcher.fresh_context()
+        context = Context()
         context.run(_current.set, weakref.ref(self))
-        function = partial(self._dispatcher.dispatch_function, batch)
-        self._worker = Worker(self.home, function, context)
-        return self._worker.result()
-
-    def _worker_ended(self, _: object = None) -> None:
-        if self._worker is not None:
-            self._worker.drop()
-        self.release()
-
-    def fail(self, error: BaseException, *, report: bool = True) -> int:
-        """Settle the batch as failed, if nothing has settled it; returns its size."""
-        dispatcher, take = self._dispatcher, self.take
-        if take is None:
-            return 0
+        function = partial(context.run, self._batcher.function, value)
+        worker = self._worker = Worker(self.home, function)
         try:
-            batch = take.batch  # once it is settled, the home may let go of it
-        except Exception:
-            batch = take.storage  # as they are: no batch could be made of them
-        if not take.settle(True, dispatcher._now() - self._began):
-            return 0
-        if self._worker is not None:
-            self._worker.skip()
-        dispatcher.failed(error, take, batch, report=report)
-        return take.end - take.start
+            worker.start(self._batcher.workers)
+        except BaseException:
+            self._worker = None  # nothing runs that would have to end
+            raise
+        await worker.result()
 
-    def release(self) -> None:
-        """Give the place back, once."""
-        self._unwatch()
-        # Let go of here: a thread that still sees the call must not be the one to free
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
+        if self._ended:
+            return
+        if self._worker is None or self._worker.ended.done():
+            self.finish()
+        if not task.cancelled():
+            task.exception()  # it was raised from the loop, too
+
+    def _on_worker_ended(self, _: object) -> None:
+        self.finish()
+
+    def finish(self, *, here: bool = True) -> None:
+        """Free the slot: the function has ended. Again, it does nothing.
+
+        Args:
+            here: Whether this is the home's thread.
+        """
+        if self._ended:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._worker is not None:
+            self._worker.discard()
+        # Dropped here: a thread that still sees the call must not be the one to free
         # its task, which CPython 3.14.5 without the GIL may do twice there
         # (python/cpython#153809).
         self._task = None
-        self._dispatcher.released(self)
+        batch = self.batch
+        if batch is not None:
+            batch.settle(True, 0.0)  # interrupted before it was
+            batch.release()
+        if self.openers:
+            self._finish_openers()
+        batcher = self._batcher
+        if not EAGER:
+            batcher.unstarted.pop(self, None)
+        batcher.calls.pop(self, None)
+        self._slot.release()
+        if self._suspended:  # else pump() goes on
+            batcher.slot_freed(self, here=here)
+        self._ended = True
+
+    # ---- failure
+
+    def fail(self, error: BaseException, *, report: bool = True) -> int:
+        """Settle the batch as failed, if nothing has settled it; returns its size."""
+        batcher, batch = self._batcher, self.batch
+        if batch is None:
+            batcher.report_no_batch(error)
+            return 0
+        try:
+            value = batch.value  # once it is settled, the home may release it
+        except Exception:
+            value = batch.raw  # no batch could be made of it
+        if not batch.settle(True, batcher.now() - self._began):
+            return 0
+        if self._worker is not None:
+            self._worker.skip()
+        count = batch.end - batch.start
+        contexts = [opener.context for opener in self.openers]
+        batcher.reports.failed(error, value, count, contexts, quiet=not report)
+        self._finish_openers()
+        return count
+
+    def _finish_openers(self) -> None:
+        for opener in self.openers:
+            opener.finish()
+        self.openers = []
 
     def stop(self) -> None:
         """Ask the task to end; from any thread."""
-        self.home.post(self._cancel_task, self._dispatcher.fresh_context())
+        loop = self.home.loop
+        if loop is not None:
+            with suppress(RuntimeError):  # closed
+                loop.call_soon_threadsafe(self._cancel_task, context=Context())
 
     def _cancel_task(self) -> None:
-        task = self._task  # released meanwhile by another thread, there is none
+        task = self._task  # freed meanwhile by another thread, there is none
         if task is not None:
             task.cancel()
 
     def is_orphaned(self) -> bool:
         """Whether its loop is closed, or stands still before it has taken anything."""
-        return self.home.closed or (self.take is None and self.home.stalled)
+        return self.home.closed or (self.batch is None and self.home.stalled)
 
     def orphan(self) -> None:
-        """Settle and release a call whose loop was closed under it, or stands still."""
+        """Settle and free a call whose loop was closed under it, or stands still."""
         task = self._task
         if task is not None:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
+            if self.batch is None:
+                coroutine: Any = task.get_coro()
+                coroutine.close()  # or Python would complain that it was never awaited
         self.fail(RuntimeError("the event loop was closed during the dispatch"))
-        self._worker_ended()
+        self.finish(here=False)
 
-    # ---- the timeout; its timer also tells when the loop is closed
-
-    def _watch(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
-        late = self._expire if seconds is not None else _nothing
-        self._set_timer(loop, _DAY if seconds is None else seconds, late)
+    # ---- the timeout
 
     def _set_timer(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        seconds: float,
-        run: Callable[[], object],
+        self, loop: asyncio.AbstractEventLoop, seconds: float, run: Any
     ) -> None:
-        errand = Errand(run, self._dispatcher.loop_closed)
-        context = self._dispatcher.fresh_context()
-        self._timer = Timer(loop, seconds, errand, context)
+        self._timer = loop.call_later(seconds, run, context=Context())
 
-    def _unwatch(self) -> None:
-        if self._timer is not None:  # pragma: no branch - start() has set it
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        timeout = self._dispatcher.dispatch_timeout
+    def expire(self) -> None:
+        """Settle the batch as failed and ask for cancellation: it ran out of time."""
+        self.deadline = None
+        loop = self.home.loop
+        if loop is not None:
+            self._set_timer(loop, GRACE_SECONDS, self._overstay)
+        timeout = self._batcher.dispatch_timeout
         self._cancel_task()
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
-        self._dispatcher.look(self.home)
-        loop = self.home.loop
-        if loop is not None:  # pragma: no branch - it runs this
-            self._set_timer(loop, GRACE_SECONDS, self._overstay)
+        self._batcher.wake()
 
     def _overstay(self) -> None:
-        self._dispatcher.reports.say(
+        self._batcher.reports.log(
             logging.ERROR,
-            "a dispatch timed out and ignores its cancellation: it keeps its place, "
+            "a dispatch timed out and ignores its cancellation: it keeps its slot, "
             "and entries wait for it (%d pending)",
-            self._dispatcher.ring.pending,
+            self._batcher.ring.pending,
         )
-
-
-@types.coroutine
-def _lazily(  # pragma: no cover - 3.11
-    run: Callable[[], Coroutine[Any, Any, None]],
-) -> Generator[Any, Any, None]:
-    """Make the coroutine in the task's first step.
-
-    A loop that is closed before that step drops this without a word, where Python would
-    complain of a coroutine never awaited.
-    """
-    yield from run().__await__()
-
-
-def _nothing() -> None:
-    pass

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._ring import shown
+from ._ring import short_repr
 
 # What to do instead of the kinds that records don't keep.
 _INSTEAD = {
@@ -94,7 +94,7 @@ class FieldRule:
 
     def refusal(self, value: Any) -> Exception:
         """The error for a value that the field does not take."""
-        what = f"field {self.name!r}: {shown(value)}"
+        what = f"field {self.name!r}: {short_repr(value)}"
         if self.kind == "S":
             if isinstance(value, bytes):
                 return ValueError(

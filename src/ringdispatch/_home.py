@@ -1,8 +1,7 @@
-"""Where a dispatcher runs: its place on an event loop, and what tells of its end.
+"""The event loops that dispatchers live on, and what notices the end of a loop.
 
-A loop is held weakly and reached through `call_soon_threadsafe` alone, so that an entry
-may come from any thread, a signal handler or a finalizer. Its `close` is wrapped, to
-learn of it at once.
+Two mechanisms notice it. An async generator, which the loop's own shutdown closes,
+drains what lives there. The wrapped `close` of the loop moves what is left.
 """
 
 import asyncio
@@ -13,147 +12,93 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._batcher import Batcher
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
 
-# Loops that have shut down their async generators: their next step is to close.
-_ended: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-# Notices it, for loops that a dispatcher has lived on: uvloop does not tell.
-_watching: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, AsyncGenerator[None, None]
-] = weakref.WeakKeyDictionary()
+_homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "Home"] = (
+    weakref.WeakKeyDictionary()
+)
+# Of loops that take no weak reference, until they are closed.
+_held_homes: dict[asyncio.AbstractEventLoop, "Home"] = {}
 
 
-class Resident(Protocol):
-    """What a home knows of the dispatcher that lives there."""
-
-    async def _drain(self, home: "Home", timeout: float) -> None: ...
-
-    def loop_closed(self) -> None:
-        """Hear that a loop it lives or has lived on was closed."""
-
-
-# Who lives or has lived on a loop, by identity, and is told when it is closed.
-_residents: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[int, weakref.ref[Resident]]
-] = weakref.WeakKeyDictionary()
+def home_of(loop: asyncio.AbstractEventLoop) -> "Home":
+    """The one home of this loop."""
+    try:
+        home = _homes.get(loop)
+        return home or _homes.setdefault(loop, Home(loop, weakref.ref(loop)))
+    except TypeError:
+        home = _held_homes.get(loop)
+        return home or _held_homes.setdefault(loop, Home(loop, lambda: loop))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The loop that runs in this thread and has not begun to end."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    loop = asyncio._get_running_loop()
+    if loop is None:
         return None
     thread = getattr(loop, "_thread_id", None)
     if thread not in (None, threading.get_ident()):
         return None  # under gevent: it runs in another greenlet
-    over = loop in _ended or getattr(loop, "_asyncgens_shutdown_called", False)
-    return None if over else loop
+    if getattr(loop, "_asyncgens_shutdown_called", False) or home_of(loop).ended:
+        return None
+    return loop
 
 
 def raise_from(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
     """Raise what ends the program from the running `loop` itself.
 
     Raised in a task, it would end the loop as well, and leave the task behind with an
-    exception that nobody retrieved.
+    exception that was never retrieved.
     """
     loop.call_soon(_raise, error)
 
 
 def _raise(error: BaseException) -> None:
-    raise error
-
-
-class Errand:
-    """A callback given to a loop that tells if the loop drops it uncalled.
-
-    A loop that is closed lets go of its callbacks and timers without a word. This one's
-    finalizer then calls `lost`, so that no entry waits for a timer that will never
-    fire.
-    """
-
-    __slots__ = ("__weakref__", "_lost", "_run")
-
-    def __init__(self, run: Callable[[], object], lost: Callable[[], object]) -> None:
-        self._run: Callable[[], object] | None = run
-        self._lost: Callable[[], object] | None = lost
-
-    def __call__(self) -> None:
-        run = self._run
-        self.cancel()
-        if run is not None:
-            run()
-
-    def cancel(self) -> None:
-        """Make the call, and the loss, do nothing."""
-        self._run = self._lost = None
-
-    def __del__(self) -> None:
-        lost = self._lost  # another thread may cancel it meanwhile
-        if lost is not None and not sys.is_finalizing():
-            lost()
-
-
-class Timer:
-    """An errand for later.
-
-    The loop alone keeps it: held from here too, it would not tell when the loop is
-    closed.
-    """
-
-    __slots__ = ("_errand", "_handle")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        delay: float,
-        errand: Errand,
-        context: Context,
-    ) -> None:
-        handle = loop.call_later(delay, errand, context=context)
-        self._errand = weakref.ref(errand)
-        self._handle = weakref.ref(handle)
-
-    def disarm(self) -> None:
-        """Make it do nothing; from any thread."""
-        if (errand := self._errand()) is not None:
-            errand.cancel()
-
-    def cancel(self) -> None:
-        """Take it off its loop; on the loop's thread."""
-        self.disarm()
-        if (handle := self._handle()) is not None:
-            handle.cancel()
+    try:
+        raise error
+    finally:
+        del error  # or its traceback would keep this frame, and what its frames hold
 
 
 class Home:
-    """One dispatcher's place on one event loop.
+    """An event loop, and the batchers that live or have lived there.
 
     closed: nothing will ever run here. A new home takes over.
-    stalled: closed, or stopped and perhaps never run again. Whoever waits (a flush, a
-        close, `aenqueue`) and every 4,096th entry take all to a new home.
+    stalled: closed, or stopped and perhaps never run again. A flush, a close,
+        `aenqueue` and every 4,096th entry move everything to a new home.
     ended: drained at the end of its loop, which is about to be closed. A new home takes
-        over for entries that come later still.
-    here: the calling thread is running it: to block would be to wait for oneself.
+        over for later entries.
+    here: the calling thread runs it: to block would be to wait for oneself.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        thread: int | None = None,
-        *,
-        background: bool = False,
+        reference: Callable[[], asyncio.AbstractEventLoop | None],
     ) -> None:
-        self._loop = weakref.ref(loop)
-        self._thread = thread if background else threading.get_ident()
+        # never changed
+        self._loop = reference
+        # nest_asyncio runs callbacks inside callbacks: no shortcut to its queue
+        self._reentrant = hasattr(loop, "_nest_patched")
+        # set once, before the home is known
+        self.background = False
+        self.is_ours = False  # no code of the application's runs on the loop
+        self.on_deserted: Callable[[], object] | None = None
+        # any thread, by single operations of the dict
+        self._batchers: dict[int, weakref.ref[Batcher]] = {}
+        self._is_wrapped = False  # twice does no harm
+        # the loop's thread
+        running = asyncio._get_running_loop() is loop
+        self.thread: int | None = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
-        self._guarding = False
-        self._disowned = False
-        self.background = background
-        self.ended = False  # drained by the loop's end: no window may open here
+        self.is_guarded = False
+        self.ended = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -170,7 +115,7 @@ class Home:
     def stalled(self) -> bool:
         """Whether nothing runs here now: closed, or merely stopped."""
         loop = self._loop()
-        if self.closed or loop is None:
+        if loop is None or loop.is_closed():
             return True
         # The background loop runs as soon as its thread does.
         return not (self.background or loop.is_running())
@@ -185,17 +130,31 @@ class Home:
         loop = self._loop()
         return (
             loop is not None
+            and self.thread == threading.get_ident()
             and loop.is_running()
-            and self._thread == threading.get_ident()
         )
 
-    def post(self, callback: Callable[[], object], context: Context) -> bool:
-        """Have the loop call back soon; False where it is closed."""
+    @property
+    def deserted(self) -> bool:
+        """Whether no batcher lives here."""
+        return not self._batchers
+
+    def post(self, callback: Callable[[], object]) -> bool:
+        """Have the loop call back soon, from any thread; False where it is closed."""
         loop = self._loop()
         if loop is None:
             return False
+        # Inside a task the loop does not sleep, and need not be woken. A signal handler
+        # may be here while it does, but not while a task runs.
+        if (
+            asyncio._get_running_loop() is loop
+            and not self._reentrant
+            and asyncio.current_task(loop) is not None
+        ):
+            loop.call_soon(callback, context=Context())
+            return True
         try:
-            loop.call_soon_threadsafe(callback, context=context)
+            loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
             if loop.is_closed():
                 return False
@@ -203,130 +162,91 @@ class Home:
         # Closed meanwhile by another thread, it keeps the callback and never calls it.
         return not loop.is_closed()
 
-    def settle_in(self, resident: Resident) -> None:
-        """Take note of the thread and of the loop's end; runs on the loop."""
-        self._thread = threading.get_ident()
-        if self._guard is not None or self._disowned:
-            pass
-        elif running_loop() is None:
-            self.ended = True  # the loop has begun to end, and closes no guard any more
-        else:
-            # Started, the generator belongs to the loop's shutdown_asyncgens(), which
-            # closes it at the end of asyncio.run. It needs no finalizer of the loop's:
-            # that would start a task for a dispatcher that is simply let go.
-            self._guarding = True
-            self._guard = guard = _drain_at_end(
-                weakref.ref(self), weakref.ref(resident)
-            )
-            loop = self._loop()
-            try:
-                _start(guard)
-            except ResourceWarning:  # under -W error: uvloop had begun to end
-                self.disown()
-                self.ended = True
-                if loop is not None:  # pragma: no branch - it runs this
-                    _ended.add(loop)
-                return
-            if loop is not None:  # pragma: no branch - it runs this
-                _watch(loop)
-            if self._disowned:  # pragma: no cover - by another thread meanwhile
-                self.disown()  # type: ignore[unreachable]
+    def attach(self, batcher: "Batcher") -> None:
+        """Have the batcher drained at the loop's end, and notified of its close."""
+        mine, key = self._batchers, id(batcher)
 
-    def tell_of_close(self, resident: Resident) -> None:
-        """Have the resident told when the loop is closed, by whatever thread.
+        def collected(_: object) -> None:
+            mine.pop(key, None)
+            self._notice_desertion()
 
-        An errand's finalizer tells as well, unless somebody keeps the loop's timers (as
-        the traceback of any exception may that was raised on it), or a thread made the
-        errand that sleeps now: without the GIL it is finalized when that wakes.
-        """
+        mine[key] = weakref.ref(batcher, collected)
         loop = self._loop()
-        if loop is None:
+        if loop is not None and not self._is_wrapped:
+            self._wrap_close(loop)
+            self._is_wrapped = True
+
+    def remove(self, batcher: "Batcher") -> None:
+        """Forget a batcher that has nothing here any more; from any thread."""
+        if self._batchers.pop(id(batcher), None) is not None:
+            self._notice_desertion()
+
+    def _notice_desertion(self) -> None:
+        if self.on_deserted is not None and not self._batchers:
+            self.on_deserted()
+
+    def residents(self) -> "list[Batcher]":
+        """The batchers that live or have lived here."""
+        found = [reference() for reference in list(self._batchers.values())]
+        return [batcher for batcher in found if batcher is not None]
+
+    # ---- the loop's end
+
+    def arrive(self) -> None:
+        """Note the thread, and guard the loop's end; on the loop."""
+        self.thread = threading.get_ident()
+        if self.is_guarded:
             return
-        mine: dict[int, weakref.ref[Resident]] = {}
-        residents = _residents.setdefault(loop, mine)
-        if residents is mine:  # else it is wrapped already, by whatever thread
-            _tell_when_closed(loop, residents)
-        who = id(resident)
-        residents[who] = weakref.ref(resident, lambda _: residents.pop(who, None))
-
-    def disown(self) -> None:
-        """Stop watching for the loop's end; from any thread."""
-        self._disowned = True  # first: settle_in looks at it last
-        self._guarding = False
-        self._guard = None
-
-    def leave(self) -> None:
-        """Stop watching for the loop's end, for good; runs on the loop."""
-        if self._guarding and self._guard is not None:  # else it drains already
-            self._guarding = False
-            guard, self._guard = self._guard, None
-            _step(guard.aclose())
-
-
-async def _drain_at_end(
-    home_reference: "weakref.ref[Home]",
-    resident_reference: "weakref.ref[Resident]",
-) -> AsyncGenerator[None, None]:
-    """Drain a home when its loop closes its async generators; by nothing else.
-
-    Let go of with its home, or by the garbage collector, it has nothing to do: the loop
-    goes on, and others live there.
-    """
-    try:
-        yield
-    finally:
-        home, resident = home_reference(), resident_reference()
-        loop = None if home is None else home.loop
-        if (
-            home is not None
-            and home._guarding
-            and resident is not None
-            and loop is not None
-            and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
-        ):
-            # The loop warns of every generator that starts from now on, also of those
-            # inside the user's client; the drain is what it is waiting for. Not
-            # restored: other dispatchers may still drain, and the loop restores the
-            # hooks itself when it stops.
-            home._guarding = False
-            sys.set_asyncgen_hooks(firstiter=None)
-            try:
-                await resident._drain(home, END_SECONDS)
-            finally:
-                home.ended = True
-                _ended.add(loop)
-
-
-def _watch(loop: asyncio.AbstractEventLoop) -> None:
-    """Have its end noted, once for all who live on the running `loop`."""
-    if loop not in _watching:
-        _watching[loop] = watching = _note_end(weakref.ref(loop))
-        _start(watching)
-
-
-def _tell_when_closed(
-    loop: asyncio.AbstractEventLoop, residents: dict[int, weakref.ref[Resident]]
-) -> None:
-    """Wrap the loop's `close`, on the loop itself, to tell the residents after it."""
-    close = loop.close
-    kind: Any = type(loop)
-
-    @functools.wraps(close)
-    def close_and_tell(*args: Any, **kwargs: Any) -> Any:
+        loop = self._loop()
+        if self.ended or loop is None or running_loop() is not loop:
+            self.ended = True  # it has begun to end, and closes no guard any more
+            return
+        # Started, the generator belongs to the loop's shutdown_asyncgens(), which
+        # closes it at the end of asyncio.run. It needs no finalizer of the loop's: that
+        # would start a task for a loop that is dropped.
+        guard = _drain_at_end(weakref.ref(self))
         try:
-            return close(*args, **kwargs)
-        finally:
-            if loop.is_closed():
-                with contextlib.suppress(AttributeError):
-                    _unwrap(loop, close_and_tell, None if inherited else close)
-                _tell(residents)
+            _start(guard)
+        except ResourceWarning:  # under -W error: uvloop had begun to end
+            self.ended = True
+        else:
+            self._guard = guard
+            self.is_guarded = True
 
-    # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it, and
-    # every turn of the loop is slower from then on. A loop that takes no attribute
-    # leaves it to the errands.
-    with contextlib.suppress(AttributeError):
+    async def drain(self) -> None:
+        """Dispatch what is pending here; the loop is about to end."""
+        drains = [one.drain(self, END_SECONDS) for one in self.residents()]
+        outcomes = await asyncio.gather(*drains, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _wrap_close(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wrap the loop's `close`, on the loop itself, to notify the batchers."""
+        close = loop.close
+        kind: Any = type(loop)
         inherited = close == kind.close.__get__(loop)
-        loop.close = close_and_tell  # type: ignore[method-assign]
+
+        @functools.wraps(close)
+        def close_and_notify(*args: Any, **kwargs: Any) -> Any:
+            batchers = self.residents()
+            for batcher in batchers:
+                batcher.ring.unclaim_window()  # whatever is raised from here on
+            try:
+                return close(*args, **kwargs)
+            finally:
+                if loop.is_closed():
+                    _held_homes.pop(loop, None)
+                    _unwrap(loop, close_and_notify, None if inherited else close)
+                    with contextlib.ExitStack() as each:  # all, whatever one raises
+                        for batcher in batchers:
+                            each.callback(batcher.loop_closed, self)
+
+        # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it,
+        # and every turn of the loop is slower from then on. A loop that takes no
+        # attribute is looked at when a window opens.
+        with contextlib.suppress(AttributeError):
+            loop.close = close_and_notify  # type: ignore[method-assign]
 
 
 def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
@@ -337,28 +257,32 @@ def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
             loop.close = own  # type: ignore[method-assign]
 
 
-def _tell(residents: dict[int, weakref.ref[Resident]]) -> None:
-    with contextlib.ExitStack() as telling:  # all of them, whatever one raises
-        for reference in list(residents.values()):
-            if (resident := reference()) is not None:
-                telling.callback(resident.loop_closed)
-
-
-async def _note_end(
-    loop_reference: "weakref.ref[asyncio.AbstractEventLoop]",
-    ended: weakref.WeakSet[asyncio.AbstractEventLoop] = _ended,
+async def _drain_at_end(
+    reference: "weakref.ref[Home]",
 ) -> AsyncGenerator[None, None]:
-    """Note the end of a loop also where no dispatcher lives there any more.
+    """Drain a home when its loop closes its async generators; by nothing else.
 
-    `ended` is an argument because a loop that is never closed comes here when the
-    interpreter ends, where this module has lost its names.
+    Freed with its home, or by the garbage collector, it does nothing. That may happen
+    when the interpreter ends and this module has lost its names.
     """
     try:
         yield
     finally:
-        loop = loop_reference()
-        if loop is not None:
-            ended.add(loop)
+        home = reference()
+        loop = None if home is None else home.loop
+        if (
+            home is not None
+            and loop is not None
+            and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
+        ):
+            # The loop warns of every generator that starts from now on, also of those
+            # inside the user's client; the drain is what it is waiting for. The loop
+            # restores the hooks itself when it stops.
+            sys.set_asyncgen_hooks(firstiter=None)
+            try:
+                await home.drain()
+            finally:
+                home.ended = True
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:
@@ -366,12 +290,7 @@ def _start(generator: AsyncGenerator[None, None]) -> None:
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=None)
     try:
-        _step(generator.__anext__())
+        with contextlib.suppress(StopIteration, StopAsyncIteration):
+            generator.__anext__().send(None)
     finally:
         sys.set_asyncgen_hooks(*hooks)
-
-
-def _step(awaitable: Any) -> None:
-    """Run an awaitable that does not suspend."""
-    with contextlib.suppress(StopIteration, StopAsyncIteration):
-        awaitable.send(None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import _options
 from ._bytes import ByteRing
 from ._records import RecordRing
-from ._ring import ObjectRing, Ring, shown
+from ._ring import ObjectRing, Ring, short_repr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,24 +168,26 @@ class Bytes(Layout):
             _options.function("encode", encode)
             if _options.is_async(encode):
                 raise TypeError(
-                    f"encode={shown(encode)}: must be an ordinary function, "
+                    f"encode={short_repr(encode)}: must be an ordinary function, "
                     "enqueue awaits nothing"
                 )
         if not isinstance(separator, bytes):
-            raise TypeError(f"separator={shown(separator)}: must be bytes")
+            raise TypeError(f"separator={short_repr(separator)}: must be bytes")
         if _options.count("max_bytes", max_bytes) > _MOST_BYTES:
-            raise ValueError(f"max_bytes={shown(max_bytes)}: must be <= {_MOST_BYTES}")
+            raise ValueError(
+                f"max_bytes={short_repr(max_bytes)}: must be <= {_MOST_BYTES}"
+            )
         most = max_bytes
         if max_batch_bytes is not None:
             most = _options.count("max_batch_bytes", max_batch_bytes)
         if most > max_bytes:
             raise ValueError(
-                f"max_batch_bytes={shown(most)}: must be <= max_bytes={max_bytes}, "
-                "or the ring is full before a batch is"
+                f"max_batch_bytes={short_repr(most)}: must be <= "
+                f"max_bytes={max_bytes}, or the ring is full before a batch is"
             )
         if len(separator) > most:
             raise ValueError(
-                f"separator={shown(separator)}: must have at most {most} bytes, "
+                f"separator={short_repr(separator)}: must have at most {most} bytes, "
                 "or no batch could hold an entry"
             )
         self._set(

@@ -8,12 +8,12 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
-from ._ring import shown
+from ._ring import short_repr
 
 
 def _number(name: str, value: Any, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}={shown(value)}: must be {wanted}")
+        raise TypeError(f"{name}={short_repr(value)}: must be {wanted}")
     try:
         return float(value)
     except OverflowError:
@@ -23,7 +23,7 @@ def _number(name: str, value: Any, wanted: str) -> float:
 def _positive(name: str, value: Any, wanted: str) -> float:
     number = _number(name, value, wanted)
     if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name}={shown(value)}: must be {wanted}")
+        raise ValueError(f"{name}={short_repr(value)}: must be {wanted}")
     return number
 
 
@@ -62,7 +62,7 @@ def timeout(value: Any) -> float | None:
     wanted = "a number of seconds >= 0, or None (wait for ever)"
     number = _number("timeout", value, wanted)
     if not number >= 0:
-        raise ValueError(f"timeout={shown(value)}: must be {wanted}")
+        raise ValueError(f"timeout={short_repr(value)}: must be {wanted}")
     return None if number > threading.TIMEOUT_MAX else number  # some centuries
 
 
@@ -74,9 +74,9 @@ def count(name: str, value: Any) -> int:
         ValueError: it is below 1.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={shown(value)}: must be an integer >= 1")
+        raise TypeError(f"{name}={short_repr(value)}: must be an integer >= 1")
     if value < 1:
-        raise ValueError(f"{name}={shown(value)}: must be an integer >= 1")
+        raise ValueError(f"{name}={short_repr(value)}: must be an integer >= 1")
     return int(value)
 
 
@@ -90,7 +90,9 @@ def capacity(value: Any) -> int:
     """
     checked = count("capacity", value)
     if checked > sys.maxsize // 32:
-        raise MemoryError(f"capacity={shown(checked)}: more than a machine can address")
+        raise MemoryError(
+            f"capacity={short_repr(checked)}: more than a machine can address"
+        )
     return checked
 
 
@@ -106,7 +108,7 @@ def max_batch(value: Any, most: int) -> int:
     checked = count("max_batch", value)
     if checked > most:
         raise ValueError(
-            f"max_batch={shown(checked)}: must be <= capacity={most}, "
+            f"max_batch={short_repr(checked)}: must be <= capacity={most}, "
             "or the ring is full before a batch is"
         )
     return checked
@@ -120,7 +122,7 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     """
     if not isinstance(value, str) or value not in known:
         words = ", ".join(map(repr, known))
-        raise ValueError(f"{name}={shown(value)}: must be one of {words}")
+        raise ValueError(f"{name}={short_repr(value)}: must be one of {words}")
     return value
 
 
@@ -137,7 +139,7 @@ def function(name: str, value: Any) -> Any:
         TypeError: `value` cannot be called.
     """
     if not callable(value):
-        raise TypeError(f"{name}={shown(value)}: must be callable")
+        raise TypeError(f"{name}={short_repr(value)}: must be callable")
     return value
 
 
@@ -152,7 +154,7 @@ def dispatch_function(value: Any) -> Any:
     for each in (value, call):
         if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
             raise TypeError(
-                f"dispatch_function={shown(value)}: must not yield, "
+                f"dispatch_function={short_repr(value)}: must not yield, "
                 "nobody would iterate it"
             )
     return value
@@ -165,7 +167,9 @@ def layout(value: Any) -> Any:
         TypeError: `value` is no layout.
     """
     if isinstance(value, type) or not hasattr(value, "make_ring"):
-        raise TypeError(f"layout={shown(value)}: must be a layout, such as Objects()")
+        raise TypeError(
+            f"layout={short_repr(value)}: must be a layout, such as Objects()"
+        )
     return value
 
 
@@ -179,7 +183,7 @@ def hook(name: str, value: Any) -> Any:
         return None
     if is_async(function(name, value)):
         raise TypeError(
-            f"{name}={shown(value)}: must be an ordinary function, "
+            f"{name}={short_repr(value)}: must be an ordinary function, "
             "nobody would await it; start a task in it if you must"
         )
     return value
@@ -196,5 +200,5 @@ def name(value: Any, function: Any) -> str:
             function = function.func
         return getattr(function, "__qualname__", type(function).__qualname__)
     if not isinstance(value, str):
-        raise TypeError(f"name={shown(value)}: must be a string")
+        raise TypeError(f"name={short_repr(value)}: must be a string")
     return value

@@ -6,46 +6,36 @@ import os
 import sys
 import time
 import weakref
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from ._background import forget_background, run_inline, stop_background
 from ._home import END_SECONDS, raise_from
-from ._ring import Ring, keep_for_ever
+from ._ring import immortalize
+
+if TYPE_CHECKING:
+    from ._batcher import Batcher
 
 
-class Member(Protocol):
-    """What the process knows of a dispatcher."""
-
-    @property
-    def ring(self) -> Ring:
-        """Where its entries wait."""
-
-    def _start_anew(self) -> object: ...
-    def _needs_end(self) -> bool: ...
-    async def _end_here(self, timeout: float) -> None: ...
-    def _end(self) -> None: ...
-
-
-_members: weakref.WeakSet[Any] = weakref.WeakSet()
+_batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
 _imported_by = os.getpid()
-_seen_to: set[int] = set()  # by register_exit(), process by process
+_registered: set[int] = set()  # process ids, by register_exit()
 
 
-def register(member: Member) -> None:
+def register(batcher: "Batcher") -> None:
     """Look after a dispatcher when the process forks and when it ends."""
-    _members.add(member)
+    _batchers.add(batcher)
 
 
 def register_exit() -> None:
-    """See to it that `at_exit` runs in this process too.
+    """Have `at_exit` run in this process too.
 
     A child of `multiprocessing` forgets what was registered with atexit before it was
     forked, and on 3.11 and 3.12 runs nothing at its exit but multiprocessing's own
     finalizers.
     """
-    if os.getpid() in _seen_to:
+    if os.getpid() in _registered:
         return
-    _seen_to.add(os.getpid())
+    _registered.add(os.getpid())
     if os.getpid() != _imported_by:
         atexit.unregister(at_exit)
         atexit.register(at_exit)
@@ -61,12 +51,13 @@ def after_fork_in_child() -> None:
     What belonged to the parent (its entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
-    members = list(_members)
-    for member in members:
-        member.ring.reset()  # first: its lock may be held by a thread left behind
-    for member in members:
-        keep_for_ever(member._start_anew())
-    keep_for_ever(forget_background())
+    batchers = list(_batchers)
+    for batcher in batchers:
+        batcher.ring.reset()  # first: a thread left behind may hold its lock
+    for batcher in batchers:
+        immortalize(batcher.inherited())
+        batcher.reset()
+    immortalize(forget_background())
 
 
 def at_exit() -> None:
@@ -80,26 +71,26 @@ def at_exit() -> None:
             except SystemExit:
                 continue  # by the handler of a second signal: the end is under way
     finally:
-        for member in list(_members):
-            member._end()
+        for batcher in list(_batchers):
+            batcher.end()
 
 
 def _dispatch_all(seconds: float) -> None:
     deadline = time.monotonic() + seconds
     stop_background(seconds + 1.0)
-    waiting = [member for member in list(_members) if member._needs_end()]
+    waiting = [batcher for batcher in list(_batchers) if batcher.has_work]
     left = deadline - time.monotonic()
     if waiting and left > 0:
         run_inline(_end_all(waiting, left))
 
 
-async def _end_all(members: list[Member], seconds: float) -> None:
-    await asyncio.gather(*(_end_one(member, seconds) for member in members))
+async def _end_all(batchers: "list[Batcher]", seconds: float) -> None:
+    await asyncio.gather(*(_end_one(batcher, seconds) for batcher in batchers))
 
 
-async def _end_one(member: Member, seconds: float) -> None:
+async def _end_one(batcher: "Batcher", seconds: float) -> None:
     try:
-        await member._end_here(seconds)
+        await batcher.end_here(seconds)
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
         raise_from(asyncio.get_running_loop(), error)
 

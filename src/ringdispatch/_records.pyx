@@ -33,10 +33,18 @@ from ringdispatch._pack cimport (
     pack,
     pack_extreme,
 )
-from ringdispatch._ring cimport Core, Item, ROW_BYTES, Ring
-from ringdispatch._ring cimport ring_lock, ring_mutex, ring_renew, ring_unlock
+from ringdispatch._ring cimport Ring
+from ringdispatch._state cimport (
+    Item,
+    ROW_BYTES,
+    RingState,
+    ring_lock,
+    ring_mutex,
+    ring_renew,
+    ring_unlock,
+)
 
-from ringdispatch._ring import shown
+from ringdispatch._ring import short_repr
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -115,7 +123,7 @@ cdef class Buffers:
         return self.get_new() if memory is NULL else memory
 
     cdef void put(self, char *memory, uint64_t generation) noexcept:
-        """Take a buffer back, unless there are enough of them."""
+        """Batch a buffer back, unless there are enough of them."""
         ring_lock(&self.mutex)
         if generation != self.generation:
             memory = NULL  # of the process before the fork: it may be in use there
@@ -172,7 +180,6 @@ cdef class RecordRing(Ring):
     cdef uint64_t itemsize
     cdef bint padded  # between its fields
     cdef list rules
-    cdef object as_batch
     cdef Buffers buffers
     # under the ring's lock
     cdef char *memory
@@ -188,7 +195,7 @@ cdef class RecordRing(Ring):
         object as_batch,
     ):
         self.rules = rules
-        self.as_batch = as_batch
+        self.as_value = as_batch
         self.itemsize = itemsize
         self.field_count = len(rules)
         self.fields = <Field *> PyMem_RawMalloc(self.field_count * sizeof(Field))
@@ -221,7 +228,7 @@ cdef class RecordRing(Ring):
     # ---- in
 
     cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
-        cdef Core *core = &self.core
+        cdef RingState *state = &self.state
         if fields < 0:
             if not PyTuple_Check(given[0]):
                 return False
@@ -231,19 +238,19 @@ cdef class RecordRing(Ring):
             return False
         cdef Field *field = self.fields
         cdef Field *end = field + fields
-        ring_lock(&core.mutex)
-        cdef bint stored = core.tail < core.stop
+        ring_lock(&state.mutex)
+        cdef bint stored = state.tail < state.stop
         cdef char *row = self.next_row()
         while stored and field < end:
             stored = pack(field, given[0], row)
             field += 1
             given += 1
-        core.tail += stored
-        ring_unlock(&core.mutex)
+        state.tail += stored
+        ring_unlock(&state.mutex)
         return stored
 
     cdef inline char *next_row(self) noexcept nogil:
-        cdef uint64_t row = self.first + (self.core.tail - self.core.head)
+        cdef uint64_t row = self.first + (self.state.tail - self.state.head)
         return self.memory + self.itemsize * (
             row if row < self.capacity else row - self.capacity
         )
@@ -254,7 +261,7 @@ cdef class RecordRing(Ring):
         if fields < 0:
             if not PyTuple_Check(given[0]):
                 raise TypeError(
-                    f"entry={shown(<object> given[0])}: must be a tuple of "
+                    f"entry={short_repr(<object> given[0])}: must be a tuple of "
                     f"{self.describe()}"
                 )
             fields = PyTuple_GET_SIZE(given[0])
@@ -262,7 +269,7 @@ cdef class RecordRing(Ring):
         if fields != self.field_count:
             row = tuple([<object> given[i] for i in range(fields)])
             raise ValueError(
-                f"entry={shown(row)}: has {fields} fields, "
+                f"entry={short_repr(row)}: has {fields} fields, "
                 f"must have {self.describe()}"
             )
         cdef char *row_data = item.row
@@ -310,7 +317,7 @@ cdef class RecordRing(Ring):
 
     # ---- out
 
-    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
         if given_up or start == end:
             return None
         cdef RecordBuffer buffer = RecordBuffer.__new__(RecordBuffer)
@@ -319,10 +326,10 @@ cdef class RecordRing(Ring):
         buffer.memory = self.buffers.get()
         return buffer
 
-    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+    cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         cdef RecordBuffer buffer
         cdef char *memory
-        cdef uint64_t left = self.core.tail - self.core.head - count
+        cdef uint64_t left = self.state.tail - self.state.head - count
         if storage is None:
             self.advance(count)
             return count
@@ -354,19 +361,16 @@ cdef class RecordRing(Ring):
         if self.first >= self.capacity:
             self.first -= self.capacity
 
-    cdef object present(self, object storage):
-        return self.as_batch(storage)
-
     cdef void forget(self) noexcept:
         self.buffers.forget()
         self.first = 0
 
     cdef uint64_t count_bytes(self) noexcept nogil:
-        return (self.core.tail - self.core.head) * self.itemsize
+        return (self.state.tail - self.state.head) * self.itemsize
 
     cdef tuple bounds(self, uint64_t pending_bytes):
         return (
             pending_bytes,
             self.capacity * self.itemsize,
-            self.core.max_batch * self.itemsize,
+            self.state.max_batch * self.itemsize,
         )

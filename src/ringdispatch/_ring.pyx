@@ -4,7 +4,7 @@
 """Rings keep pending entries, and the books of all that came in and went out.
 
 Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `tail`
-counts what was accepted, `head` what has left. Entries come in by `_producer.pyx`.
+counts what was accepted, `head` what has left. Entries come in by `_enqueue.pyx`.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -13,34 +13,68 @@ from cpython.list cimport PyList_New
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcpy, memset
 
+from ringdispatch._batch cimport Batch, Slot, Wake
+from ringdispatch._state cimport (
+    Item,
+    Py_DECREF,
+    Py_INCREF,
+    RingState,
+    Unsettled,
+    move_head,
+    ring_lock,
+    ring_renew,
+    ring_unlock,
+    set_notify_at,
+    set_stop,
+    unclaim,
+)
+
 cdef extern from "Python.h":
     ctypedef struct PyListObject:
         PyObject **ob_item
     void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
 
-cdef inline uint64_t look_at(Core *core, uint64_t *field) noexcept nogil:
-    ring_lock(&core.mutex)
+DROP_REASONS = (
+    "rejected_full",
+    "evicted",
+    "rejected_closed",
+    "rejected_oversized",
+    "abandoned",
+)
+
+
+cdef inline uint64_t look_at(RingState *state, uint64_t *field) noexcept nogil:
+    ring_lock(&state.mutex)
     cdef uint64_t value = field[0]
-    ring_unlock(&core.mutex)
+    ring_unlock(&state.mutex)
     return value
 
 
-cdef inline uint64_t count_pending(Core *core) noexcept nogil:
-    ring_lock(&core.mutex)
-    cdef uint64_t pending = core.tail - core.head
-    ring_unlock(&core.mutex)
+cdef inline uint64_t count_pending(RingState *state) noexcept nogil:
+    ring_lock(&state.mutex)
+    cdef uint64_t pending = state.tail - state.head
+    ring_unlock(&state.mutex)
     return pending
 
 
-cdef inline void leave(Core *core, uint64_t count) noexcept nogil:
+cdef inline void leave(RingState *state, uint64_t count) noexcept nogil:
     """Move `head` on, after the entries were taken or abandoned."""
-    if core.tail - core.head > core.peak_pending:
-        core.peak_pending = core.tail - core.head
-    move_head(core, count)
-    if core.head == core.tail:
-        core.window = False
-    set_check(core)
-    set_stop(core)
+    if state.tail - state.head > state.peak_pending:
+        state.peak_pending = state.tail - state.head
+    move_head(state, count)
+    if state.head == state.tail:
+        state.claimed = False
+    set_notify_at(state)
+    set_stop(state)
+
+
+cdef inline void count_drops(RingState *state, uint64_t *totals) noexcept nogil:
+    """Fill in the counters of DROP_REASONS; called under the lock."""
+    totals[0] = state.rejected_full
+    totals[1] = state.evicted
+    totals[2] = state.rejected_closed
+    totals[3] = state.rejected_oversized
+    totals[4] = state.abandoned
 
 
 cdef class Ring:
@@ -49,14 +83,14 @@ cdef class Ring:
     def __cinit__(self, uint64_t capacity, uint64_t max_batch, *layout):
         self.capacity = capacity
         self.bound = "capacity"
-        self.core.limit = capacity
-        self.core.max_batch = max_batch
-        self.core.most_bytes = UINT64_MAX
-        self.core.mask = 1
-        while self.core.mask < capacity:
-            self.core.mask <<= 1
-        self.core.mask -= 1
-        set_check(&self.core)
+        self.state.limit = capacity
+        self.state.max_batch = max_batch
+        self.state.most_bytes = UINT64_MAX
+        self.state.mask = 1
+        while self.state.mask < capacity:
+            self.state.mask <<= 1
+        self.state.mask -= 1
+        set_notify_at(&self.state)
 
     # What a layout does in its own way; here, what it does where it has none.
 
@@ -89,26 +123,22 @@ cdef class Ring:
         """Put the entry at `tail`; True if a batch is full for more than its count."""
         return False
 
-    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
         """Make what these entries move to; None where nothing is to be kept."""
 
     cdef bint is_full(self, uint64_t first) noexcept nogil:
         """Whether the entries from position `first` on fill a batch."""
-        return self.core.tail - first >= self.core.max_batch
+        return self.state.tail - first >= self.state.max_batch
 
     cdef uint64_t batch_end(self, uint64_t first, uint64_t most) noexcept nogil:
         """Where a batch ends that begins at `first` and takes up to `most`."""
-        return first + min(self.core.tail - first, most)
+        return first + min(self.state.tail - first, most)
 
-    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+    cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         """Move the oldest entries, about to leave; returns how many found room."""
 
     cdef void forget(self) noexcept:
         """Start empty in a forked child, whatever another thread was about here."""
-
-    cdef object present(self, object storage):
-        """Make of what the entries moved to what the dispatch function gets."""
-        return storage
 
     cdef uint64_t count_bytes(self) noexcept nogil:
         """How many bytes are pending; called under the lock."""
@@ -120,142 +150,180 @@ cdef class Ring:
 
     @property
     def head(self):
-        return look_at(&self.core, &self.core.head)
+        return look_at(&self.state, &self.state.head)
 
     @property
     def tail(self):
-        return look_at(&self.core, &self.core.tail)
+        return look_at(&self.state, &self.state.tail)
 
     @property
     def pending(self):
-        return count_pending(&self.core)
+        return count_pending(&self.state)
 
     @property
     def closed(self):
-        return look_at(&self.core, &self.core.limit) == 0
+        return look_at(&self.state, &self.state.limit) == 0
 
     @property
-    def places(self):
-        return look_at(&self.core, &self.core.places)
+    def busy_slots(self):
+        return look_at(&self.state, &self.state.busy_slots)
 
     @property
-    def telling(self):
-        """Whether a drop was announced and `told()` not called since."""
-        ring_lock(&self.core.mutex)
-        cdef bint telling = self.core.telling
-        ring_unlock(&self.core.mutex)
-        return telling
+    def drop_announced(self):
+        """Whether a drop was announced and `rearm_drop_notice()` not called since."""
+        ring_lock(&self.state.mutex)
+        cdef bint drop_announced = self.state.drop_announced
+        ring_unlock(&self.state.mutex)
+        return drop_announced
 
     @property
     def opened(self):
         """When the current window opened, in seconds of the dispatcher's clock."""
-        ring_lock(&self.core.mutex)
-        cdef double opened = self.core.opened
-        ring_unlock(&self.core.mutex)
+        ring_lock(&self.state.mutex)
+        cdef double opened = self.state.opened
+        ring_unlock(&self.state.mutex)
         return opened
 
-    def reopen(self, double now):
+    def roll_window(self, double now):
         """Let a window begin now, for the entries from the returned position on."""
-        ring_lock(&self.core.mutex)
-        cdef uint64_t turn = self.core.tail
-        self.core.opened = now
-        self.core.turn = turn
-        ring_unlock(&self.core.mutex)
-        return turn
+        ring_lock(&self.state.mutex)
+        cdef uint64_t reopened_at = self.state.tail
+        self.state.opened = now
+        self.state.reopened_at = reopened_at
+        ring_unlock(&self.state.mutex)
+        return reopened_at
 
-    def forsake(self):
-        """Nobody could be told of the pending entries: let the next one open again."""
-        ring_lock(&self.core.mutex)
-        self.core.window = False
-        set_stop(&self.core)
-        ring_unlock(&self.core.mutex)
+    def unclaim_window(self):
+        """Let the next entry notify the listener; returns what claim_window() takes."""
+        return unclaim(&self.state)
 
-    def reserve(self, uint64_t max_in_flight):
-        """Take a place for one call of the dispatch function, if one is free."""
-        ring_lock(&self.core.mutex)
-        cdef bint free = self.core.places < max_in_flight
-        self.core.places += free
-        ring_unlock(&self.core.mutex)
-        return free
+    def claim_window(self, uint64_t pumps):
+        """Promise a pump() for what is pending, unless another has begun since."""
+        ring_lock(&self.state.mutex)
+        if pumps == self.state.pumps and self.state.head < self.state.tail:
+            self.state.claimed = True
+            set_stop(&self.state)
+        ring_unlock(&self.state.mutex)
 
-    def release(self):
-        """Give a place back."""
-        ring_lock(&self.core.mutex)
-        self.core.places -= 1
-        ring_unlock(&self.core.mutex)
+    def acquire_slot(self, uint64_t max_in_flight):
+        """A slot for one call of the dispatch function; None if all are busy."""
+        cdef Slot slot = Slot.__new__(Slot)
+        slot.ring, slot.state = self, &self.state
+        ring_lock(&self.state.mutex)
+        slot.generation = self.state.generation
+        slot._held = self.state.busy_slots < max_in_flight
+        self.state.busy_slots += slot._held
+        cdef bint held = slot._held
+        ring_unlock(&self.state.mutex)
+        return slot if held else None
 
-    cdef tuple move_out(self, uint64_t most, uint64_t due, bint given_up):
-        cdef Core *core = &self.core
-        cdef Take take = Take.__new__(Take)
+    def wake(self, object home, object pump):
+        """Make what an event loop calls to have `pump` run with `home`."""
+        cdef Wake wake = Wake.__new__(Wake)
+        wake.ring, wake.state = self, &self.state
+        wake.home, wake.pump = home, pump
+        return wake
+
+    def settled_end(self, bint past_excused=False):
+        """The position below which every entry is settled, evicted or abandoned.
+
+        Args:
+            past_excused: Pass over batches whose own calls wait in a flush or a close.
+        """
+        ring_lock(&self.state.mutex)
+        cdef Unsettled *node = self.state.oldest
+        while past_excused and node is not NULL and node.excused:
+            node = node.after
+        cdef uint64_t end = self.state.head if node is NULL else node.start
+        ring_unlock(&self.state.mutex)
+        return end
+
+    def is_settled(self, uint64_t position):
+        """Whether the entry at this position is settled, evicted or abandoned."""
+        ring_lock(&self.state.mutex)
+        cdef Unsettled *node = self.state.oldest
+        while node is not NULL and node.end <= position:
+            node = node.after
+        cdef bint out = position < self.state.head
+        cdef bint settled = out and (node is NULL or position < node.start)
+        ring_unlock(&self.state.mutex)
+        return settled
+
+    cdef Batch take_locked(self, uint64_t most, uint64_t due, bint given_up):
+        cdef RingState *state = &self.state
+        cdef Batch batch = Batch.__new__(Batch)
         cdef uint64_t count, start, end
-        take.ring = self
+        batch.ring, batch.state = self, state
+        batch.as_value = self.as_value
         # Everything that allocates comes first: on 3.11 an allocation can run the
         # collector, and the collector can enqueue. What is pending may change until
         # the lock is held, so what moves is cut to the room that was made for it.
-        ring_lock(&core.mutex)
-        start, end = core.head, self.next_end(most, due, given_up)
-        ring_unlock(&core.mutex)
-        take.kept = self.room_for(start, end, given_up)
-        ring_lock(&core.mutex)
-        count = min(self.next_end(most, due, given_up) - core.head, end - start)
-        count = self.move(count, take.kept)
-        take.generation = core.generation
-        take.start = core.head
-        take.end = core.head + count
-        leave(core, count)
+        ring_lock(&state.mutex)
+        start, end = state.head, self.next_end(most, due, given_up)
+        ring_unlock(&state.mutex)
+        batch._data = self.allocate_batch(start, end, given_up)
+        ring_lock(&state.mutex)
+        count = min(self.next_end(most, due, given_up) - state.head, end - start)
+        count = self.copy_out(count, batch._data)
+        batch.generation = state.generation
+        batch.start = state.head
+        batch.end = state.head + count
+        leave(state, count)
         if given_up:
-            core.abandoned += count
+            state.abandoned += count
         elif count:
-            core.batches += 1
-        ring_unlock(&core.mutex)
-        return take, count
+            state.batches += 1
+            batch.link()
+        ring_unlock(&state.mutex)
+        return batch
 
     cdef uint64_t next_end(
         self, uint64_t most, uint64_t due, bint given_up
     ) noexcept nogil:
-        cdef uint64_t head = self.core.head
+        cdef uint64_t head = self.state.head
         if given_up:
-            return self.core.tail
+            return self.state.tail
         cdef uint64_t end = self.batch_end(head, most)
         return end if self.is_full(head) else max(min(end, due), head)
 
     def wants_batch(self, uint64_t skip, uint64_t due):
         """Whether, after `skip` batches, one is full or begins below position `due`."""
         cdef uint64_t first
-        ring_lock(&self.core.mutex)
-        first = self.core.head
+        ring_lock(&self.state.mutex)
+        first = self.state.head
         for _ in range(skip):
-            first = self.batch_end(first, self.core.max_batch)
-        cdef bint wants = first < min(due, self.core.tail) or self.is_full(first)
-        ring_unlock(&self.core.mutex)
+            first = self.batch_end(first, self.state.max_batch)
+        cdef bint wants = first < min(due, self.state.tail) or self.is_full(first)
+        ring_unlock(&self.state.mutex)
         return wants
 
     def take(self, uint64_t most, uint64_t due=UINT64_MAX):
-        """Take up to `most` of the oldest entries; None if there is none to take.
+        """Batch up to `most` of the oldest entries; None if there is none to take.
 
         Args:
             most: How many at most.
             due: Of a batch that is not full, take what lies below this position.
         """
-        take, count = self.move_out(most, due, False)
-        return take if count else None
+        cdef Batch batch = self.take_locked(most, due, False)
+        return batch if batch.unsettled else None
 
     def abandon(self):
-        """Let go of everything pending; return how many entries that were."""
-        return self.move_out(0, 0, True)[1]
+        """Drop everything pending; returns how many entries that were."""
+        cdef Batch batch = self.take_locked(0, 0, True)
+        return batch.end - batch.start
 
     def close(self):
         """Refuse entries from now on: a closed ring is a ring with room for none."""
-        ring_lock(&self.core.mutex)
-        self.core.limit = 0
-        set_stop(&self.core)
-        ring_unlock(&self.core.mutex)
+        ring_lock(&self.state.mutex)
+        self.state.limit = 0
+        set_stop(&self.state)
+        ring_unlock(&self.state.mutex)
 
-    def told(self):
-        """Announce the next drop again."""
-        ring_lock(&self.core.mutex)
-        self.core.telling = False
-        ring_unlock(&self.core.mutex)
+    def rearm_drop_notice(self):
+        """Notify the listener of the next drop again."""
+        ring_lock(&self.state.mutex)
+        self.state.drop_announced = False
+        ring_unlock(&self.state.mutex)
 
     def reset(self):
         """Start empty in a forked child.
@@ -264,39 +332,61 @@ cdef class Ring:
         anew first. The entries belong to the parent; they are forgotten by position,
         not freed, because freeing them could run user code.
         """
-        ring_renew(&self.core.mutex)
-        cdef Core fresh
-        memset(&fresh, 0, sizeof(Core))
-        fresh.mask = self.core.mask
-        fresh.slots = self.core.slots
-        fresh.otherwise = self.core.otherwise
-        fresh.limit = self.core.limit
-        fresh.most_bytes = self.core.most_bytes
-        fresh.max_batch = self.core.max_batch
-        fresh.generation = self.core.generation + 1
-        set_check(&fresh)
-        self.core = fresh
+        ring_renew(&self.state.mutex)
+        cdef RingState fresh
+        memset(&fresh, 0, sizeof(RingState))
+        fresh.mask = self.state.mask
+        fresh.slots = self.state.slots
+        fresh.slow_path = self.state.slow_path
+        fresh.limit = self.state.limit
+        fresh.most_bytes = self.state.most_bytes
+        fresh.max_batch = self.state.max_batch
+        fresh.generation = self.state.generation + 1
+        fresh.pumps = self.state.pumps + 1  # what the parent claimed is void
+        set_notify_at(&fresh)
+        self.state = fresh
         self.forget()
 
-    def drops(self):
-        """How many entries were dropped, by reason: a counter of `Statistics`."""
-        ring_lock(&self.core.mutex)
-        cdef Core seen = self.core
-        ring_unlock(&self.core.mutex)
-        return {
-            "rejected_full": seen.rejected_full,
-            "evicted": seen.evicted,
-            "rejected_closed": seen.rejected_closed,
-            "rejected_oversized": seen.rejected_oversized,
-            "abandoned": seen.abandoned,
-        }
+    def take_drops(self, reason, bint to_log=False):
+        """How many entries were dropped since the last call with these arguments.
+
+        Two callers get numbers that add up.
+
+        Args:
+            reason: One of DROP_REASONS, which are counters of `Statistics`.
+            to_log: For the log, which hears of them less often than the hook.
+        """
+        cdef int which = DROP_REASONS.index(reason)
+        cdef uint64_t totals[5]
+        ring_lock(&self.state.mutex)
+        count_drops(&self.state, totals)
+        cdef uint64_t *reported = &self.state.drops_reported[5 * to_log + which]
+        cdef uint64_t count = totals[which] - reported[0]
+        reported[0] = totals[which]
+        ring_unlock(&self.state.mutex)
+        return count
+
+    @property
+    def has_drops(self):
+        """Whether there are drops that take_drops() has not returned."""
+        cdef uint64_t totals[5]
+        cdef bint has = False
+        cdef int i
+        ring_lock(&self.state.mutex)
+        count_drops(&self.state, totals)
+        for i in range(5):
+            has |= totals[i] != self.state.drops_reported[i]
+            # what was abandoned is logged where it is, with what was in flight
+            has |= i < 4 and totals[i] != self.state.drops_reported[5 + i]
+        ring_unlock(&self.state.mutex)
+        return has
 
     def snapshot(self, double now):
         """All that `Statistics` holds, in its order, at one moment."""
-        ring_lock(&self.core.mutex)
-        cdef Core seen = self.core
+        ring_lock(&self.state.mutex)
+        cdef RingState seen = self.state
         cdef uint64_t pending_bytes = self.count_bytes()
-        ring_unlock(&self.core.mutex)
+        ring_unlock(&self.state.mutex)
         cdef uint64_t pending = seen.tail - seen.head
         return (
             seen.tail,
@@ -314,7 +404,7 @@ cdef class Ring:
             max(seen.peak_pending, pending),
             self.capacity,
             seen.dispatch_seconds,
-            max(0.0, now - seen.oldest) if pending else 0.0,
+            max(0.0, now - seen.oldest_at) if pending else 0.0,
             seen.max_batch,
             *self.bounds(pending_bytes),
         )
@@ -324,111 +414,47 @@ cdef class ObjectRing(Ring):
     """Entries as references: any object, a list as batch."""
 
     def __cinit__(self, uint64_t capacity, uint64_t max_batch):
-        cdef size_t size = (self.core.mask + 1) * sizeof(PyObject *)
-        self.core.slots = <PyObject **> PyMem_RawMalloc(size)
-        if self.core.slots is NULL:
+        cdef size_t size = (self.state.mask + 1) * sizeof(PyObject *)
+        self.state.slots = <PyObject **> PyMem_RawMalloc(size)
+        if self.state.slots is NULL:
             raise MemoryError(
                 f"capacity={capacity}: no {size:,} bytes for the ring; "
                 "take a smaller one"
             )
-        memset(self.core.slots, 0, size)  # touch the pages now, not in a request
+        memset(self.state.slots, 0, size)  # touch the pages now, not in a request
 
     def __dealloc__(self):
-        cdef Core *core = &self.core
-        while core.head < core.tail:
-            core.head += 1
-            Py_DECREF(core.slots[(core.head - 1) & core.mask])
-        PyMem_RawFree(core.slots)
+        cdef RingState *state = &self.state
+        while state.head < state.tail:
+            state.head += 1
+            Py_DECREF(state.slots[(state.head - 1) & state.mask])
+        PyMem_RawFree(state.slots)
 
     cdef PyObject *evict(self) noexcept nogil:
-        return self.core.slots[self.core.head & self.core.mask]
+        return self.state.slots[self.state.head & self.state.mask]
 
     cdef bint store(self, Item *item) noexcept nogil:
         Py_INCREF(item.entry)
-        self.core.slots[self.core.tail & self.core.mask] = item.entry
+        self.state.slots[self.state.tail & self.state.mask] = item.entry
         return False
 
-    cdef object room_for(self, uint64_t start, uint64_t end, bint given_up):
+    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
         return PyList_New(end - start)
 
-    cdef uint64_t move(self, uint64_t count, object storage) noexcept:
+    cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         Py_SET_SIZE(<PyObject *> storage, count)
         if count == 0:
             return 0  # an empty list has no items to copy to, not even none of them
         cdef PyObject **items = (<PyListObject *> storage).ob_item
-        cdef uint64_t first = self.core.head & self.core.mask
-        cdef uint64_t until_end = min(count, self.core.mask + 1 - first)
-        memcpy(items, self.core.slots + first, until_end * sizeof(PyObject *))
+        cdef uint64_t first = self.state.head & self.state.mask
+        cdef uint64_t until_end = min(count, self.state.mask + 1 - first)
+        memcpy(items, self.state.slots + first, until_end * sizeof(PyObject *))
         cdef uint64_t rest = count - until_end
-        memcpy(items + until_end, self.core.slots, rest * sizeof(PyObject *))
+        memcpy(items + until_end, self.state.slots, rest * sizeof(PyObject *))
         return count
 
 
-cdef class Take:
-    """Entries on their way out, their positions, and whether they are settled."""
-
-    @property
-    def batch(self):
-        """What the dispatch function gets; None once the entries were let go of."""
-        ring_lock(&self.ring.core.mutex)
-        cdef object kept = self.kept
-        cdef bint presented = self.presented
-        ring_unlock(&self.ring.core.mutex)
-        if kept is None or presented:
-            return kept
-        cdef object batch = self.ring.present(kept)
-        cdef object theirs = None  # another thread may have been quicker
-        ring_lock(&self.ring.core.mutex)
-        if self.presented:
-            theirs = self.kept
-        elif self.kept is not None:
-            self.kept = batch
-            self.presented = True
-        ring_unlock(&self.ring.core.mutex)
-        return batch if theirs is None else theirs
-
-    @property
-    def storage(self):
-        """What the entries lie in, whether or not it was made a batch."""
-        ring_lock(&self.ring.core.mutex)
-        cdef object kept = self.kept
-        ring_unlock(&self.ring.core.mutex)
-        return kept
-
-    @property
-    def settled(self):
-        """Whether the outcome is in the books."""
-        ring_lock(&self.ring.core.mutex)
-        cdef bint settled = self.outcome_known
-        ring_unlock(&self.ring.core.mutex)
-        return settled
-
-    def forget(self):
-        """Let the entries go; what still refers to their call does not keep them."""
-        ring_lock(&self.ring.core.mutex)
-        cdef object kept = self.kept  # freed on return, when the lock is free
-        self.kept = None
-        ring_unlock(&self.ring.core.mutex)
-
-    def settle(self, bint failed, double seconds):
-        """Enter the outcome in the books; False if that was done before."""
-        cdef Core *core = &self.ring.core
-        cdef uint64_t count = self.end - self.start
-        ring_lock(&core.mutex)
-        cdef bint first = not self.outcome_known and self.generation == core.generation
-        self.outcome_known = True
-        if first:
-            core.dispatch_seconds += seconds
-            core.failed_batches += failed
-            if failed:
-                core.failed += count
-            else:
-                core.dispatched += count
-        ring_unlock(&core.mutex)
-        return first
-
-
-def shown(object value):
+def short_repr(object value):
     """The value for a message: its repr, if it has one, and not too much of it."""
     try:
         text = repr(value)
@@ -437,6 +463,6 @@ def shown(object value):
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def keep_for_ever(object thing):
+def immortalize(object thing):
     """Never free `thing`: in a forked child finalizers would act on the parent's."""
     Py_INCREF(<PyObject *> thing)

@@ -1,48 +1,120 @@
-"""An ordinary dispatch function, called in a worker thread."""
+"""Ordinary dispatch functions, run in daemon threads that nothing joins."""
 
 import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
-from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
 from ._home import Home
 
+# How long a thread waits for its next call.
+_IDLE_SECONDS = 10.0
+
+_Job = Callable[[], None]
+
+
+class Workers:
+    """The threads of one dispatcher; one that has ended its call serves the next."""
+
+    def __init__(self) -> None:
+        self._idle: deque[queue.SimpleQueue[_Job | None]] = deque()
+        self._ended = False
+
+    def run(self, job: _Job) -> None:
+        """Run `job` in a thread.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        try:
+            jobs = self._idle.pop()
+        except IndexError:
+            jobs = queue.SimpleQueue()
+            thread = threading.Thread(
+                target=_serve,
+                args=(jobs, self._idle, lambda: self._ended),
+                name="ringdispatch-worker",
+                daemon=True,
+            )
+            # From 3.14 on it may inherit the context it is started in.
+            Context().run(thread.start)
+        jobs.put(job)
+
+    def end(self) -> None:
+        """End the threads; one that is in a call ends after it."""
+        self._ended = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().put(None)
+
+    def reopen(self) -> None:
+        """Let threads stay again."""
+        self._ended = False
+
+
+def _serve(
+    jobs: "queue.SimpleQueue[_Job | None]",
+    idle: "deque[queue.SimpleQueue[_Job | None]]",
+    ended: Callable[[], bool],
+) -> None:
+    job = jobs.get()
+    while job is not None:
+        job()
+        del job  # or it would keep its batch
+        if ended():
+            return
+        idle.append(jobs)
+        try:
+            job = jobs.get(timeout=_IDLE_SECONDS)
+        except queue.Empty:
+            try:
+                idle.remove(jobs)
+            except ValueError:  # it was popped: a job is on its way
+                job = jobs.get()
+            else:
+                return
+
 
 class Worker:
     """One call in a worker thread, and what came of it.
 
-    That stays here until `result()` fetches it. Perhaps nobody will, because the call
-    was cancelled or its loop closed, and Python would complain of an error left in a
-    future, or of a coroutine never awaited.
+    The outcome stays here until `result()` fetches it. Where that never happens,
+    because the call was cancelled or its loop closed, it is discarded: Python would
+    complain of an error left in a future, or of a coroutine never awaited.
 
     Args:
-        home: Whose running loop hears of the thread's end.
+        home: Whose running loop is notified when the function has ended.
         function: What to call, without arguments.
-        context: What to call it in.
     """
 
-    def __init__(
-        self, home: Home, function: Callable[[], Any], context: Context
-    ) -> None:
+    def __init__(self, home: Home, function: Callable[[], Any]) -> None:
         self._home = home
+        self._function = function
         self._skipped = False
-        # What it returned or raised, until it is seen.
-        self._outcome: list[tuple[Any, BaseException | None]] = []
-        loop = asyncio.get_running_loop()
-        work = partial(context.run, self._work, function)
-        # From 3.14 on a pool's new thread may inherit the context it is started in, and
-        # would keep this call, and the dispatcher with it, for ever.
-        self.ended: asyncio.Future[None] = Context().run(
-            lambda: loop.run_in_executor(None, work)
-        )
+        self._outcome: list[tuple[Any, BaseException | None]] = []  # until it is seen
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def start(self, workers: Workers) -> None:
+        """Call the function in a thread.
+
+        Inline where no thread starts and the loop is ours: when the process ends.
+        """
+        try:
+            workers.run(self._work)
+        except RuntimeError:
+            if not self._home.is_ours:
+                raise
+            self._work()
 
     async def result(self) -> None:
-        """Wait for the thread, and for the awaitable that it may have returned."""
-        await asyncio.wait({self.ended})  # cancelled here, it runs on
-        self.ended.result()
+        """Wait for the function, and for the awaitable that it may have returned."""
+        await asyncio.wait({self.ended})  # cancelled here, the function runs on
         outcome, error = self._outcome.pop()
         if error is not None:
             try:
@@ -52,24 +124,30 @@ class Worker:
         if isawaitable(outcome):
             await outcome
 
-    def drop(self) -> None:
-        """Let go of what nobody will come for."""
-        while self._outcome:
-            with suppress(IndexError):  # the worker thread was quicker
-                outcome, _ = self._outcome.pop()
-                if iscoroutine(outcome):
-                    outcome.close()
+    def discard(self) -> None:
+        """Discard an outcome that will never be awaited."""
+        with contextlib.suppress(IndexError):  # there is none, or the thread was first
+            outcome, _ = self._outcome.pop()
+            if iscoroutine(outcome):
+                outcome.close()
 
     def skip(self) -> None:
-        """Call nothing if the thread has not come to it yet: its batch has failed."""
+        """Call nothing if the thread has not come to it: the batch has failed."""
         self._skipped = True
 
-    def _work(self, function: Callable[[], Any]) -> None:
+    def _work(self) -> None:
         try:
-            outcome = None if self._skipped else function(), None
+            outcome = None if self._skipped else self._function(), None
         except BaseException as error:
             self._outcome.append((None, error))
         else:
             self._outcome.append(outcome)
-        if self._home.closed:
-            self.drop()
+        try:
+            self._loop.call_soon_threadsafe(_finish, self.ended, context=Context())
+        except RuntimeError:  # the loop is closed
+            self.discard()
+
+
+def _finish(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -18,15 +18,15 @@ DISTURBED = 0.25
 # Cores: what the probes take is subtracted as without a load, and differs by so much.
 CPU_NOISE = 0.1
 
-# The figures that are compared: their name, what they are called, how many digits.
+# The figures that are compared, and what they are called.
 FIGURES = (
-    ("entries_per_batch", "entries a batch", 4),
-    ("calls_per_second", "calls/s", 3),
-    ("age_p99", "age p99, ms", 3),
-    ("request_p99", "request p99, ms", 3),
-    ("stall_max", "longest stall, ms", 3),
-    ("cpu_seconds_per_million", "CPU s per million", 3),
-    ("rss_growth", "memory, MiB", 2),
+    ("entries_per_batch", "entries a batch"),
+    ("calls_per_second", "calls/s"),
+    ("age_p99", "age p99, ms"),
+    ("request_p99", "request p99, ms"),
+    ("stall_max", "longest stall, ms"),
+    ("cpu_seconds_per_million", "CPU s per million"),
+    ("rss_growth", "memory, MiB"),
 )
 
 # Measured with 10 ms and with 100 ms, all else alike.
@@ -88,23 +88,25 @@ def _table(sink: float, pairs: dict[float | None, Pair]) -> list[str]:
     lines = [
         f"With a sink that takes {sink:g} ms, {SHORT:g} ms → {LONG:g} ms:",
         "",
-        "| entries/s | " + " | ".join(words for _, words, _ in FIGURES) + " |",
+        "| entries/s | " + " | ".join(words for _, words in FIGURES) + " |",
         "|---" * (1 + len(FIGURES)) + "|",
     ]
     for rate, pair in pairs.items():
         cells = [_rate(rate, pair)]
-        for name, _, digits in FIGURES:
+        for name, _ in FIGURES:
             unit = MIB if name == "rss_growth" else 1
-            short, long = (_figure(getattr(one, name) / unit, digits) for one in pair)
+            short, long = (figure(getattr(one, name) / unit) for one in pair)
             cells.append(f"{short} → {long}")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def _figure(value: float, digits: int) -> str:
-    """So many digits that count, and no power of ten."""
-    text = f"{value:,.{digits}g}"
-    return f"{float(text):,.0f}" if "e+" in text else text
+def figure(value: float) -> str:
+    """Three digits, or all before the point; at most two after it."""
+    for digits, limit in ((2, 9.995), (1, 99.95)):
+        if abs(value) < limit:
+            return f"{value:,.{digits}f}"
+    return f"{value:,.0f}"
 
 
 def _rate(rate: float | None, pair: Pair) -> str:
@@ -138,14 +140,15 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
         _, (short, long) = list(pairs.items())[-1]
         return (
             f"{where} {SHORT:g} ms does not serve requests faster at any rate, beyond "
-            f"the noise; at the highest their p99 is {short.request_p99:,.3g} ms with "
-            f"{SHORT:g} ms and {long.request_p99:,.3g} ms with {LONG:g} ms."
+            f"the noise; at the highest their p99 is {figure(short.request_p99)} ms "
+            f"with {SHORT:g} ms and {figure(long.request_p99)} ms with {LONG:g} ms."
         )
     rate, (short, long) = first
     said = "only at all the machine holds" if rate is None else f"from {rate:,.0f}/s on"
     return (
         f"{where} {SHORT:g} ms pays {said}: requests take "
-        f"{short.request_p99:,.3g} ms at p99 instead of {long.request_p99:,.3g} ms."
+        f"{figure(short.request_p99)} ms at p99 instead of "
+        f"{figure(long.request_p99)} ms."
     )
 
 
@@ -169,9 +172,16 @@ def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
             f"At {rate:,.0f}/s, {SHORT:g} ms makes {calls:.1f} times the calls, at "
             f"{_processor_time(short, long)}; "
             f"with {LONG:g} ms entries get {long.age_p99:,.0f} ms old (p99) instead of "
-            f"{short.age_p99:,.0f}, and memory grows {more + 0.0:+,.1f} MiB."
+            f"{short.age_p99:,.0f}{_growth(more)}."
         )
     return lines
+
+
+def _growth(mebibytes: float) -> str:
+    if not mebibytes:
+        return ", and memory is the same"
+    more = "more" if mebibytes > 0 else "less"
+    return f", and memory grows by {abs(mebibytes):,.1f} MiB {more}"
 
 
 def _processor_time(short: Measured, long: Measured) -> str:
@@ -192,8 +202,8 @@ def _slow_sinks(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
     sink, (short, _) = slow[-1][0], pairs[slow[-1]]
     line = (
         f"A sink that takes {sink:g} ms sets the pace, not {SHORT:g} ms: with one call "
-        f"at a time there are {short.calls_per_second:,.3g} calls/s, and entries get "
-        f"{short.age_p99:,.3g} ms old (p99), as with a delay of {sink:g} ms."
+        f"at a time there are {figure(short.calls_per_second)} calls/s, and entries "
+        f"get {figure(short.age_p99)} ms old (p99), as with a delay of {sink:g} ms."
     )
     return [line]
 

@@ -1,63 +1,121 @@
-"""Plots of memory over time, of what calls cost, and of the whole way."""
+"""The figures of the report: memory over time, what calls cost, and end to end."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ._html import TIMES, Html, number, plain, size, tag
+from ._format import TIMES, number, plain, size
 from ._model import MIB
-from ._plots import Axis, Bar, Line, bar_plot, key, line_plot, thin
+from ._plots import (
+    Axis,
+    Line,
+    LinePlot,
+    Point,
+    Row,
+    RowPlot,
+    thin,
+)
 from ._results import Memory, Price
 
 OURS = ("ringdispatch", "Objects", "Records", "Bytes")
 BASELINE = "deque.append"
 
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A piece of a line, to stand beside its name in the text.
+
+    Attributes:
+        style: Of the line.
+        name: What it is.
+        kind: How it is drawn: `"measured"`, `"hollow"`, or `"predicted"`.
+        verdict: What was found of it.
+    """
+
+    style: int
+    name: str
+    kind: str = "measured"
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Plots under one title, each with its heading, or none."""
+
+    title: str
+    panels: list[tuple[str, LinePlot | RowPlot]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Several, and the key to their lines.
+
+    Attributes:
+        layout: A class of the style sheet: `""`, `"small"`, or `"two"`.
+        keys: To the lines, by their style.
+        keys_beside: Whether the keys stand beside the plots, not above them.
+    """
+
+    figures: list[Figure]
+    layout: str = "small"
+    keys: Sequence[Key] = ()
+    keys_beside: bool = False
+
+
+def ours(name: str) -> bool:
+    """Whether a row is this library's."""
+    return name.startswith(OURS)
+
+
 # ---- memory over time
 
 
-def memory_figures(memory: Sequence[Memory]) -> Html:
+def memory_figures(memory: Sequence[Memory]) -> Figures:
     """Memory over time: all of them, and those that are bounded once more, closer."""
     limits = sorted({one.limit for one in memory if one.limit is not None})
     bounded = [one for one in memory if not one.died and one.bound is not None]
-    panels = [_memory_panel("All, and what the process was allowed", memory, limits)]
+    figures = [_memory_figure("All, and what the process was allowed", memory, limits)]
     if bounded and len(bounded) < len(memory):
-        panels.append(_memory_panel("What is bounded, closer", bounded, [], memory))
-    words = [
-        tag("li", key(style), " ", tag("b", one.name), tag("br"), one.verdict)
-        for style, one in enumerate(memory)
+        figures.append(_memory_figure("What is bounded, closer", bounded, [], memory))
+    keys = [
+        Key(style, one.name, verdict=one.verdict) for style, one in enumerate(memory)
     ]
-    legend = tag("ul", *words, class_="keys told")
-    return tag("div", legend, *panels, class_="figures small")
+    return Figures(figures, keys=keys, keys_beside=True)
 
 
-def _memory_panel(
+def _memory_figure(
     title: str,
     shown: Sequence[Memory],
     limits: list[int],
     everything: Sequence[Memory] | None = None,
-) -> Html:
+) -> Figure:
     order = list(everything or shown)
     lines, levels = [], [(limit / MIB, f"limit {size(limit)}") for limit in limits]
     for one in shown:
         style = order.index(one)
-        points = [(across, up / MIB) for across, up in thin(one.points)]
+        points = [
+            Point(at, up / MIB, f"{one.name}, {number(at)} s: {size(up)}")
+            for at, up in one.points
+        ]
+        points = thin(points)
         lines.append(
             Line(one.name, points, style, labelled=False, plain=True, died=one.died)
         )
-        if everything and one.predicted_bound:
+        if everything and one.predicted_bound and points:
             said = one.predicted_bound / MIB
-            ends = [(points[0][0], said), (points[-1][0], said)] if points else []
+            ends = [Point(points[0].x, said), Point(points[-1].x, said)]
             lines.append(Line(one.name, ends, style, dashed=True))
-    points = [point for line in lines for point in line.points]
-    x = Axis.over((across for across, _ in points), "seconds", log=False)
-    tops = [up for _, up in points] + [value for value, _ in levels]
+    every = [point for line in lines for point in line.points]
+    x = Axis.over((one.x for one in every), "seconds", log=False)
+    tops = [one.y for one in every] + [value for value, _ in levels]
     y = Axis.over(tops, "MiB above the start", log=False)
     words = " ".join(f"{one.name}: {one.verdict}." for one in shown)
     lines.sort(key=lambda line: not line.dashed)
-    plot = line_plot(f"Memory over time. {title}", words, lines, x, y, levels=levels)
-    return tag("figure", tag("figcaption", title), plot)
+    plot = LinePlot(f"Memory over time. {title}. {words}", lines, x, y, levels=levels)
+    return Figure(title, [("", plot)])
 
 
-# ---- bars
+# ---- rows
 
 
 def condition(price: Price) -> str:
@@ -66,61 +124,52 @@ def condition(price: Price) -> str:
     return f"{threads}, {'no room' if price.full else 'with room'}"
 
 
-def ours(name: str) -> bool:
-    """Whether a row is this library's."""
-    return name.startswith(OURS)
-
-
-def price_figures(prices: Sequence[Price]) -> Html:
-    """Bars: nanoseconds for each call, the cheapest first."""
+def price_figures(prices: Sequence[Price]) -> Figures:
+    """Nanoseconds for each call, the cheapest first."""
     every = [value for one in prices for value in (one.ns_median, one.ns_p99)]
-    axis = Axis.over(
-        every, "ns a call, logarithmic; the thin line ends at p99", log=True
-    )
-    drawn = []
+    axis = Axis.over(every, "ns a call, logarithmic; the line ends at p99", log=True)
+    figures = []
     for heading in dict.fromkeys(condition(one) for one in prices):
-        shown = sorted(
-            (one for one in prices if condition(one) == heading),
-            key=lambda one: one.ns_median,
-        )
-        bars = [
-            Bar(
+        rows = [
+            Row(
                 one.name,
                 one.ns_median,
                 f"{number(one.ns_median)} ns, {number(one.ratio)}{TIMES}",
                 one.ns_p99,
+                f"p99 {number(one.ns_p99)} ns",
                 ours(one.name),
             )
-            for one in shown
+            for one in sorted(prices, key=lambda one: one.ns_median)
+            if condition(one) == heading
         ]
-        words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
-        plot = bar_plot(f"The producer's call, {heading}", words, bars, axis)
-        drawn.append(tag("figure", tag("figcaption", heading.capitalize()), plot))
-    return tag("div", *drawn, class_="figures two")
+        figures.append(_rows(f"Cost of enqueue, {heading}", heading, rows, axis))
+    return Figures(figures, "two")
 
 
-def whole_way_figures(rows: Sequence[dict[str, Any]]) -> Html:
-    """Bars: million entries a second, the most first, for each number of producers."""
-    rates = [one["million_per_second"] for one in rows]
+def end_to_end_figures(measured: Sequence[dict[str, Any]]) -> Figures:
+    """Million entries a second, the most first, for each number of producers."""
+    rates = [one["million_per_second"] for one in measured]
     axis = Axis.over(rates, "million entries a second", log=False)
-    drawn = []
-    for heading in dict.fromkeys(_producers(one) for one in rows):
-        shown = [one for one in rows if _producers(one) == heading]
-        shown.sort(key=lambda one: -one["million_per_second"])
-        bars = [
-            Bar(
+    figures = []
+    for heading in dict.fromkeys(_producers(one) for one in measured):
+        rows = [
+            Row(
                 one["name"],
                 one["million_per_second"],
                 f"{number(one['million_per_second'])} M/s",
                 ours=ours(one["name"]),
             )
-            for one in shown
+            for one in sorted(measured, key=lambda one: -one["million_per_second"])
+            if _producers(one) == heading
         ]
-        words = "; ".join(f"{bar.name}: {bar.said}" for bar in bars)
-        plot = bar_plot(f"The whole way, {heading}", words, bars, axis)
-        title = tag("figcaption", heading[:1].upper() + heading[1:])
-        drawn.append(tag("figure", title, plot))
-    return tag("div", *drawn, class_="figures small")
+        figures.append(_rows(f"End to end, {heading}", heading, rows, axis))
+    return Figures(figures)
+
+
+def _rows(title: str, heading: str, rows: list[Row], axis: Axis) -> Figure:
+    words = "; ".join(f"{row.name}: {row.figure}" for row in rows)
+    plot = RowPlot(f"{title}. {words}.", rows, axis)
+    return Figure(heading[:1].upper() + heading[1:], [("", plot)])
 
 
 def _producers(row: dict[str, Any]) -> str:
@@ -129,31 +178,36 @@ def _producers(row: dict[str, Any]) -> str:
     return f"{words}, a delay of {plain(row['delay'])} ms" if "delay" in row else words
 
 
-def take_figures(rows: Sequence[dict[str, Any]]) -> Html:
-    """Nanoseconds for each entry against the size of the batch."""
+# ---- taking a batch
+
+
+def take_figures(rows: Sequence[dict[str, Any]]) -> Figures | None:
+    """Nanoseconds for each entry against the size of the batch, where there are two."""
     names = list(dict.fromkeys(one["name"] for one in rows))
     lines = [
         Line(
             name,
-            [
-                (one["entries"], one["ns_per_entry"])
-                for one in rows
-                if one["name"] == name
-            ],
+            [_take(one) for one in rows if one["name"] == name],
             style,
             labelled=False,
         )
         for style, name in enumerate(names)
     ]
-    points = [point for line in lines for point in line.points]
-    x = Axis.over((across for across, _ in points), "entries in the batch", log=True)
-    y = Axis.over((up for _, up in points), "ns an entry", log=True)
+    every = [point for line in lines for point in line.points]
+    if len({one.x for one in every}) < 2:
+        return None
+    x = Axis.over((one.x for one in every), "entries in the batch", log=True)
+    y = Axis.over((one.y for one in every), "ns an entry", log=True)
     words = "; ".join(
         f"{line.label}: "
-        + ", ".join(f"{number(up)} ns in {plain(across)}" for across, up in line.points)
+        + ", ".join(f"{number(one.y)} ns in {plain(one.x)}" for one in line.points)
         for line in lines
     )
-    plot = line_plot("Taking a batch", words, lines, x, y)
-    keys = [tag("li", key(style), " ", name) for style, name in enumerate(names)]
-    legend = tag("ul", *keys, class_="keys told")
-    return tag("div", legend, tag("figure", plot), class_="figures small")
+    plot = LinePlot(f"Taking a batch. {words}.", lines, x, y)
+    keys = [Key(style, name) for style, name in enumerate(names)]
+    return Figures([Figure("", [("", plot)])], keys=keys, keys_beside=True)
+
+
+def _take(row: dict[str, Any]) -> Point:
+    words = f"{row['name']}, {plain(row['entries'])}: {number(row['ns_per_entry'])} ns"
+    return Point(row["entries"], row["ns_per_entry"], words)

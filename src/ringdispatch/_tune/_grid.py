@@ -4,12 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ._html import Html, join, number, plain, short, tag
+from ._figures import Figure, Figures, Key
+from ._format import number, plain, short
 from ._model import MIB, errors
-from ._plots import Axis, Line, key, line_plot
+from ._plots import Axis, Line, LinePlot, Point, RowPlot
 from ._results import Cell, Measured, Predicted, Setting
 
 USUAL_CAPACITY = 65_536
+
+# The lines of a plot: the name of each, its style, its cells. Panels have a heading.
+Rows = list[tuple[str, int, list[Cell]]]
+Panels = dict[str, Rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,60 +137,58 @@ def by_rate(cell: Cell) -> tuple[float, float, float]:
 # ---- the grid
 
 
-def grid_figures(cells: Sequence[Cell]) -> Html:
-    """All measures against the delay: a line for each rate, a panel for each sink."""
+def grid_figures(cells: Sequence[Cell]) -> Figures | None:
+    """All measures against the delay: a line for each rate, a panel for each sink.
+
+    Of the sinks, those with two delays at one rate: a line takes two points.
+    """
     common = usual(cells)
     shown = sorted(
         (one for one in cells if variant(one.setting) == common), key=by_rate
     )
     rates = list(dict.fromkeys(one.setting.rate for one in shown))
-    sinks = sorted({one.setting.sink for one in shown}, key=lambda sink: sink or 0)
-    figures = []
-    for measure in MEASURES:
-        panels = {
-            sink_name(sink): [
-                (
-                    "the most" if rate is None else f"{short(rate)}/s",
-                    style,
-                    [
-                        one
-                        for one in shown
-                        if _at(one, rate, sink, variant_name(common))
-                    ],
-                )
-                for style, rate in enumerate(rates)
-            ]
-            for sink in sinks
-        }
-        figures.append(_figure(measure, panels))
-    wide = "figures" if len(sinks) > 1 else "figures small"
-    return join([_keys(rates), tag("div", *figures, class_=wide)])
+    panels: Panels = {}
+    for sink in sorted({one.setting.sink for one in shown}, key=lambda sink: sink or 0):
+        rows = [
+            (
+                "the most" if rate is None else f"{short(rate)}/s",
+                style,
+                [one for one in shown if _at(one, rate, sink, variant_name(common))],
+            )
+            for style, rate in enumerate(rates)
+        ]
+        if _are_lines(rows):
+            panels[sink_name(sink)] = rows
+    if not panels:
+        return None
+    figures = [_figure(measure, panels) for measure in MEASURES]
+    return Figures(figures, "" if len(panels) > 1 else "small", _keys(rates))
 
 
-def variant_figures(cells: Sequence[Cell]) -> Html | None:
+def variant_figures(cells: Sequence[Cell]) -> Figures | None:
     """Layouts and options beside each other, where some share rate and sink."""
     common = usual(cells)
     others = [one for one in cells if variant(one.setting) != common]
     loads = {(one.setting.rate, one.setting.sink) for one in others}
     shown = [one for one in cells if (one.setting.rate, one.setting.sink) in loads]
-    if not shown:
-        return None
     names = [variant_name(common)]
     names += [variant_name(variant(one.setting)) for one in others]
     names = list(dict.fromkeys(names))
-    panels = {
-        f"{rate_name(rate)}, {sink_name(sink)}": [
+    panels: Panels = {}
+    for rate, sink in dict.fromkeys(
+        (one.setting.rate, one.setting.sink) for one in sorted(shown, key=by_rate)
+    ):
+        rows = [
             (name, style, [one for one in shown if _at(one, rate, sink, name)])
             for style, name in enumerate(names)
         ]
-        for rate, sink in dict.fromkeys(
-            (one.setting.rate, one.setting.sink) for one in sorted(shown, key=by_rate)
-        )
-    }
+        if _are_lines(rows):
+            panels[f"{rate_name(rate)}, {sink_name(sink)}"] = rows
+    if not panels:
+        return None
     figures = [_figure(measure, panels, of_rates=False) for measure in COMPARED]
-    several = [tag("li", key(style), " ", name) for style, name in enumerate(names)]
-    keys = tag("ul", *several, class_="keys")
-    return join([keys, tag("div", *figures, class_="figures small")])
+    keys = [Key(style, name) for style, name in enumerate(names)]
+    return Figures(figures, "small", keys)
 
 
 def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
@@ -195,12 +198,12 @@ def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
     )
 
 
-def _figure(
-    measure: Measure,
-    panels: dict[str, list[tuple[str, int, list[Cell]]]],
-    *,
-    of_rates: bool = True,
-) -> Html:
+def _are_lines(rows: Rows) -> bool:
+    """Whether one of them has two delays at least: else there is no line to draw."""
+    return any(len({one.setting.delay for one in cells}) > 1 for _, _, cells in rows)
+
+
+def _figure(measure: Measure, panels: Panels, *, of_rates: bool = True) -> Figure:
     """One measure: a panel for each heading, all on the same axes."""
     lines = {
         heading: [
@@ -213,18 +216,15 @@ def _figure(
     points = [
         point for several in lines.values() for one in several for point in one.points
     ]
-    x = Axis.over((across for across, _ in points), "delay, ms", log=True)
-    y = Axis.over((up for _, up in points), measure.unit, log=True)
-    drawn = []
+    x = Axis.over((one.x for one in points), "delay, ms", log=True)
+    y = Axis.over((one.y for one in points), measure.unit, log=True)
+    drawn: list[tuple[str, LinePlot | RowPlot]] = []
     for heading, several in lines.items():
+        words = f"{measure.title}: {heading}. {_in_words(measure, several)}"
         several.sort(key=lambda line: not line.dashed)
-        plot = line_plot(
-            f"{measure.title}: {heading}", _in_words(measure, several), several, x, y
-        )
-        head = [tag("h4", heading)] if len(lines) > 1 or not of_rates else []
-        drawn.append(tag("div", *head, plot, class_="panel"))
-    title = tag("figcaption", measure.title)
-    return tag("figure", title, tag("div", *drawn, class_="panels"))
+        shown = heading if len(lines) > 1 or not of_rates else ""
+        drawn.append((shown, LinePlot(words, several, x, y)))
+    return Figure(measure.title, drawn)
 
 
 def _lines(
@@ -233,14 +233,11 @@ def _lines(
     if not cells:
         return []
     cells = sorted(cells, key=lambda one: one.setting.delay)
-    points = {
-        (one.setting.delay, float(measure.measured(one.measured))): one for one in cells
-    }
-    hollow = frozenset(point for point, one in points.items() if remark(one))
-    lines = [Line(name, list(points), style, labelled=of_rates, hollow=hollow)]
+    points = [_point(measure, name, one) for one in cells]
+    lines = [Line(name, points, style, labelled=of_rates)]
     if of_rates and measure.predicted:
         said = [
-            (one.setting.delay, measure.predicted(one.predicted))
+            Point(one.setting.delay, measure.predicted(one.predicted))
             for one in cells
             if one.predicted
         ]
@@ -248,27 +245,34 @@ def _lines(
     return lines
 
 
+def _point(measure: Measure, name: str, cell: Cell) -> Point:
+    """A cell, and the text shown when a reader points at it."""
+    delay, seen = cell.setting.delay, float(measure.measured(cell.measured))
+    words = f"{name}, {plain(delay)} ms: {number(seen)} {measure.unit}"
+    if measure.predicted and cell.predicted:
+        words += f", predicted {number(measure.predicted(cell.predicted))}"
+    return Point(delay, seen, words, hollow=bool(remark(cell)))
+
+
 def _in_words(measure: Measure, lines: list[Line]) -> str:
-    """What a plot shows, for who does not see it."""
+    """What a plot shows, for readers who do not see it."""
     parts = [
         f"{line.label}: "
         + ", ".join(
-            f"{number(up)} {measure.unit} at {plain(across)} ms"
-            for across, up in line.points
+            f"{number(one.y)} {measure.unit} at {plain(one.x)} ms"
+            for one in line.points
         )
         for line in lines
-        if line.points and not line.dashed
+        if not line.dashed
     ]
     return "Against the delay, both axes logarithmic. " + "; ".join(parts) + "."
 
 
-def _keys(rates: list[float | None]) -> Html:
+def _keys(rates: list[float | None]) -> list[Key]:
     """The key to all plots of the grid."""
-    several = [
-        tag("li", key(style), " ", rate_name(rate)) for style, rate in enumerate(rates)
-    ]
     last = len(rates) - 1
-    several.append(tag("li", key(last, dashed=True), " predicted"))
-    hollow = " not judged: saturated, too few batches, or rate not held"
-    several.append(tag("li", key(last, hollow=True), hollow))
-    return tag("ul", *several, class_="keys")
+    return [
+        *(Key(style, rate_name(rate)) for style, rate in enumerate(rates)),
+        Key(last, "predicted", "predicted"),
+        Key(last, "not judged: saturated, too few batches, or rate not held", "hollow"),
+    ]

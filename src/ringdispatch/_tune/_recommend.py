@@ -48,12 +48,14 @@ class Recommendation:
     """What to set, why, and what it costs.
 
     Attributes:
+        sentence: What to set, and nothing else.
         delay: None: no delay meets the budgets.
         binds: The budgets that ruled out what else had been better, a delay or a
             capacity; None: none did.
         ties: Delays that are as good, within the noise.
         relax: The budgets to raise, and to what, where no delay meets them.
         costs: What the delay costs: name and value.
+        reasons: What it costs in words, then why.
         noise: By how much repeats of the same setting differ, as a share.
     """
 
@@ -104,7 +106,8 @@ def recommend(
         binds.append("memory")
     max_batch, why_batch = _max_batch(best, budgets)
     found = Recommendation(
-        sentence="",
+        sentence=f"Set ms_delay={best.delay:g}, capacity={capacity}"
+        + ("." if max_batch is None else f", max_batch={max_batch}."),
         delay=best.delay,
         capacity=capacity,
         max_batch=max_batch,
@@ -114,6 +117,7 @@ def recommend(
         noise=noise.share,
     )
     found.reasons = [
+        _in_words(found),
         _why_delay(best, ties, noise)
         if len(fitting) > 1
         else _why_only(best, able, tried),
@@ -121,7 +125,6 @@ def recommend(
         why_capacity,
         why_batch,
     ]
-    found.sentence = _sentence(found)
     return found
 
 
@@ -185,11 +188,11 @@ def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
 def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
     """Small batches of objects, where batches would be large and calls can be more."""
     if (layout := one.setting.layout) != "objects":
-        return None, f"no max_batch: letting a batch of {layout} go costs nothing"
+        return None, f"no max_batch: freeing a batch of {layout} costs nothing"
     if one.per_batch <= GOOD_BATCH:
         return None, (
             f"no max_batch: a batch has {one.per_batch:,.0f} entries, and up to "
-            f"{GOOD_BATCH:,} are let go of in less than a millisecond"
+            f"{GOOD_BATCH:,} are freed in less than a millisecond"
         )
     in_a_call = HEADROOM * one.rate / 1000 * one.sink / one.places
     size = max(GOOD_BATCH, power_of_two(in_a_call))
@@ -206,7 +209,7 @@ def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
         )
     return size, (
         f"max_batch={size:,}: else a batch has {one.per_batch:,.0f} objects, and the "
-        f"loop stands still while they are let go of; it makes up to {calls:,.0f} "
+        f"loop stands still while they are freed; it makes up to {calls:,.0f} "
         "calls/s, and was not measured: calls and ages with it are the model's"
     )
 
@@ -307,16 +310,15 @@ def _why_not_longer(found: Recommendation, wanted: Candidate, budgets: Budgets) 
     )
 
 
-def _sentence(found: Recommendation) -> str:
+def _in_words(found: Recommendation) -> str:
+    """What it costs."""
     costs = found.costs
-    batch = "" if found.max_batch is None else f", max_batch={found.max_batch}"
     binding = f"the {found.binds} budget binds" if found.binds else "no budget binds"
-    tie = f"; tie with {_list(found.ties)}, broken by fewer calls" if found.ties else ""
     return (
-        f"Set ms_delay={found.delay:g}, capacity={found.capacity}{batch}: it costs "
-        f"{_amount('age', costs['age'])}, {_amount('memory', costs['memory'])} and "
+        f"it costs {_amount('age', costs['age'])}, "
+        f"{_amount('memory', costs['memory'])} and "
         f"{_amount('calls', costs['calls'])} of {costs['entries_per_batch']:,.4g} "
-        f"entries; {binding}{tie}."
+        f"entries; {binding}"
     )
 
 
@@ -367,11 +369,13 @@ def _saturated(candidates: Sequence[Candidate], noise: float) -> Recommendation:
     """Entries were dropped with every delay: none is to be recommended."""
     one = candidates[-1]
     capacity, why = _capacity(one, Budgets())
+    how = (
+        f"--capacity {capacity} takes the load in, as do calls of less than "
+        f"{one.sink:.3g} ms"
+    )
     return Recommendation(
-        sentence="No delay helps: entries were dropped with each of them; take the "
-        f"load in with --capacity {capacity}, or have calls take less than "
-        f"{one.sink:.3g} ms.",
-        reasons=[why],
+        sentence="No delay helps: entries were dropped with each of them.",
+        reasons=[how, why],
         costs=_costs(one, capacity),
         noise=noise,
     )

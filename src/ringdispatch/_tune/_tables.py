@@ -1,13 +1,14 @@
 """The tables of the report."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._figures import condition, ours
+from ._format import NONE, TIMES, number, plain, share, size
 from ._grid import by_rate, rate_name, remark, variant, variant_name
-from ._html import NONE, TIMES, Html, join, number, plain, share, size, table, tag
 from ._model import LIMITS, errors
 from ._results import Cell, Memory, Price, Results
 
@@ -27,24 +28,65 @@ SHORTER, LONGER = 10, 100
 LONG = 30  # a fact with more characters gets a line of its own
 
 
-def head(name: str, unit: str = "") -> Html:
+class Head(NamedTuple):
     """The head of a column, with its unit below."""
-    return join([name, tag("small", unit)]) if unit else join([name])
+
+    name: str
+    unit: str = ""
 
 
-def marked(name: str) -> object:
+class Marked(NamedTuple):
+    """A text in one of the style sheet's colours: `ours`, `bad`, `off`, `soft`."""
+
+    text: str
+    kind: str
+
+
+Text = str | Marked
+
+
+class Fact(NamedTuple):
+    """What a reader must know of the machine or the run."""
+
+    name: str
+    value: str
+
+    @property
+    def long(self) -> bool:
+        """Whether it takes a line of its own."""
+        return len(self.value) > LONG
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table in a box of its own, which scrolls where the table is too wide.
+
+    Attributes:
+        caption: Over it.
+        heads: Of the columns.
+        groups: Of rows, set apart by a line; a row of one cell heads the others.
+        above: A row of heads over several columns each: the text, how many.
+        words: So many columns on the left are words, the others figures.
+    """
+
+    caption: str
+    heads: Sequence[Head]
+    groups: Sequence[Sequence[Sequence[Text]]]
+    above: Sequence[tuple[str, int]] = ()
+    words: int = 1
+
+
+def marked(name: str) -> Text:
     """A name, highlighted where it is ours."""
-    return tag("span", name, class_="ours") if ours(name) else name
+    return Marked(name, "ours") if ours(name) else name
 
 
-def machine_facts(results: Results) -> Html:
+def machine_facts(results: Results) -> list[Fact]:
     """Name and value of all that a reader must know of the machine and the run."""
-    rows = []
-    for name, value in results.machine.items():
-        text = _plain(value)
-        fact = tag("dt", name.replace("_", " ")), tag("dd", text)
-        rows.append(tag("div", *fact, class_="long" if len(text) > LONG else None))
-    return tag("dl", *rows, class_="facts")
+    return [
+        Fact(name.replace("_", " "), _plain(value))
+        for name, value in results.machine.items()
+    ]
 
 
 def _plain(value: Any) -> str:
@@ -55,9 +97,9 @@ def _plain(value: Any) -> str:
     return NONE if value is None else str(value)
 
 
-def price_table(prices: Sequence[Price]) -> Html:
+def price_table(prices: Sequence[Price]) -> Table:
     """Every call that was measured, the cheapest first, under its condition."""
-    groups: list[list[list[object]]] = []
+    groups: list[list[list[Text]]] = []
     for heading in dict.fromkeys(condition(one) for one in prices):
         shown = [one for one in prices if condition(one) == heading]
         groups.append([[heading]])
@@ -73,17 +115,17 @@ def price_table(prices: Sequence[Price]) -> Html:
                 for one in sorted(shown, key=lambda one: one.ns_median)
             ]
         )
-    heads: list[object] = [
-        "call",
-        head("min", "ns"),
-        head("median", "ns"),
-        head("p99", "ns"),
-        head("ratio", "to deque.append"),
+    heads = [
+        Head("call"),
+        Head("min", "ns"),
+        Head("median", "ns"),
+        Head("p99", "ns"),
+        Head("ratio", "to deque.append"),
     ]
-    return table(heads, groups, caption="The producer's call")
+    return Table("Cost of enqueue", heads, groups)
 
 
-def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Html:
+def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
     """Rows of any fields, as they come."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
     words = [
@@ -101,11 +143,11 @@ def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Html:
         ]
         for row in rows
     ]
-    heads: list[object] = [field.replace("_", " ") for field in order]
-    return table(heads, [cells], words=max(len(words), 1), caption=caption)
+    heads = [Head(field.replace("_", " ")) for field in order]
+    return Table(caption, heads, [cells], words=max(len(words), 1))
 
 
-def memory_table(memory: Sequence[Memory]) -> Html:
+def memory_table(memory: Sequence[Memory]) -> Table:
     """Slope, bound and end of each, beside what was predicted."""
     rows = [
         [
@@ -118,89 +160,90 @@ def memory_table(memory: Sequence[Memory]) -> Html:
             else NONE,
             NONE if one.bounded_after is None else f"{number(one.bounded_after)} s",
             "none" if one.limit is None else size(one.limit),
-            tag("span", "out of memory", class_="bad") if one.died else "lived",
+            Marked("out of memory", "bad") if one.died else "lived",
         ]
         for one in memory
     ]
-    heads: list[object] = [
-        "what held the entries",
-        head("slope", "before the bound"),
-        head("bound", "measured"),
-        head("bound", "predicted"),
-        "off",
-        head("bounded", "after"),
-        head("limit", "address space"),
-        "end",
+    heads = [
+        Head("what held the entries"),
+        Head("slope", "before the bound"),
+        Head("bound", "measured"),
+        Head("bound", "predicted"),
+        Head("off"),
+        Head("bounded", "after"),
+        Head("limit", "address space"),
+        Head("end"),
     ]
-    return table(heads, [rows], caption="Memory under too much load")
+    return Table("Memory under too much load", heads, [rows])
 
 
 # ---- the grid
 
 
-def measured_table(cells: Sequence[Cell]) -> Html:
+def measured_table(cells: Sequence[Cell]) -> Table:
     """All that was measured in each cell."""
-    columns: list[tuple[Html, Callable[[Cell], object]]] = [
-        (head("arrived", "entries/s"), _arrived),
-        (head("batches"), lambda one: number(one.measured.batches)),
-        (head("batch", "entries"), lambda one: number(one.measured.entries_per_batch)),
-        (head("calls/s"), lambda one: number(one.measured.calls_per_second)),
-        (head("age", "p50, ms"), lambda one: number(one.measured.age_p50)),
-        (head("age", "p99, ms"), lambda one: number(one.measured.age_p99)),
-        (head("age", "max, ms"), lambda one: number(one.measured.age_max)),
-        (head("stall", "max, ms"), lambda one: number(one.measured.stall_max)),
-        (head("request", "p99, ms"), lambda one: number(one.measured.request_p99)),
-        (head("CPU", "s/million"), _processor),
-        (head("call", "ms, mean"), lambda one: number(one.measured.sink_mean)),
-        (head("peak", "pending"), lambda one: number(one.measured.peak_pending)),
-        (head("RSS", "growth"), lambda one: size(one.measured.rss_growth)),
-        (head("dropped", "entries"), _dropped),
+    columns: list[tuple[Head, Callable[[Cell], Text]]] = [
+        (Head("arrived", "entries/s"), _arrived),
+        (Head("batches"), lambda one: number(one.measured.batches)),
+        (Head("batch", "entries"), lambda one: number(one.measured.entries_per_batch)),
+        (Head("calls/s"), lambda one: number(one.measured.calls_per_second)),
+        (Head("age", "p50, ms"), lambda one: number(one.measured.age_p50)),
+        (Head("age", "p99, ms"), lambda one: number(one.measured.age_p99)),
+        (Head("age", "max, ms"), lambda one: number(one.measured.age_max)),
+        (Head("stall", "max, ms"), lambda one: number(one.measured.stall_max)),
+        (Head("request", "p99, ms"), lambda one: number(one.measured.request_p99)),
+        (Head("CPU", "s/million"), _processor),
+        (Head("call", "ms, mean"), lambda one: number(one.measured.sink_mean)),
+        (Head("peak", "pending"), lambda one: number(one.measured.peak_pending)),
+        (Head("RSS", "growth"), lambda one: size(one.measured.rss_growth)),
+        (Head("dropped", "entries"), _dropped),
     ]
-    names = ["rate", head("sink", "ms"), head("delay", "ms")]
+    names = [Head("rate"), Head("sink", "ms"), Head("delay", "ms")]
     heads = [*names, *(name for name, _ in columns)]
     groups = _grouped(cells, lambda one: [read(one) for _, read in columns])
-    return table(heads, groups, words=1, caption="Measured")
+    return Table("Measured", heads, groups)
 
 
-def _arrived(cell: Cell) -> object:
+def _arrived(cell: Cell) -> Text:
     seen = number(cell.measured.rate)
-    return (
-        seen if cell.measured.held else tag("span", f"{seen}, not held", class_="bad")
-    )
+    return seen if cell.measured.held else Marked(f"{seen}, not held", "bad")
 
 
 def _processor(cell: Cell) -> str:
     return number(cell.measured.cpu_seconds_per_million)
 
 
-def _dropped(cell: Cell) -> object:
+def _dropped(cell: Cell) -> Text:
     dropped = cell.measured.dropped
-    return tag("span", number(dropped), class_="bad") if dropped else "0"
+    return Marked(number(dropped), "bad") if dropped else "0"
 
 
-def predicted_table(cells: Sequence[Cell]) -> Html:
-    """Measured and predicted side by side, and how far apart."""
-    heads: list[object] = ["rate", head("sink", "ms"), head("delay", "ms")]
+def predicted_table(cells: Sequence[Cell]) -> Table:
+    """Measured and predicted side by side, and how far apart.
+
+    Args:
+        cells: All with a prediction.
+    """
+    heads = [Head("rate"), Head("sink", "ms"), Head("delay", "ms")]
     for _ in JUDGED:
-        heads += ["measured", "predicted", "off"]
+        heads += [Head("measured"), Head("predicted"), Head("off")]
     above = [("", 3), *((name, 3) for name, _, _ in JUDGED)]
-    groups = _grouped([one for one in cells if one.predicted], _beside)
-    caption = "Measured against predicted"
-    return table(heads, groups, above=above, words=1, caption=caption)
+    groups = _grouped(cells, _beside)
+    return Table("Measured against predicted", heads, groups, above)
 
 
-def _beside(cell: Cell) -> list[object]:
+def _beside(cell: Cell) -> list[Text]:
     off = errors(cell)
-    beside: list[object] = []
+    beside: list[Text] = []
     for _, name, limit in JUDGED:
         write = size if name == "memory" else number
         seen = "rss_growth" if name == "memory" else name
         if isinstance(off, str):
-            judged: object = tag("span", off, class_="soft")
+            judged: Text = Marked(off, "soft")
         elif name not in off:
             judged = NONE
         elif limit is not None and abs(off[name]) > limit:
-            judged = tag("span", share(off[name]), class_="off")
+            judged = Marked(share(off[name]), "off")
         else:
             judged = share(off[name])
         beside += [
@@ -212,17 +255,19 @@ def _beside(cell: Cell) -> list[object]:
 
 
 def _grouped(
-    cells: Sequence[Cell], read: Callable[[Cell], list[object]]
-) -> Iterable[list[list[object]]]:
+    cells: Sequence[Cell], read: Callable[[Cell], list[Text]]
+) -> list[list[list[Text]]]:
     """Rows, those of one rate and sink together, under their options."""
     variants = _variants(cells)
+    groups: list[list[list[Text]]] = []
     for options in variants:
         alike = [one for one in cells if variant(one.setting) == options]
         if len(variants) > 1:
-            yield [[variant_name(options)]]
+            groups.append([[variant_name(options)]])
         ranked = sorted(alike, key=by_rate)
         for _, several in groupby(ranked, key=lambda one: by_rate(one)[:2]):
-            yield [_names(one) + read(one) for one in several]
+            groups.append([_names(one) + read(one) for one in several])
+    return groups
 
 
 def _variants(cells: Sequence[Cell]) -> list[tuple[str, int, int | None, int]]:
@@ -231,14 +276,14 @@ def _variants(cells: Sequence[Cell]) -> list[tuple[str, int, int | None, int]]:
     return sorted(dict.fromkeys(names), key=lambda one: (-names.count(one), str(one)))
 
 
-def _names(cell: Cell) -> list[object]:
+def _names(cell: Cell) -> list[Text]:
     setting = cell.setting
-    rate: object = "most" if setting.rate is None else rate_name(setting.rate)
+    rate = "most" if setting.rate is None else rate_name(setting.rate)
     sink = "yours" if setting.sink is None else plain(setting.sink)
     return [rate, sink, plain(setting.delay)]
 
 
-def versus_table(cells: Sequence[Cell]) -> Html | None:
+def versus_table(cells: Sequence[Cell]) -> Table | None:
     """The delays 10 and 100 ms side by side, wherever both were measured."""
     by_delay: dict[tuple[Any, ...], dict[float, Cell]] = {}
     for one in sorted(cells, key=by_rate):
@@ -251,7 +296,7 @@ def versus_table(cells: Sequence[Cell]) -> Html | None:
     ]
     if not pairs:
         return None
-    columns: list[tuple[str, Callable[[Cell], object]]] = [
+    columns: list[tuple[str, Callable[[Cell], Text]]] = [
         ("entries per batch", lambda one: number(one.measured.entries_per_batch)),
         ("calls/s", lambda one: number(one.measured.calls_per_second)),
         ("age p99, ms", lambda one: number(one.measured.age_p99)),
@@ -269,27 +314,30 @@ def versus_table(cells: Sequence[Cell]) -> Html | None:
         if variant(first.setting) == _variants(cells)[0]
     ]
     groups = [list(several) for _, several in groupby(rows, key=lambda row: row[0])]
-    heads: list[object] = ["rate", head("sink", "ms")]
-    heads += [f"{delay} ms" for _ in columns for delay in (SHORTER, LONGER)]
+    heads = [Head("rate"), Head("sink", "ms")]
+    heads += [Head(f"{delay} ms") for _ in columns for delay in (SHORTER, LONGER)]
     above = [("", 2), *((name, 2) for name, _ in columns)]
-    return table(heads, groups, above=above, caption="10 ms against 100 ms")
+    return Table("10 ms against 100 ms", heads, groups, above)
 
 
-def model_table(cells: Sequence[Cell]) -> Html | None:
+def model_table(cells: Sequence[Cell]) -> Table | None:
     """How far off the model is, over all cells that are judged."""
     judged = [found for one in cells if isinstance(found := errors(one), dict)]
     if not judged:
         return None
-    rows: list[list[object]] = []
+    rows: list[list[Text]] = []
     for title, name, limit in JUDGED:
         off = [abs(one[name]) for one in judged if name in one]
         if off:
             middle, worst = f"{100 * median(off):.1f} %", f"{100 * max(off):.1f} %"
             within = _within(off, limit)
             rows.append([title.removesuffix(", ms"), middle, worst, within])
-    heads: list[object] = ["figure", "median", "worst", "within the limit"]
-    counted = f"How far off the model is, in {len(judged)} cells"
-    return table(heads, [rows], caption=counted)
+    heads = [Head("figure"), Head("median"), Head("worst"), Head("within the limit")]
+    return Table(
+        f"How far off the model is, in {len(judged)} cell{'s' * (len(judged) > 1)}",
+        heads,
+        [rows],
+    )
 
 
 def _within(off: list[float], limit: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from ringdispatch import BackgroundDispatcher
+from ringdispatch._batcher import Batcher
 
 # Steps of the loop within which whatever can run has run. A program that never waits
 # would take for ever.
@@ -73,7 +73,7 @@ class SteppedClock:
         _set_clocks(
             self._loop,
             _stepped(self, self._loop.time()),
-            _stepped(self, BackgroundDispatcher._now()),
+            _stepped(self, Batcher.now()),
         )
         return self
 
@@ -89,7 +89,7 @@ class SteppedClock:
         _set_clocks(
             self._loop,
             _ahead(own, self._loop.time()),
-            _ahead(time.monotonic, BackgroundDispatcher._now()),
+            _ahead(time.monotonic, Batcher.now()),
         )
 
     async def settle(self) -> None:
@@ -161,7 +161,7 @@ def _set_clocks(
 ) -> None:
     loop.time = loop_time
     # The one thing here that is not public: what a dispatcher takes for the time.
-    BackgroundDispatcher._now = staticmethod(now)
+    Batcher.now = staticmethod(now)
 
 
 def _stepped(clock: SteppedClock, origin: float) -> Callable[[], float]:

@@ -1,0 +1,44 @@
+# cython: language_level=3, freethreading_compatible=True
+"""What leaves a ring, as seen by the ring."""
+
+from libc.stdint cimport uint64_t
+
+from ringdispatch._state cimport RingState, Unsettled
+
+
+cdef class Batch:
+    # never changed once it is handed out
+    cdef object ring  # keeps `state`
+    cdef RingState *state
+    cdef uint64_t generation
+    cdef object as_value  # makes of `_data` what the function gets; None: it is that
+    cdef readonly uint64_t start
+    cdef readonly uint64_t end
+    # under the ring's lock: a close in one thread reads what the home releases
+    cdef object _data  # what the entries lie in; once wrapped, what the function gets
+    cdef bint wrapped
+    cdef Unsettled node  # linked into the ring's list while `unsettled`
+    cdef bint unsettled
+
+    cdef void link(self) noexcept
+    cdef bint settle_once(self, bint failed, double seconds) noexcept nogil
+
+
+cdef class Slot:
+    # never changed once it is handed out
+    cdef object ring  # keeps `state`
+    cdef RingState *state
+    cdef uint64_t generation
+    # under the ring's lock
+    cdef bint _held
+
+
+cdef class Wake:
+    # never changed
+    cdef object ring  # keeps `state`
+    cdef RingState *state
+    cdef readonly object home
+    # by its loop's thread
+    cdef object pump
+    # under the ring's lock
+    cdef bint done

@@ -1,0 +1,547 @@
+"""The engine behind the public face: from an open window to settled batches."""
+
+import asyncio
+import logging
+import math
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from threading import get_ident
+from typing import Any
+
+from . import _process
+from ._background import background_home
+from ._batch import Batch, Wake
+from ._call import EAGER, Call, current_call
+from ._home import Home, home_of, running_loop
+from ._reports import Drops, Reports, counted
+from ._ring import Ring
+from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue, first
+from ._worker import Workers
+
+# A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
+# counts in whole milliseconds and may fire almost one early: then wait for one more.
+_ON_TIME_SECONDS = 1e-4
+_TICK_SECONDS = 1e-3  # no loop waits more finely
+
+# A posted pump() older than this may have gone down with its loop: post another.
+_POSTED_SECONDS = 0.1
+
+
+class Batcher:
+    """Turns windows into settled batches, on whatever home the dispatcher has.
+
+    Every event (a window opens, its timer fires, a batch is full, a slot is freed, a
+    flush, a loop's close) ends in `pump()` on the home's thread. `pump()` is
+    idempotent: an extra call does nothing. Invariant: while entries are pending in a
+    claimed window, a timer is armed, a call is running, or a `pump()` is posted; a
+    closed loop posts another. Whatever is raised in between leaves the window
+    unclaimed, and the next entry posts a `pump()`.
+    """
+
+    # Not a module attribute, which libraries that freeze time would replace.
+    now = staticmethod(time.monotonic)
+
+    def __init__(
+        self,
+        ring: Ring,
+        reports: Reports,
+        *,
+        function: Callable[[Any], Any],
+        is_async: bool,
+        dispatch_timeout: float | None,
+        delay: float,
+        max_batch: int,
+        max_in_flight: int,
+        prefers_thread: bool,
+    ) -> None:
+        # never changed
+        self.ring = ring
+        self.reports = reports
+        self.function = function
+        self.is_async = is_async
+        self.dispatch_timeout = dispatch_timeout
+        self._delay = delay
+        self.max_batch = max_batch
+        self._max_in_flight = max_in_flight
+        self.prefers_thread = prefers_thread
+        self.reset()
+        _process.register(self)
+
+    def reset(self) -> None:
+        """Start empty: in the constructor, and in a forked child."""
+        # home's thread only (while the home moves, two threads may be in pump(): the
+        # ring's lock decides what each takes)
+        self.due = 0  # positions below it are to go out now
+        self._ends_window = False  # whether the next take is the delay's
+        self._taken_at = -math.inf  # when the delay's last take was
+        self._out_of_memory = False  # for the last batch
+        self._timer: tuple[Wake, asyncio.TimerHandle] | None = None
+        # any thread, by single operations of a dict or deque
+        # strong: a loop holds its tasks weakly; in order: one emptied from the front
+        self.calls: OrderedDict[Call, None] = OrderedDict()
+        self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
+        self.settlement = SettlementQueue(self.ring, self._max_in_flight)
+        self.room = RoomQueue()
+        self.workers = Workers()
+        self._former_homes: dict[Home, None] = {}
+        # any thread, plain stores; a stale read costs an extra pump()
+        self.home: Home | None = None
+        self._bound_home: Home | None = None  # by bind(), which wins over a choice
+        self._posted: Wake | None = None
+        self._posted_at = -math.inf
+        self._gave_up = False  # an end came before all was settled
+        self.reports.reset()
+        self.drops = Drops(self.ring, self.reports, self.now)
+
+    def inherited(self) -> object:
+        """What a forked child must never free: it lives on in the parent."""
+        return (
+            self.home,
+            self._former_homes,
+            self.calls,
+            self.settlement,
+            self.room,
+            self.workers,
+            self.drops,
+            self._timer,
+            self._posted,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is pending or in flight."""
+        return bool(self.ring.pending or self.calls)
+
+    # ---- the listener of enqueue, on any thread
+
+    def window_opened(self, position: int, context: Any) -> bool:
+        """Have the home pump; returns whether it will."""
+        if context is None:
+            return self._wake_home(self._ensure_home())
+        opener = self.settlement.add_opener(position, context)
+        posted = self._wake_home(self._ensure_home())
+        if self.ring.head > position:  # another thread was quicker than add_opener()
+            self.wake()
+        # The caller's own context, in the caller's own call: a serverless runtime takes
+        # no promise after the request has ended.
+        try:
+            wait_until = getattr(context, "wait_until", None)
+            if wait_until is not None:
+                wait_until(Receipt(opener.future))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # enqueue never logs: the home does.
+            self._post(partial(self.reports.hook_raised, "wait_until", error))
+        return posted
+
+    def batch_full(self) -> None:
+        """Dispatch a full batch; every 4,096 entries, look whether the home runs."""
+        home = self.home
+        if home is None or home.stalled:
+            self.wake(replace_stalled=True)
+        elif self.settlement.openers or self.ring.busy_slots < self._max_in_flight:
+            self._wake_home(home)
+
+    def entries_dropped(self) -> None:
+        """Have the first drop reported, if there is a home; else at exit."""
+        home = self.home
+        if (home is None or home.closed) and running_loop() is not None:
+            home = self._choose_home()
+            self._wake_home(home)  # as after every move: what is pending goes with it
+        if home is None or home.stalled:
+            return
+        if not home.post(partial(self.drops.report, home)):
+            self.ring.rearm_drop_notice()
+
+    # ---- the home
+
+    def _ensure_home(self) -> Home | None:
+        """The home of a window that opens now; None where no thread can be started."""
+        home = self.home
+        if home is None or home.ended:
+            return self._choose_home()
+        if home.background and not self.prefers_thread and home is not self._bound_home:
+            # A thread taken only for want of a loop gives way to a loop.
+            loop = running_loop()
+            if loop is not None and loop is not home.loop:
+                return self._choose_home()
+        return home  # closed, it takes no pump(), and another is chosen
+
+    def _choose_home(self, *, blocking: bool = False) -> Home | None:
+        """Choose a home anew, unless another thread is quicker.
+
+        Args:
+            blocking: The caller will block its thread: its own loop can't be the home.
+        """
+        before = self.home
+        loop = None if blocking or self.prefers_thread else running_loop()
+        _process.register_exit()
+        home = None if loop is None else home_of(loop)
+        if home is None or home.background:
+            try:
+                home = background_home()
+            except (RuntimeError, OSError):  # no thread, or no descriptor, to be had
+                return None
+        if self.home is before:
+            if self._bound_home is before:
+                self._bound_home = None
+            self._move_to(home)
+            if self._bound_home is not None:  # by another thread meanwhile
+                self.home = self._bound_home
+        return self.home
+
+    def bind(self, home: Home) -> None:
+        """Make this the home, until its loop is closed or found stopped."""
+        if self._bound_home is home:
+            return
+        _process.register_exit()
+        self._bound_home = home  # first: _choose_home() looks at it last
+        self._move_to(home)
+        if self.ring.pending:
+            self._wake_home(home)
+
+    def _move_to(self, home: Home) -> None:
+        home.attach(self)
+        before, self.home = self.home, home
+        if before is not None and before is not home:
+            self._former_homes[before] = None  # calls may run there yet
+
+    def _forget_former_homes(self) -> None:
+        for call in list(self.calls):
+            if call.is_orphaned():
+                call.orphan()
+        needed = {self.home, *(call.home for call in list(self.calls))}
+        for home in list(self._former_homes):
+            if home not in needed:
+                home.remove(self)
+            if home not in needed or home is self.home:
+                self._former_homes.pop(home, None)
+
+    def wake(self, *, blocking: bool = False, replace_stalled: bool = False) -> None:
+        """Have the home pump.
+
+        Args:
+            blocking: As in _choose_home.
+            replace_stalled: Choose another home where this one does not run.
+        """
+        home = self.home
+        if replace_stalled and (home is None or home.stalled or home.ended):
+            home = self._choose_home(blocking=blocking)
+        self._wake_home(home)
+
+    def _wake_home(self, home: Home | None) -> bool:
+        """Post a pump(); returns whether it was posted."""
+        while home is not None:
+            wake = self.ring.wake(home, self.pump)
+            if home.post(wake):
+                self._posted, self._posted_at = wake, self.now()
+                return True
+            if not self.has_work:
+                break  # it was served before the loop was closed
+            home = self._choose_home()
+        # Else no thread can start. The next entry tries again; at exit they go out.
+        return False
+
+    def _post(self, callback: Callable[[], object]) -> None:
+        if self.home is not None:
+            self.home.post(callback)
+
+    def loop_closed(self, home: Home) -> None:
+        """Move what waits for a loop that was closed.
+
+        But from no other loop: one that is only stopped keeps its entries.
+        """
+        self._posted = None
+        self.drops.loop_closed()
+        for call in list(self.calls):
+            if call.home is home:
+                call.orphan()
+        if self.has_work:
+            self._wake_home(self._ensure_home())
+
+    # ---- on the home: what is due
+
+    def pump(self, home: Home, pumps: int) -> None:
+        """Start what is due and a slot is free for; arm the timer for the rest.
+
+        Args:
+            home: Where it runs.
+            pumps: What Ring.unclaim_window() returned just before.
+        """
+        if not home.is_guarded or home.thread != get_ident():
+            home.arrive()
+        if self._former_homes:
+            self._forget_former_homes()
+        if home is not self.home or home.ended:
+            self.settlement.finish()
+            if self.ring.pending:
+                self._wake_home(self._ensure_home())
+            return
+        ring, loop = self.ring, home.loop
+        if ring.pending and loop is not None:
+            now = self.now()
+            due_now = now >= self._due_at() - _ON_TIME_SECONDS
+            free = ring.busy_slots < self._max_in_flight
+            if due_now:
+                self.due = ring.roll_window(now)
+                self._ends_window = free
+            self.due = max(self.due, self.settlement.urgent_end)
+            if not free:
+                self._expire_calls(now)
+            elif (due_now or not self._out_of_memory) and self._wants_call:
+                self._start_calls(home, loop)
+        self._keep_timer(home)
+        self.settlement.finish()
+        if ring.closed and not self.has_work:
+            home.remove(self)
+        ring.claim_window(pumps)
+
+    def _due_at(self) -> float:
+        """When the delay ends the window; seconds of the dispatcher's clock.
+
+        A busy machine can take long after it has pumped: the next window still lasts
+        its full delay from there.
+        """
+        return max(self.ring.opened, self._taken_at) + self._delay
+
+    def _expire_calls(self, now: float) -> None:
+        """Expire the longest running call where its own timer was interrupted."""
+        call = first(self.calls)
+        if call is not None and call.deadline is not None and now > call.deadline + 1:
+            call.expire()
+
+    @property
+    def _wants_call(self) -> bool:
+        """Whether entries are to go out now that no call is about to take."""
+        return self.ring.wants_batch(len(self.unstarted), self.due)
+
+    def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(self._max_in_flight):
+            slot = self.ring.acquire_slot(self._max_in_flight)
+            if slot is None:
+                return
+            Call(self, home, slot).start(loop)
+            if not self._wants_call:
+                return
+        # Calls that end at once could go on for ever: let others run.
+        loop.call_soon(self.ring.wake(home, self.pump), context=Context())
+
+    def _keep_timer(self, home: Home) -> None:
+        """Keep one timer while a window is open that a free slot could serve."""
+        timer, ring = self._timer, self.ring
+        if timer is not None:
+            wake, handle = timer
+            if not ring.pending or not wake.pending or wake.home is not home:
+                self._timer = timer = None
+                wake.cancel()
+                if wake.home is home:  # another loop's handle is not ours to touch
+                    handle.cancel()
+        if timer is None and ring.pending and ring.busy_slots < self._max_in_flight:
+            left = self._due_at() - self.now()
+            least = min(_TICK_SECONDS, self._delay) if left > 0 else 0.0
+            loop = home.loop
+            if loop is not None and not loop.is_closed():
+                wake = ring.wake(home, self.pump)
+                handle = loop.call_later(max(left, least), wake, context=Context())
+                self._timer = wake, handle
+
+    # ---- what a call reports
+
+    def on_taken(self, call: Call, batch: Batch, now: float) -> None:
+        """A batch has left the ring: there is room."""
+        self._out_of_memory = False
+        if self._ends_window:
+            self._ends_window = False
+            self._taken_at = now
+        if self.settlement.openers:
+            call.openers = self.settlement.take_openers(batch.start, batch.end)
+        if call.home is not self.home:
+            if self.ring.pending:
+                self._wake_home(self.home)
+        elif not EAGER and (self._timer or self.ring.pending):  # else pump() goes on
+            self._keep_timer(call.home)
+        if self.room.tickets:
+            self.room.wake(batch.end - batch.start)
+        if self.ring.drop_announced or self.ring.has_drops:
+            self.drops.report(call.home)
+
+    def report_no_batch(self, error: BaseException) -> None:
+        """A call could take no batch: its entries wait for another delay."""
+        if not isinstance(error, MemoryError):
+            return  # it was interrupted
+        self._taken_at = self.now()  # at once would be for ever
+        if not self._out_of_memory:
+            self._out_of_memory = True
+            self.reports.log(
+                logging.ERROR, "no memory for a batch, its entries wait: %s", error
+            )
+
+    def slot_freed(self, call: Call, *, here: bool) -> None:
+        """A call has ended: give its slot to the next batch.
+
+        Args:
+            call: Which.
+            here: Whether this is the thread of the call's home.
+        """
+        if self.settlement.excused:
+            self.settlement.excused.pop(call, None)
+        if not self.ring.pending and not self.ring.closed:
+            self.settlement.finish()
+        elif here and call.home is self.home:
+            self.pump(call.home, self.ring.unclaim_window())
+        else:
+            self.settlement.finish()
+            self._wake_home(self._ensure_home())
+
+    # ---- flush and close
+
+    def begin_flush(self, *, blocking: bool = False) -> FlushWaiter:
+        """Have what is pending go out now; returns what to wait for."""
+        calling = current_call()
+        if calling not in self.calls:  # another's, ended, or the parent's of a fork
+            calling = None
+        waiter = FlushWaiter(self.ring.tail, calling)
+        self.settlement.add(waiter)
+        self.settlement.finish()
+        if waiter.settled is not None:
+            return waiter
+        home, posted = self.home, self._posted
+        if (
+            posted is None
+            or not posted.pending
+            or posted.home is not home
+            or home is None
+            or home.stalled
+            or self.now() > self._posted_at + _POSTED_SECONDS
+        ):
+            self.wake(blocking=blocking, replace_stalled=True)
+        return waiter
+
+    def begin_close(self, *, blocking: bool = False) -> FlushWaiter:
+        """Refuse new entries, and flush."""
+        self.ring.close()
+        self.room.wake_all()
+        return self.begin_flush(blocking=blocking)
+
+    def finish_close(
+        self, settled: bool, waiter: FlushWaiter, timeout: float | None
+    ) -> bool:
+        """Give up what is not settled in time; returns whether all was."""
+        if not settled and waiter.stuck:
+            # The calling batch holds the only slot. What is pending goes out when it
+            # ends, and has the same time for it.
+            if timeout is not None:
+                self._post(partial(self._close_later, waiter, timeout))
+            return False
+        if not settled:
+            self.give_up(waiter.excused, f"close timed out after {timeout} s")
+        self._close_books()
+        home = self.home
+        if home is not None and not self.has_work:
+            home.remove(self)
+        return settled and not self._gave_up
+
+    def _close_books(self) -> None:
+        self.drops.report_now(last=True)
+        self.reports.closing()
+        self.workers.end()
+
+    def _close_later(self, waiter: FlushWaiter, timeout: float) -> None:
+        """Give up what the calling batch has left pending when its time is over."""
+
+        def give_up() -> None:
+            if not self.settlement.is_settled(waiter):
+                self.give_up(waiter.excused, f"close timed out after {timeout} s")
+            self._close_books()
+
+        asyncio.get_running_loop().call_later(timeout, give_up, context=Context())
+
+    def give_up(self, excused: Call | None, why: str) -> None:
+        """Cancel what is in flight, abandon what is pending, log it once."""
+        abandoned = self.ring.abandon()
+        failed = 0
+        for call in list(self.calls):
+            if call is not excused:
+                failed += call.fail(TimeoutError(why), report=False)
+                call.stop()
+        if abandoned or failed:
+            self._gave_up = True
+            self.reports.log(
+                logging.WARNING,
+                "%s: %s in flight failed, %s pending abandoned",
+                why,
+                counted(failed, "entry"),
+                counted(abandoned, "entry"),
+            )
+        self.room.wake_all()
+        self.settlement.finish()
+
+    # ---- the end of the loop, and of the process
+
+    async def drain(
+        self, home: Home, timeout: float, *, everywhere: bool = False
+    ) -> None:
+        """Dispatch what is pending on the running loop, which is about to end.
+
+        Args:
+            home: That loop.
+            timeout: Seconds it may take.
+            everywhere: Wait for calls on other loops too.
+        """
+        deadline = self.now() + timeout
+        while (left := deadline - self.now()) > 0:
+            here = home is self.home
+            if not (self._running_on(None if everywhere else home)) and not (
+                here and self.ring.pending
+            ):
+                return
+            waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
+            self.settlement.add(waiter)
+            self.pump(home, self.ring.unclaim_window())
+            await self.settlement.wait(waiter, left)
+        home.ended = True
+        for call in self._running_on(home):
+            call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
+            call.stop()
+        await asyncio.sleep(0)
+
+    def _running_on(self, home: Home | None) -> list[Call]:
+        """The calls that are not settled, on that home or on any."""
+        return [
+            call
+            for call in list(self.calls)
+            if (home is None or call.home is home)
+            and (call.batch is None or not call.batch.settled)
+        ]
+
+    async def end_here(self, timeout: float) -> None:
+        """Dispatch what is pending on a loop made for the process's exit.
+
+        A loop in a daemon thread runs on meanwhile, and so do the calls there.
+        """
+        for call in list(self.calls):
+            if call.home.stalled:
+                call.orphan()
+        home = home_of(asyncio.get_running_loop())
+        self.bind(home)
+        await self.drain(home, timeout, everywhere=True)
+
+    def end(self) -> None:
+        """Report what could not be delivered before the process ends."""
+        self.ring.close()
+        self.give_up(None, "the process ended")
+        self._close_books()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing() or not hasattr(self, "drops"):
+            return  # end() was there before; or the constructor was interrupted
+        self.workers.end()
+        if self.ring.pending:
+            self.ring.close()
+            self.give_up(None, "collected without close")
+        self.drops.report_now(last=True)

@@ -1,0 +1,149 @@
+# cython: language_level=3, freethreading_compatible=True
+"""A ring's plain C state: shared by what puts entries in and what takes them out."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "Python.h":
+    # on borrowed pointers: cpython.ref's would add a pair of their own
+    void Py_INCREF(PyObject *) noexcept nogil
+    void Py_DECREF(PyObject *) noexcept
+    void Py_XDECREF(PyObject *) noexcept
+
+
+cdef extern from *:
+    """
+    /* One mutex a ring on free-threaded builds. With the GIL, C code that never
+       gives it up between reading and writing a position needs no lock. */
+    #ifdef Py_GIL_DISABLED
+      typedef PyMutex ring_mutex;
+      #define ring_lock(mutex) PyMutex_Lock(mutex)
+      #define ring_unlock(mutex) PyMutex_Unlock(mutex)
+      #define ring_renew(mutex) memset(mutex, 0, sizeof(PyMutex))
+    #else
+      typedef char ring_mutex;
+      #define ring_lock(mutex)
+      #define ring_unlock(mutex)
+      #define ring_renew(mutex)
+    #endif
+    """
+    ctypedef struct ring_mutex:
+        pass
+    void ring_lock(ring_mutex *) noexcept nogil
+    void ring_unlock(ring_mutex *) noexcept nogil
+    void ring_renew(ring_mutex *) noexcept nogil
+
+
+# As METH_FASTCALL | METH_KEYWORDS has it.
+ctypedef PyObject *(*FastCall)(
+    PyObject *, PyObject *const *, Py_ssize_t, PyObject *
+) noexcept
+
+
+# A batch that is out and not settled; linked in order of position.
+ctypedef struct Unsettled:
+    uint64_t start
+    uint64_t end
+    uint64_t excused  # how often its own call waits in a flush or a close
+    Unsettled *before
+    Unsettled *after
+
+
+# Everything in here is read and written under `mutex` only, and while it is held no
+# Python code runs: no allocation of a traced object, no DECREF, no call.
+ctypedef struct RingState:
+    # what the fast path of enqueue touches
+    ring_mutex mutex
+    uint64_t tail  # position of the next entry; also: entries accepted
+    uint64_t object_stop  # `stop` where references are kept, else 0
+    uint64_t mask
+    PyObject **slots  # NULL where no references are kept
+    FastCall slow_path  # what enqueue does where that does not do
+    uint64_t stop  # first position that can't be filled without a look round
+    # what `stop` is made from
+    uint64_t head  # position of the oldest pending entry
+    uint64_t limit  # most pending entries: the capacity, or 0 once closed
+    uint64_t max_batch
+    uint64_t notify_at  # position whose filling is announced: a full batch, or a look round
+    uint64_t most_bytes  # of one entry; no end where a layout does not count them
+    bint claimed  # the window: a pump() will come for the pending entries
+    uint64_t pumps  # how many have begun; what an older one claims is void
+    bint drop_announced  # the listener knows of the drops
+    # the books; what is in flight is head less all that has left it
+    uint64_t dispatched
+    uint64_t failed
+    uint64_t evicted
+    uint64_t abandoned
+    uint64_t rejected_full
+    uint64_t rejected_closed
+    uint64_t rejected_oversized
+    uint64_t batches
+    uint64_t failed_batches
+    uint64_t peak_pending
+    uint64_t busy_slots  # calls of the dispatch function that have not ended
+    Unsettled *oldest  # of the batches that are out
+    Unsettled *newest
+    uint64_t generation  # of the process: raised in each forked child
+    double dispatch_seconds
+    double opened  # when the window opened, by the dispatcher's clock
+    double oldest_at  # no pending entry is older than this
+    uint64_t reopened_at  # from this position on, none is older than `opened`
+    uint64_t drops_reported[10]  # to the hook, to the log; as take_drops() counts
+
+
+# Rows up to this size are packed on the stack.
+cdef enum:
+    ROW_BYTES = 256
+
+# An entry on its way into a ring.
+ctypedef struct Item:
+    # from the caller, and what the layout made of it before the lock was taken
+    PyObject *entry
+    const char *data  # the bytes that go into the ring, where a layout keeps bytes
+    uint64_t size  # how many of them count against a bound
+    bint encoded  # by Ring.encoded(), before
+    bint viewed  # `view` holds `data` still
+    Py_buffer view
+    # what only an entry needs that finds the window unclaimed: when, and where it lies
+    bint timed
+    double now
+    uint64_t position
+    uint64_t pumps
+    PyObject *displaced  # an entry that had to go, to be freed after the lock is
+    char row[ROW_BYTES]  # where `data` may be written
+
+
+# How often enqueue looks whether its home still runs, in entries taken or refused.
+cdef enum:
+    LOOK_ROUND = 4096
+
+
+cdef inline void set_stop(RingState *state) noexcept nogil:
+    cdef uint64_t full = state.head + state.limit
+    state.stop = 0 if not state.claimed else full if full < state.notify_at else state.notify_at
+    state.object_stop = 0 if state.slots is NULL else state.stop
+
+
+cdef inline void move_head(RingState *state, uint64_t count) noexcept nogil:
+    state.head += count
+    if state.head >= state.reopened_at:
+        state.oldest_at = state.opened
+
+
+cdef inline void set_notify_at(RingState *state) noexcept nogil:
+    """Announce next what comes first: a full batch, or the look round."""
+    cdef uint64_t full = state.head + state.max_batch - 1
+    cdef uint64_t look = state.tail + LOOK_ROUND - 1
+    state.notify_at = full if state.tail <= full and full < look else look
+
+
+cdef inline uint64_t unclaim(RingState *state) noexcept nogil:
+    """Let the next entry notify the listener; returns the number of this pump."""
+    ring_lock(&state.mutex)
+    state.claimed = False
+    state.pumps += 1
+    cdef uint64_t pumps = state.pumps
+    set_stop(state)
+    ring_unlock(&state.mutex)
+    return pumps

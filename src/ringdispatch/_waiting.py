@@ -1,0 +1,324 @@
+"""Waiting: for entries to be settled, and for room in the ring.
+
+An async waiter is a future of its own loop, a blocking one an event. Both queues are
+in order, and every operation on them is a single one of a dict, so they need no lock.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from contextvars import Context
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._ring import Ring
+
+if TYPE_CHECKING:
+    from ._call import Call
+
+# How often a waiter for room looks whether the loops of those before it still run.
+_LOOK_SECONDS = 1.0
+
+_GONE = object()
+
+
+class FlushWaiter:
+    """Waits until every entry below position `end` is settled.
+
+    `excused` is the call that it waits in, if any, which it can't wait for.
+    """
+
+    __slots__ = ("end", "event", "excused", "future", "settled", "stuck")
+
+    def __init__(self, end: int, excused: "Call | None") -> None:
+        self.end = end
+        self.excused = excused
+        self.settled: bool | None = None  # None: not known yet
+        self.stuck = False  # no slot but its own call's could serve it
+        self.future: asyncio.Future[None] | None = None
+        self.event: threading.Event | None = None
+
+
+class OpenerWaiter:
+    """Waits for the one entry that opened a window, for its context's sake."""
+
+    __slots__ = ("context", "future")
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def finish(self) -> None:
+        """End the awaitable that `wait_until` got; again does nothing."""
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.future.set_result(None)
+
+
+class Receipt:
+    """What `wait_until` gets: awaitable on any loop, by several tasks, or never."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: "concurrent.futures.Future[None]") -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self._future.done():
+            # Shielded: a task that is cancelled here must not end it for the others.
+            yield from asyncio.shield(asyncio.wrap_future(self._future)).__await__()
+
+
+class SettlementQueue:
+    """Flushes and openers that wait until entries are settled.
+
+    Args:
+        ring: Whose entries.
+        max_in_flight: How many slots there are.
+    """
+
+    def __init__(self, ring: Ring, max_in_flight: int) -> None:
+        self._ring = ring
+        self._max_in_flight = max_in_flight
+        # By position. Threads that flush at once may stand the other way round, and
+        # then the first waits for the second.
+        self._flushes: OrderedDict[FlushWaiter, None] = OrderedDict()
+        # Flushes from within calls, which wait for no call that waits itself.
+        self._inner: OrderedDict[FlushWaiter, None] = OrderedDict()
+        self.excused: dict[Call, int] = {}  # how often each of these waits
+        self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
+        self.urgent_end = 0  # entries below are to go out now
+
+    # ---- flushes
+
+    def is_settled(self, waiter: FlushWaiter) -> bool:
+        """Whether all that it waits for is settled."""
+        return self._ring.settled_end(waiter.excused is not None) >= waiter.end
+
+    def add(self, waiter: FlushWaiter) -> None:
+        """Have its entries go out now, and finish it when they are settled."""
+        self.urgent_end = max(self.urgent_end, waiter.end)
+        if waiter.excused is None:
+            self._flushes[waiter] = None
+        else:
+            self._excuse(waiter.excused, 1)
+            self._inner[waiter] = None
+
+    def remove(self, waiter: FlushWaiter) -> None:
+        """Forget a waiter that waits no longer."""
+        self._flushes.pop(waiter, None)
+        if self._inner.pop(waiter, _GONE) is None and waiter.excused is not None:
+            self._excuse(waiter.excused, -1)
+
+    def _excuse(self, call: "Call", waits: int) -> None:
+        count = self.excused.pop(call, 0) + waits
+        if count > 0:
+            self.excused[call] = count
+        if call.batch is not None:
+            call.batch.excuse(waits)
+
+    async def wait(self, waiter: FlushWaiter, timeout: float | None) -> bool:
+        """Wait until it is finished; returns whether all was settled."""
+        future = waiter.future = asyncio.get_running_loop().create_future()
+        try:
+            if waiter.settled is None:  # else finished before it was ready for it
+                await wait_for(future, timeout)
+            return self.is_settled(waiter) if waiter.settled is None else waiter.settled
+        finally:
+            self.remove(waiter)
+
+    def block(self, waiter: FlushWaiter, timeout: float | None) -> bool:
+        """Block until it is finished; returns whether all was settled."""
+        event = waiter.event = threading.Event()
+        try:
+            if waiter.settled is None:
+                event.wait(timeout)
+            return self.is_settled(waiter) if waiter.settled is None else waiter.settled
+        finally:
+            self.remove(waiter)
+
+    def finish(self) -> None:
+        """End the waits that are over."""
+        if self._flushes:
+            self._finish_below(self._flushes, self._ring.settled_end())
+        if self._inner:
+            self._finish_below(self._inner, self._ring.settled_end(True))
+            # Every slot is held by a call that waits: no batch can start.
+            if len(self.excused) >= self._ring.busy_slots >= self._max_in_flight:
+                self._finish_all(list(self._inner), False)
+        if self.openers:
+            for position in list(self.openers):
+                if self._ring.is_settled(position):
+                    self.finish_opener(position)
+
+    def _finish_below(self, waiters: "_Waiters", end: int) -> None:
+        over = []
+        while (waiter := first(waiters)) is not None and waiter.end <= end:
+            self.remove(waiter)
+            over.append(waiter)
+        if over:
+            self._finish_all(over, True)
+
+    def _finish_all(self, waiters: "list[FlushWaiter]", settled: bool) -> None:
+        for waiter in waiters:
+            self.remove(waiter)
+            waiter.stuck = not settled
+            waiter.settled = settled
+            if waiter.event is not None:
+                waiter.event.set()
+        resolve_all([w.future for w in waiters if w.future is not None])
+
+    # ---- openers
+
+    def add_opener(self, position: int, context: Any) -> OpenerWaiter:
+        """Have the entry's context notified when the entry is settled."""
+        opener = self.openers[position] = OpenerWaiter(context)
+        return opener
+
+    def finish_opener(self, position: int) -> None:
+        """End the wait of an entry that is settled, evicted or abandoned."""
+        opener = self.openers.pop(position, None)
+        if opener is not None:
+            opener.finish()
+
+    def take_openers(self, start: int, end: int) -> list[OpenerWaiter]:
+        """The openers of entries in [start, end), which belong to a batch now."""
+        if not self.openers:
+            return []
+        positions = [p for p in list(self.openers) if start <= p < end]
+        found = [self.openers.pop(position, None) for position in positions]
+        return [opener for opener in found if opener is not None]
+
+
+class _Ticket:
+    __slots__ = ("loop", "wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.wake: asyncio.Future[None] = loop.create_future()
+
+
+class RoomQueue:
+    """Serves tasks that wait for room, first come, first served, on any loop.
+
+    Only the first in the queue tries. A batch that leaves the ring wakes as many as it
+    has entries; a task that was served, or gives up, wakes the next.
+    """
+
+    def __init__(self) -> None:
+        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
+        self._stalled: dict[_Ticket, None] = {}  # woken, but their loop stands still
+        self._loops: set[int] = set()  # seen since it was last empty
+
+    def __len__(self) -> int:
+        return len(self.tickets) + len(self._stalled)
+
+    async def wait(
+        self, attempt: Callable[[], bool | None], timeout: float | None
+    ) -> bool | None:
+        """Repeat `attempt` until it returns True or False; None when time runs out."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        if not self:
+            self._loops.clear()
+        self._loops.add(id(loop))
+        ticket = _Ticket(loop)
+        self.tickets[ticket] = None
+        try:
+            while True:
+                ticket.wake = loop.create_future()  # before it looks
+                if first(self.tickets) is ticket:
+                    accepted = attempt()
+                    if accepted is not None:
+                        return accepted
+                seconds = None if deadline is None else deadline - loop.time()
+                if seconds is not None and seconds <= 0:
+                    return None
+                if len(self._loops) > 1:  # that of the first may have stopped
+                    seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
+                await wait_for(ticket.wake, seconds)
+                if self._stalled.pop(ticket, _GONE) is None:
+                    self.tickets[ticket] = None
+                    self.tickets.move_to_end(ticket, last=False)
+                elif len(self._loops) > 1:
+                    self.wake(1)
+        finally:
+            self.tickets.pop(ticket, None)
+            self._stalled.pop(ticket, None)
+            self.wake(1)
+
+    def wake(self, count: int) -> None:
+        """Wake the first `count` whose loops run: there may be room for them."""
+        futures: list[asyncio.Future[None]] = []
+        while count > 0 and (tickets := _first_few(self.tickets, count)):
+            count = 0
+            for ticket in tickets:
+                if not ticket.loop.is_running():  # it has its turn when that runs again
+                    self._stalled[ticket] = None
+                    self.tickets.pop(ticket, None)
+                    count += 1
+                    if ticket.loop.is_closed():
+                        self._stalled.pop(ticket, None)
+                        continue
+                futures.append(ticket.wake)
+        resolve_all(futures)
+
+    def wake_all(self) -> None:
+        """Wake every waiter: the ring was closed."""
+        self.wake(len(self.tickets))
+
+
+_Waiters = OrderedDict[FlushWaiter, None]
+_Waiter = TypeVar("_Waiter")
+
+
+def first(waiters: "OrderedDict[_Waiter, None]") -> "_Waiter | None":
+    """The first in order, or None."""
+    while True:
+        try:
+            return next(iter(waiters), None)
+        except RuntimeError:  # another thread changed it
+            continue
+
+
+def _first_few(waiters: "OrderedDict[_Waiter, None]", count: int) -> "list[_Waiter]":
+    while True:
+        try:
+            return list(islice(waiters, count))
+        except RuntimeError:  # another thread changed it
+            continue
+
+
+async def wait_for(future: "asyncio.Future[None]", seconds: float | None) -> None:
+    """Wait until the future is done, or `seconds` have passed."""
+    if seconds is None:
+        await future
+        return
+    timer = future.get_loop().call_later(seconds, resolve, future, context=Context())
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def resolve(future: "asyncio.Future[None]") -> None:
+    """End the wait for it, unless it has ended."""
+    if not future.done():
+        future.set_result(None)
+
+
+def resolve_all(futures: "list[asyncio.Future[None]]") -> None:
+    """End the waits for them, with one wake-up for each other loop."""
+    here = asyncio._get_running_loop()
+    elsewhere: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for future in futures:
+        loop = future.get_loop()
+        if loop is here:
+            resolve(future)
+        else:
+            elsewhere.setdefault(loop, []).append(future)
+    for loop, theirs in elsewhere.items():
+        with contextlib.suppress(RuntimeError):  # closed: nothing waits there any more
+            loop.call_soon_threadsafe(resolve_all, theirs, context=Context())

@@ -1,0 +1,214 @@
+"""Interrupts the package at every line that it runs, in turn: nothing may be stranded.
+
+    python stress/interruptions.py [--quick] [--exception NAME] [--scene NAME]
+        [--patience SECONDS]
+
+Raises KeyboardInterrupt, SystemExit, MemoryError and RecursionError, one at a time, at
+the k-th line that the package's Python files run in each scene (interrupted_scenes.py),
+on the main thread and on the others. `nomemory` has the first, second or third
+allocation of each line fail, where the interpreter has `_testcapi`. After each, later
+entries must go out, every slot must be there, close must return, the books must agree.
+What Cython compiled is not traced.
+
+Every point is played in a forked process of its own: one that crashes or hangs is
+reported like the others, by scene and line. First each scene is played undisturbed,
+which counts its lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import json
+import logging
+import os
+import platform
+import selectors
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import interruption
+from interrupted_scenes import SCENES, Stranded, Trial
+from interruption import ALLOCATIONS, MAIN, NO_MEMORY, OTHER, RAISED, Interruption
+
+HANG_SECONDS = 20.0  # then the process prints where it is, and ends
+PATIENCE = 3.0  # seconds for what must come
+AT_ONCE = 4 * (os.cpu_count() or 1)  # they wait more than they run
+UNREACHED = "unreached"  # threads took turns otherwise, or the allocation was not made
+
+
+class Point(NamedTuple):
+    """Where to raise what."""
+
+    scene: str
+    kind: str
+    thread: str = MAIN
+    at: int = 0  # 0: nowhere, count the lines
+    allocation: int = 0
+    patience: float = PATIENCE
+
+
+class Outcome(NamedTuple):
+    """What came of it."""
+
+    point: Point
+    where: str
+    problem: str | None  # None: it held
+    lines: dict[str, int]
+
+
+def play(point: Point) -> tuple[str, str | None, dict[str, int]]:
+    """Play the point's scene in this process."""
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    gc.disable()  # or it runs finalizers at a line that differs from run to run
+    # What was raised where nothing can catch it is printed; the scenes judge the rest.
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
+    # Its lines run, their text goes nowhere.
+    logging.getLogger().addHandler(logging.NullHandler())
+    name, *where, patience = point
+    raised = Interruption(*where, patience=patience)
+    trial = Trial(SCENES[name], raised)
+    raised.install()
+    problem: str | None = None
+    try:
+        trial.play()
+    except Stranded as stranded:
+        problem = str(stranded)
+    except BaseException as error:  # reported like the others
+        problem = f"{type(error).__name__}: {error}"
+    sys.settrace(None)
+    if problem is None and point.at and not raised.raised:
+        problem = UNREACHED
+    return raised.where, problem, dict(raised.lines)
+
+
+def fork(point: Point) -> tuple[int, int]:
+    """Play the point in a forked process; its pid, and where it writes."""
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writes)
+        return pid, reads
+    os.dup2(writes, 2)  # for what a crash or a hang has to say
+    os.write(writes, json.dumps(play(point)).encode() + b"\n")
+    os._exit(0)
+
+
+def outcomes(points: Iterable[Point]) -> Iterator[Outcome]:
+    """Play the points, several at once, and yield what came of each."""
+    todo = iter(points)
+    with selectors.DefaultSelector() as running:
+        while True:
+            while len(running.get_map()) < AT_ONCE and (point := next(todo, None)):
+                pid, reads = fork(point)
+                running.register(reads, selectors.EVENT_READ, (point, pid, []))
+            if not running.get_map():
+                return
+            for key, _ in running.select():
+                point, pid, said = key.data
+                if chunk := os.read(key.fd, 65_536):
+                    said.append(chunk)
+                    continue
+                running.unregister(key.fd)
+                os.close(key.fd)
+                _, status = os.waitpid(pid, 0)
+                yield outcome(point, b"".join(said).decode(errors="replace"), status)
+
+
+def outcome(point: Point, said: str, status: int) -> Outcome:
+    """Read what a process said."""
+    lines = said.splitlines()
+    if status == 0 and lines:
+        where, problem, counted = json.loads(lines[-1])
+        return Outcome(point, where, problem, counted)
+    if os.WIFSIGNALED(status):
+        problem = f"crashed, {signal.Signals(os.WTERMSIG(status)).name}"
+    else:
+        problem = f"hung, exit status {os.waitstatus_to_exitcode(status)}"
+    ours = [line.strip() for line in lines if interruption.PACKAGE in line]
+    return Outcome(point, f"line {point.at} of {point.thread}", f"{problem} {ours}", {})
+
+
+def points_of(undisturbed: Outcome) -> Iterator[Point]:
+    """Every point of a scene that was played undisturbed."""
+    point, lines = undisturbed.point, undisturbed.lines
+    allocations = ALLOCATIONS if point.kind == NO_MEMORY else 1
+    for thread in (MAIN, OTHER):
+        for at in range(1, lines.get(thread, 0) + 1):
+            for allocation in range(allocations):
+                yield point._replace(thread=thread, at=at, allocation=allocation)
+
+
+def _file_and_line(counted: tuple[str, int]) -> tuple[str, int]:
+    file, _, line = counted[0].partition(":")
+    return file, int(line) if line.isdigit() else 0
+
+
+def run(scene: str, kind: str, patience: float) -> int:
+    """Interrupt a scene everywhere; print what came of it, return what is stranded."""
+    start = time.monotonic()
+    (undisturbed,) = outcomes([Point(scene, kind, patience=patience)])
+    if undisturbed.problem is not None:
+        print(f"{kind}, {scene}: with nothing raised: {undisturbed.problem}")
+        return 1
+    held = 0
+    stranded: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for found in outcomes(points_of(undisturbed)):
+        if found.problem is None:
+            held += 1
+        elif found.problem != UNREACHED:
+            stranded[found.problem][found.where] += 1
+    lost = sum(lines.total() for lines in stranded.values())
+    total = held + lost
+    seconds = time.monotonic() - start
+    print(f"{kind}, {scene}: {held} of {total} points held ({seconds:.0f} s)")
+    for problem, lines in stranded.items():
+        print(f"  {problem}:")
+        by_line = sorted(lines.items(), key=_file_and_line)
+        counted = (f"{line} x{n}" if n > 1 else line for line, n in by_line)
+        print(textwrap.indent(textwrap.fill(", ".join(counted), 84), "    "))
+    if not total:
+        print("  no point was reached")
+    return lost or not total
+
+
+def main() -> int:
+    """Interrupt what was asked for."""
+    kinds = [*RAISED]
+    if interruption._testcapi is not None:
+        kinds.append(NO_MEMORY)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--exception", action="append", choices=kinds)
+    parser.add_argument("--scene", action="append", choices=[*SCENES])
+    parser.add_argument(
+        "--quick", action="store_true", help="KeyboardInterrupt only, or what is named"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE, help="seconds for what must come"
+    )
+    options = parser.parse_args()
+    wanted = options.exception or (kinds[:1] if options.quick else kinds)
+
+    build = "GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "no GIL"
+    print(f"CPython {platform.python_version()} ({build}): {', '.join(wanted)}")
+    sys.stdout.flush()
+    stranded = 0
+    for kind in wanted:
+        for scene in options.scene or SCENES:
+            stranded += run(scene, kind, options.patience)
+            sys.stdout.flush()  # or forked processes would print it again
+    print(f"{stranded} points are stranded" if stranded else "every point held")
+    return 1 if stranded else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,443 @@
+"""The ring in plain Python: everything the compiled one does, and nothing it needs.
+
+Entries stand in one line. Each accepted entry gets a position, and positions only grow:
+`tail` is the position of the next entry, `head` that of the oldest one still in line.
+
+    taken, evicted, abandoned | pending ................ |
+                            head                       tail
+
+An entry comes in by `enqueue`, and leaves in one of three ways: in a batch (`take`),
+displaced by a newer one (`on_full="drop_oldest"`), or given up (`abandon`). A batch is
+in flight until it is settled, once, as dispatched or as failed.
+
+Where entries have a size there are bounds in bytes besides those in entries: an entry
+that no batch could hold is refused whatever `on_full` says, one may displace several,
+and a batch is also full when it has the bytes that one may have, or when the largest
+entry of late would find no room.
+
+`enqueue` notifies a listener of three things, so that nothing ever has to poll: that an
+entry found the window unclaimed (no pump will come for it), that it filled a batch (or
+that it is time for a look round), and of the first drop since the last was reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from ringdispatch import Full
+from ringdispatch._ring import DROP_REASONS
+
+# Announce at least every so many entries, in case whoever was told is gone.
+LOOK_ROUND = 4096
+
+
+@dataclass
+class ModelBatch:
+    """A batch on its way out: what it holds, and the positions [start, end)."""
+
+    ring: ModelRing
+    generation: int  # the ring's, when it was taken: a fork begins a new one
+    start: int
+    end: int
+    value: list[Any]
+    settled: bool = False
+    excused: int = 0  # how often its own call waits in a flush or a close
+
+    def settle(self, failed: bool, seconds: float) -> bool:
+        """Enter the outcome in the books; False if that was done before."""
+        first = not self.settled and self.generation == self.ring.generation
+        self.settled = True
+        if first:
+            self.ring.unsettled.remove(self)
+            count = self.end - self.start
+            self.ring.books["failed" if failed else "dispatched"] += count
+            self.ring.books["failed_batches"] += failed
+            self.ring.in_flight -= count
+            self.ring.dispatch_seconds += seconds
+        return first
+
+
+@dataclass
+class ModelSlot:
+    """A slot, until it is released."""
+
+    ring: ModelRing
+    generation: int
+    held: bool = True
+
+    def release(self) -> bool:
+        """Free the slot; False if that was done before."""
+        first = self.held and self.generation == self.ring.generation
+        self.held = False
+        self.ring.busy_slots -= first
+        return first
+
+
+class Listener(Protocol):
+    """Who is told. The ring is consistent by then: any of its methods may be called."""
+
+    def encode(self, entry: Any) -> Any:
+        """Make of an entry what goes into the ring."""
+
+    def now(self) -> float:
+        """The time, in seconds."""
+
+    def window_opened(self, position: int, context: Any) -> bool:
+        """The entry at `position` found the window unclaimed; will a pump come?"""
+
+    def batch_full(self) -> None:
+        """A batch is full, or it is time for a look round."""
+
+    def entries_dropped(self) -> None:
+        """The first drop since `rearm_drop_notice()`."""
+
+    def freed(self, entry: Any) -> None:
+        """See the ring let go of an entry."""
+
+
+class ModelRing:
+    """A ring, and how entries come into it.
+
+    Args:
+        listener: Who is notified.
+        capacity: Most entries pending.
+        max_batch: Most entries in a batch.
+        on_full: What becomes of an entry for which there is no room.
+        size: The bytes of an entry.
+        max_bytes: Most bytes pending.
+        max_batch_bytes: Most bytes in a batch.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        capacity: int,
+        max_batch: int,
+        on_full: str,
+        *,
+        size: Callable[[Any], int] = lambda entry: 0,
+        max_bytes: float = math.inf,
+        max_batch_bytes: float = math.inf,
+    ) -> None:
+        self.listener = listener
+        self.capacity = capacity
+        self.max_batch = max_batch
+        self.on_full = on_full
+        self.size = size
+        self.max_bytes = max_bytes
+        self.max_batch_bytes = max_batch_bytes
+        self.limit = capacity  # most pending entries; 0 once closed
+        self.generation = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pending: deque[Any] = deque()
+        self.tail = 0
+        self.claimed = False  # a pump will come for the pending entries
+        self.pumps = getattr(self, "pumps", -1) + 1  # how many have begun
+        self.unsettled: list[ModelBatch] = []  # in order of position
+        self.reported: Counter[tuple[str, bool]] = Counter()
+        self.opened = 0.0
+        self.oldest = 0.0  # no pending entry is older than this
+        self.largest = 0  # bytes of an entry, since the ring was last taken empty
+        self.bytes_told = False  # somebody has been told that bytes fill a batch
+        self.reopened_at = 0  # from this position on, none is older than `opened`
+        self.drop_announced = False  # somebody has been told of the drops
+        self.busy_slots = 0
+        self.peak_pending = 0
+        self.in_flight = 0
+        self.dispatch_seconds = 0.0
+        self.books: Counter[str] = Counter()
+        self._announce_next()
+
+    @property
+    def head(self) -> int:
+        return self.tail - len(self.pending)
+
+    @property
+    def closed(self) -> bool:
+        return self.limit == 0
+
+    def _has_room(self) -> bool:
+        return len(self.pending) < self.limit
+
+    def _announce_next(self) -> None:
+        """Choose the position whose filling is announced: a full batch's last."""
+        full = self.head + self.max_batch - 1
+        look = self.tail + LOOK_ROUND - 1
+        self.notify_at = full if self.tail <= full < look else look
+
+    # ---- entries come in
+
+    def enqueue(
+        self, entry: Any, context: Any = None, *, waits: bool = False
+    ) -> bool | None:
+        """Accept or refuse an entry; None if it `waits` and there is no room."""
+        # What will be refused is not encoded. Only who opens a window needs the time.
+        # While entries are encoded and the clock is read, others may come in.
+        displaces = self.on_full == "drop_oldest" and not waits
+        refused = self.closed or (not displaces and not self._has_room())
+        if not refused and not waits:
+            self.listener.encode(entry)
+        now = 0.0 if self.claimed or self.closed or refused else self.listener.now()
+
+        # ---- one step, in which nobody else can do anything
+        size = self.size(entry)
+        reason = self._reason_against(size, displaces)
+        if reason == "rejected_full" and waits:
+            return None
+        tells = reason is not None and self._count_drop(reason)
+        accepted = reason is None
+        displaced = []
+        while accepted and not (self._has_room() and self._fits(size)):
+            displaced += self._leave(1)
+            tells |= self._count_drop("evicted")
+        fills = opens = False
+        if accepted:
+            opens = not self.claimed
+            pumps = self.pumps
+            fills = self.tail >= self.notify_at
+            self.pending.append(entry)
+            self.tail += 1
+            self.peak_pending = max(self.peak_pending, len(self.pending))
+            self.largest = max(self.largest, size)
+            if not self.bytes_told and self._bytes_are_full(self.head):
+                self.bytes_told = fills = True
+        first = opens and len(self.pending) == 1
+        if first:
+            self.opened = self.oldest = now
+        reaches = fills and not opens
+        if opens or reaches:
+            self._announce_next()
+        rejected = self.books["rejected_full"]
+        looks = reason == "rejected_full" and rejected % LOOK_ROUND == 0
+        position = self.tail - 1
+        # ---- from here on they can, also from within what follows
+
+        for old in displaced:
+            self.listener.freed(old)
+        if opens:
+            comes = self.listener.window_opened(position, context if first else None)
+            if comes and self.head <= position < self.tail:
+                self.claim_window(pumps)
+        if reaches or looks:
+            self.listener.batch_full()
+        if tells:
+            self.listener.entries_dropped()
+        if reason == "rejected_full" and self.on_full == "raise":
+            raise Full
+        return accepted
+
+    def _reason_against(self, size: int, displaces: bool) -> str | None:
+        """Why an entry of that size can't come in."""
+        if self.closed:
+            return "rejected_closed"
+        if not displaces and not self._has_room():
+            return "rejected_full"
+        if size > self.max_batch_bytes:
+            return "rejected_oversized"
+        if not displaces and not self._fits(size):
+            return "rejected_full"
+        return None
+
+    def _fits(self, size: int) -> bool:
+        return self.bytes_from(self.head) + size <= self.max_bytes
+
+    def reject_full(self) -> None:
+        """Count an entry that waited for room in vain."""
+        if self._count_drop("rejected_full"):
+            self.listener.entries_dropped()
+
+    def _count_drop(self, reason: str) -> bool:
+        """Count a drop; returns whether it is to be announced."""
+        self.books[reason] += 1
+        first = not self.drop_announced
+        self.drop_announced = True
+        return first
+
+    def rearm_drop_notice(self) -> None:
+        """Announce the next drop again."""
+        self.drop_announced = False
+
+    # ---- the window
+
+    def unclaim_window(self) -> int:
+        """A pump begins: the next entry notifies the listener."""
+        self.claimed = False
+        self.pumps += 1
+        return self.pumps
+
+    def claim_window(self, pumps: int) -> None:
+        """A pump will come for what is pending, unless another has begun since."""
+        if pumps == self.pumps and self.pending:
+            self.claimed = True
+
+    def roll_window(self, now: float) -> int:
+        """Let a window begin now, for the entries from the returned position on."""
+        self.opened = now
+        self.reopened_at = self.tail
+        return self.reopened_at
+
+    # ---- entries go out
+
+    def bytes_from(self, position: int) -> int:
+        """How many bytes are pending from that position on."""
+        if self.max_bytes == math.inf:
+            return 0  # nobody counts them
+        return sum(map(self.size, islice(self.pending, position - self.head, None)))
+
+    def _bytes_are_full(self, first: int) -> bool:
+        pending = self.bytes_from(first)
+        no_room = pending + self.largest > self.max_bytes
+        return pending >= self.max_batch_bytes or no_room
+
+    def _is_full(self, first: int) -> bool:
+        """Whether what is pending from position `first` on fills a batch."""
+        many = self.tail - first >= self.max_batch
+        return many or (self.tail > first and self._bytes_are_full(first))
+
+    def _batch_end(self, first: int, most: int) -> int:
+        """Where a batch of up to `most` ends that begins at `first`."""
+        end = first
+        room = self.max_batch_bytes
+        for entry in islice(self.pending, first - self.head, first - self.head + most):
+            room -= self.size(entry)
+            if room < 0:
+                break
+            end += 1
+        return end
+
+    def wants_batch(self, skip: int, due: int) -> bool:
+        """Whether, after `skip` batches, one is full or begins below position `due`."""
+        first = self.head
+        for _ in range(skip):
+            first = self._batch_end(first, self.max_batch)
+        return first < min(due, self.tail) or self._is_full(first)
+
+    def take(self, most: int, due: float = math.inf) -> ModelBatch | None:
+        """Take up to `most` of the oldest entries for one batch; None if none is.
+
+        Of a batch that is not full, only what lies below position `due`.
+        """
+        end = self._batch_end(self.head, most)
+        if not self._is_full(self.head):
+            end = int(max(self.head, min(end, due)))
+        batch = self._move_out(end - self.head)
+        if batch.value:
+            self.books["batches"] += 1
+            self.in_flight += len(batch.value)
+            self.unsettled.append(batch)
+        return batch if batch.value else None
+
+    def settled_end(self, past_excused: bool = False) -> int:
+        """The position below which every entry is settled, evicted or abandoned."""
+        for batch in self.unsettled:
+            if not (past_excused and batch.excused):
+                return batch.start
+        return self.head
+
+    def is_settled(self, position: int) -> bool:
+        """Whether that entry is settled, evicted or abandoned."""
+        out = any(batch.start <= position < batch.end for batch in self.unsettled)
+        return position < self.head and not out
+
+    def abandon(self) -> int:
+        """Let go of everything pending; returns how many entries that were."""
+        gone = self._move_out(len(self.pending)).value
+        self.books["abandoned"] += len(gone)
+        for entry in reversed(gone):  # a list lets go of its items last first
+            self.listener.freed(entry)
+        return len(gone)
+
+    def _move_out(self, count: int) -> ModelBatch:
+        start = self.head
+        entries = self._leave(count)
+        if not self.pending:
+            self.claimed = False
+            self.largest = 0
+        self.bytes_told = False
+        self._announce_next()
+        return ModelBatch(self, self.generation, start, start + count, entries)
+
+    def _leave(self, count: int) -> list[Any]:
+        left = [self.pending.popleft() for _ in range(count)]
+        if self.head >= self.reopened_at:
+            self.oldest = self.opened
+        return left
+
+    # ---- slots, for calls of the dispatch function
+
+    def acquire_slot(self, max_in_flight: int) -> ModelSlot | None:
+        """A slot, if one is free."""
+        if self.busy_slots >= max_in_flight:
+            return None
+        self.busy_slots += 1
+        return ModelSlot(self, self.generation)
+
+    # ---- drops
+
+    def take_drops(self, reason: str, to_log: bool = False) -> int:
+        """How many came since the last call with these arguments."""
+        count = self.books[reason] - self.reported[reason, to_log]
+        self.reported[reason, to_log] = self.books[reason]
+        return count
+
+    @property
+    def has_drops(self) -> bool:
+        """Whether there are drops that take_drops() has not returned."""
+        return any(
+            self.books[reason] != self.reported[reason, to_log]
+            for reason in DROP_REASONS
+            for to_log in (False, True)
+            if not (to_log and reason == "abandoned")
+        )
+
+    # ---- the end, and a new beginning
+
+    def close(self) -> None:
+        """Refuse entries from now on: a closed ring is a ring with room for none."""
+        self.limit = 0
+
+    def reset(self) -> None:
+        """Start empty in a forked child. The entries are the parent's: not freed."""
+        self.generation += 1
+        self._begin()
+
+    # ---- what it all came to
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All that Statistics holds."""
+        return {
+            "accepted": self.tail,
+            "dispatched": self.books["dispatched"],
+            "failed": self.books["failed"],
+            "evicted": self.books["evicted"],
+            "abandoned": self.books["abandoned"],
+            "pending": len(self.pending),
+            "in_flight": self.in_flight,
+            "rejected_full": self.books["rejected_full"],
+            "rejected_closed": self.books["rejected_closed"],
+            "rejected_oversized": self.books["rejected_oversized"],
+            "batches": self.books["batches"],
+            "failed_batches": self.books["failed_batches"],
+            "peak_pending": self.peak_pending,
+            "capacity": self.capacity,
+            "dispatch_seconds_total": self.dispatch_seconds,
+            "oldest_age_seconds": max(0.0, now - self.oldest) if self.pending else 0.0,
+            "max_batch": self.max_batch,
+            **self._bounds(),
+        }
+
+    def _bounds(self) -> dict[str, Any]:
+        if self.max_bytes == math.inf:
+            return dict.fromkeys(("pending_bytes", "max_bytes", "max_batch_bytes"))
+        return {
+            "pending_bytes": self.bytes_from(self.head),
+            "max_bytes": self.max_bytes,
+            "max_batch_bytes": self.max_batch_bytes,
+        }

@@ -1,0 +1,188 @@
+"""C11: what the log says of failed dispatches."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from support import Sink, SteppedLoop, told
+
+
+def log_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, bool]]:
+    """The project's lines: level, text, and whether a traceback comes with it."""
+    return [
+        (record.levelno, record.getMessage(), bool(record.exc_info))
+        for record in caplog.records
+        if record.name == "ringdispatch"
+    ]
+
+
+def test_first_failure_warns_with_traceback_repeats_debug_until_recovery(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    caplog.set_level(logging.DEBUG, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100, name="n1")
+        for fails in (True, True, True, False, True, True):
+            sink.error = ValueError("no") if fails else None
+            dispatcher.enqueue("a")
+            await stepped.advance(0.2)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    failure = "n1: dispatch failed (1 entry): ValueError('no')"
+    recovery = "n1: dispatches succeed again; before that 3 batches failed (3 entries)"
+    close = "n1: closed; before that 2 batches failed (2 entries)"
+    assert log_of(caplog) == [
+        (logging.WARNING, failure, True),
+        (logging.DEBUG, failure, False),
+        (logging.DEBUG, failure, False),
+        (logging.INFO, recovery, False),
+        (logging.DEBUG, failure, False),  # at most one line in ten seconds
+        (logging.DEBUG, failure, False),
+        (logging.WARNING, close, False),
+    ]
+
+
+def test_sink_that_fails_for_long_makes_one_line_per_period(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    """Each with the numbers since the last, and a traceback for what is new."""
+    caplog.set_level(logging.INFO, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=1000, name="n1")
+        for second in range(36):
+            sink.error = ValueError("no") if second < 15 else KeyError("no")
+            if second == 35:
+                sink.error = None
+            dispatcher.enqueue("a")
+            dispatcher.enqueue("b")
+            await stepped.advance(1.001)
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    several = "n1: 10 batches failed (20 entries), the last with "
+    again = "n1: dispatches succeed again; before that 35 batches failed (70 entries)"
+    assert log_of(caplog) == [
+        (logging.WARNING, "n1: dispatch failed (2 entries): ValueError('no')", True),
+        (logging.WARNING, several + "ValueError('no')", False),
+        (logging.WARNING, several + "KeyError('no')", True),
+        (logging.WARNING, several + "KeyError('no')", False),
+        (logging.INFO, again, False),
+    ]
+
+
+def test_sink_that_fails_every_second_time_makes_few_lines(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    caplog.set_level(logging.INFO, "ringdispatch")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100, name="n1")
+        for number in range(600):
+            sink.error = None if number % 2 else ValueError("no")
+            dispatcher.enqueue("a")
+            await stepped.advance(0.1001)
+        assert dispatcher.statistics().failed == 300
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    assert 6 <= len(told(caplog, logging.WARNING)) <= 7
+    assert 6 <= len(told(caplog, logging.INFO)) <= 7
+
+
+def test_error_without_a_repr_is_told_by_its_type(
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    class Mute(Exception):
+        def __repr__(self) -> str:
+            raise KeyError("no words")
+
+        __str__ = object.__str__
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100, name="n1")
+        sink.error = Mute()
+        dispatcher.enqueue("a")
+        await stepped.advance(0.2)
+        assert await dispatcher.aclose()
+        assert dispatcher.statistics().failed == 1
+
+    stepped.run_until_complete(main())
+    assert told(caplog, logging.WARNING) == [
+        "n1: dispatch failed (1 entry): Mute (KeyError in its repr)"
+    ]
+
+
+def test_log_handler_that_raises_is_told_on_stderr_and_ends_nothing(
+    stepped: SteppedLoop,
+    sink: Sink,
+    capsys: pytest.CaptureFixture[str],
+    dispatcher_class: type,
+) -> None:  # C11
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no room for a log")
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100)
+        for error in (ValueError("no"), None):
+            sink.error = error
+            dispatcher.enqueue("a")
+            await stepped.advance(0.2)
+        books = dispatcher.statistics()
+        assert (books.failed, books.dispatched) == (1, 1)
+        assert await dispatcher.aclose()
+
+    handler = Broken()
+    logging.getLogger("ringdispatch").addHandler(handler)
+    try:
+        stepped.run_until_complete(main())
+    finally:
+        logging.getLogger("ringdispatch").removeHandler(handler)
+    assert "OSError: no room for a log" in capsys.readouterr().err
+
+
+def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
+    stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
+) -> None:
+    async def main() -> None:
+        async def nothing() -> None:
+            pass
+
+        def ordinary(one: Any, two: Any) -> None:
+            pass
+
+        for function in (nothing, ordinary):
+            dispatcher = dispatcher_class(function, ms_delay=100)  # type: ignore[arg-type]
+            for _ in range(3):
+                dispatcher.enqueue("a")
+                assert not await stepped.run_in_executor(None, lambda: None)
+                await stepped.advance(0.2)
+                await dispatcher.aflush(None)
+            assert dispatcher.statistics().failed == 3
+            assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
+    stepped.run_until_complete(stepped.shutdown_default_executor())
+    lines = told(caplog, logging.WARNING)
+    assert len(lines) == 4  # of each the first at once, and the sum at its close
+    for first, at_close in (lines[:2], lines[2:]):
+        assert "dispatch failed (1 entry): TypeError" in first
+        assert at_close.endswith("3 batches failed (3 entries)")
