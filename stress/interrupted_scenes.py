@@ -8,12 +8,12 @@ suspends it.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from interrupted_sink import Sink
 from interruption import Interruption
 from ringdispatch import BackgroundDispatcher
 
@@ -23,56 +23,6 @@ LOOP, THREAD, RUN = "a loop", "a thread", "asyncio.run"
 
 class Stranded(Exception):
     """What must hold after an exception does not."""
-
-
-class Sink:
-    """Dispatch functions that record what they get, and wait while the gate is shut."""
-
-    def __init__(self) -> None:
-        self.got: list[object] = []
-        self.ended = self.running = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.fails = False
-        self._lock = threading.Lock()
-        self._lives = 0
-
-    def renew(self) -> None:
-        """Expect nothing more of calls that went down with their loop."""
-        with self._lock:
-            self.running = 0
-            self._lives += 1
-
-    async def instant(self, batch: list[object]) -> None:
-        """Not suspended, while the gate is open."""
-        life = self._begin(batch)
-        try:
-            while not self.gate.is_set():  # noqa: ASYNC110, set from any thread
-                await asyncio.sleep(0.001)
-            if self.fails:
-                raise ValueError("the sink fails")
-        finally:
-            self._end(life)
-
-    async def suspending(self, batch: list[object]) -> None:
-        await asyncio.sleep(0)
-        await self.instant(batch)
-
-    def ordinary(self, batch: list[object]) -> None:
-        life = self._begin(batch)
-        self.gate.wait()
-        self._end(life)
-
-    def _begin(self, batch: list[object]) -> int:
-        with self._lock:
-            self.got += batch
-            self.running += 1
-            return self._lives
-
-    def _end(self, life: int) -> None:
-        with self._lock:
-            self.running -= life == self._lives
-            self.ended += 1
 
 
 class Trial:
@@ -156,7 +106,7 @@ class Trial:
             except BaseException:  # asyncio makes a RuntimeError of some
                 if not self.interruption.fired:
                     raise
-            self.interruption.armed = False
+            self.interruption.end()
             self.sink.renew()
             asyncio.run(self.verify())
         else:
@@ -171,8 +121,16 @@ class Trial:
             self.dispatcher.enqueue("warm")
             await self.until(lambda: self.sink.ended == 1)
         self.interruption.armed = True
-        await self.scene.body(self)
-        self.interruption.armed = False
+        try:
+            if self.scene.on == THREAD:
+                await self.scene.body(self)
+            else:
+                async with asyncio.timeout(2 * self.interruption.patience):
+                    await self.scene.body(self)
+        except TimeoutError:
+            raise Stranded("what the scene awaits does not come") from None
+        finally:
+            self.interruption.end()
 
     def _drive(
         self, loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]
@@ -238,8 +196,10 @@ class Trial:
         """See that entries go out, and as many batches at once as there may be."""
         sink = self.sink
         for later in (object(), object()):
-            if not dispatcher.enqueue(later):
-                raise Stranded("a later entry was refused")
+            await self.must(
+                "later entries are refused, the ring stays full",
+                lambda: dispatcher.enqueue(later),  # noqa: B023
+            )
             await self.must("a later entry did not go out", lambda: later in sink.got)  # noqa: B023
         await self.must("a later call did not end", lambda: not sink.running)
         sink.gate.clear()
@@ -439,6 +399,10 @@ async def end(trial: Trial) -> None:
 async def end_in_flight(trial: Trial) -> None:
     trial.sink.gate.clear()
     trial.attempt(trial.dispatcher.enqueue, "entry")
-    await trial.until(lambda: trial.sink.running == 1)
+    try:
+        await trial.until(lambda: trial.sink.running == 1)
+    except asyncio.CancelledError:  # the loop ends, and waits for the call
+        trial.sink.gate.set()
+        raise
     trial.attempt(trial.dispatcher.enqueue, "pending")
     asyncio.get_running_loop().call_later(0.005, trial.sink.gate.set)

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -47,7 +46,9 @@ class Interruption:
         allocation: int = 0,
         *,
         patience: float,
+        on_reached: Callable[[str], object],
     ) -> None:
+        self._on_reached = on_reached
         self.patience = patience  # seconds for what must come
         self._raises = RAISED.get(kind, MemoryError)
         # What may come of it: without memory tracing itself raises SystemError.
@@ -56,7 +57,7 @@ class Interruption:
         self.where = ""  # the line, once it was reached
         self.fired_at: float | None = None  # when it was reached
         self.raised = False
-        self.lines: Counter[str] = Counter()
+        self.lines: dict[str, list[str]] = {MAIN: [], OTHER: []}
         self._at = at
         self._thread = thread
         self._allocation = allocation if kind == NO_MEMORY else None
@@ -77,6 +78,11 @@ class Interruption:
         threading.settrace(self._kept[0])
         sys.settrace(self._kept[0])
 
+    def end(self) -> None:
+        """Interrupt no more; this thread is not traced."""
+        self.armed = False
+        sys.settrace(None)
+
     def _call(self, frame: FrameType, _event: str, _: object) -> Any:
         if self._starved:
             self._feed()
@@ -88,12 +94,13 @@ class Interruption:
             self.raised |= event == "exception" and issubclass(arg[0], self.errors)
         if event == "line" and self.armed:
             thread = MAIN if threading.get_ident() == self._main else OTHER
-            self.lines[thread] += 1
-            if thread == self._thread and self.lines[thread] == self._at:
+            line = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            self.lines[thread].append(line)
+            if thread == self._thread and len(self.lines[thread]) == self._at:
                 self.armed = False
-                name = Path(frame.f_code.co_filename).name
-                self.where = f"{name}:{frame.f_lineno}"
+                self.where = line
                 self.fired_at = time.monotonic()
+                self._on_reached(line)
                 if self._allocation is None:
                     self.raised = True
                     raise self._raises

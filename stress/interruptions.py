@@ -41,7 +41,13 @@ from interruption import ALLOCATIONS, MAIN, NO_MEMORY, OTHER, RAISED, Interrupti
 HANG_SECONDS = 20.0  # then the process prints where it is, and ends
 PATIENCE = 3.0  # seconds for what must come
 AT_ONCE = 4 * (os.cpu_count() or 1)  # they wait more than they run
+VISITS = 3  # of a line in a scene that --quick interrupts
 UNREACHED = "unreached"  # threads took turns otherwise, or the allocation was not made
+
+
+REACHED = "reached "  # begins what a process says before it raises
+
+Lines = dict[str, list[str]]  # that a scene ran, by thread
 
 
 class Point(NamedTuple):
@@ -61,10 +67,10 @@ class Outcome(NamedTuple):
     point: Point
     where: str
     problem: str | None  # None: it held
-    lines: dict[str, int]
+    lines: Lines
 
 
-def play(point: Point) -> tuple[str, str | None, dict[str, int]]:
+def play(point: Point) -> tuple[str, str | None, Lines]:
     """Play the point's scene in this process."""
     faulthandler.enable()
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
@@ -75,7 +81,7 @@ def play(point: Point) -> tuple[str, str | None, dict[str, int]]:
     # Its lines run, their text goes nowhere.
     logging.getLogger().addHandler(logging.NullHandler())
     name, *where, patience = point
-    raised = Interruption(*where, patience=patience)
+    raised = Interruption(*where, patience=patience, on_reached=say_reached)
     trial = Trial(SCENES[name], raised)
     raised.install()
     problem: str | None = None
@@ -85,10 +91,15 @@ def play(point: Point) -> tuple[str, str | None, dict[str, int]]:
         problem = str(stranded)
     except BaseException as error:  # reported like the others
         problem = f"{type(error).__name__}: {error}"
-    sys.settrace(None)
+    raised.end()
     if problem is None and point.at and not raised.raised:
         problem = UNREACHED
-    return raised.where, problem, dict(raised.lines)
+    return raised.where, problem, raised.lines
+
+
+def say_reached(line: str) -> None:
+    """Say where it is, for a process that crashes or hangs there."""
+    os.write(2, f"{REACHED}{line}\n".encode())
 
 
 def fork(point: Point) -> tuple[int, int]:
@@ -134,16 +145,27 @@ def outcome(point: Point, said: str, status: int) -> Outcome:
         problem = f"crashed, {signal.Signals(os.WTERMSIG(status)).name}"
     else:
         problem = f"hung, exit status {os.waitstatus_to_exitcode(status)}"
-    ours = [line.strip() for line in lines if interruption.PACKAGE in line]
-    return Outcome(point, f"line {point.at} of {point.thread}", f"{problem} {ours}", {})
+    # The innermost of our functions, of the first thread that is in one.
+    ours = next((line.strip() for line in lines if interruption.PACKAGE in line), "")
+    reached = (line.removeprefix(REACHED) for line in lines if line.startswith(REACHED))
+    return Outcome(point, next(reached, "unknown"), f"{problem} {ours}".strip(), {})
 
 
-def points_of(undisturbed: Outcome) -> Iterator[Point]:
-    """Every point of a scene that was played undisturbed."""
+def points_of(undisturbed: Outcome, visits: int) -> Iterator[Point]:
+    """The points of a scene that was played undisturbed.
+
+    Args:
+        undisturbed: The lines that it ran.
+        visits: How many times each of them is interrupted, at most.
+    """
     point, lines = undisturbed.point, undisturbed.lines
     allocations = ALLOCATIONS if point.kind == NO_MEMORY else 1
     for thread in (MAIN, OTHER):
-        for at in range(1, lines.get(thread, 0) + 1):
+        seen: Counter[str] = Counter()
+        for at, line in enumerate(lines[thread], start=1):
+            seen[line] += 1
+            if seen[line] > visits:
+                continue
             for allocation in range(allocations):
                 yield point._replace(thread=thread, at=at, allocation=allocation)
 
@@ -153,7 +175,7 @@ def _file_and_line(counted: tuple[str, int]) -> tuple[str, int]:
     return file, int(line) if line.isdigit() else 0
 
 
-def run(scene: str, kind: str, patience: float) -> int:
+def run(scene: str, kind: str, patience: float, visits: int) -> int:
     """Interrupt a scene everywhere; print what came of it, return what is stranded."""
     start = time.monotonic()
     (undisturbed,) = outcomes([Point(scene, kind, patience=patience)])
@@ -162,7 +184,7 @@ def run(scene: str, kind: str, patience: float) -> int:
         return 1
     held = 0
     stranded: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for found in outcomes(points_of(undisturbed)):
+    for found in outcomes(points_of(undisturbed, visits)):
         if found.problem is None:
             held += 1
         elif found.problem != UNREACHED:
@@ -190,12 +212,15 @@ def main() -> int:
     parser.add_argument("--exception", action="append", choices=kinds)
     parser.add_argument("--scene", action="append", choices=[*SCENES])
     parser.add_argument(
-        "--quick", action="store_true", help="KeyboardInterrupt only, or what is named"
+        "--quick",
+        action="store_true",
+        help=f"KeyboardInterrupt, or what is named, {VISITS} times a line and scene",
     )
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds for what must come"
     )
     options = parser.parse_args()
+    visits = VISITS if options.quick else sys.maxsize
     wanted = options.exception or (kinds[:1] if options.quick else kinds)
 
     build = "GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "no GIL"
@@ -204,7 +229,7 @@ def main() -> int:
     stranded = 0
     for kind in wanted:
         for scene in options.scene or SCENES:
-            stranded += run(scene, kind, options.patience)
+            stranded += run(scene, kind, options.patience, visits)
             sys.stdout.flush()  # or forked processes would print it again
     print(f"{stranded} points are stranded" if stranded else "every point held")
     return 1 if stranded else 0

@@ -94,6 +94,25 @@ def test_idle_loop_makes_no_wake_ups(loop_name: str) -> None:  # C3
     assert int(outcome.lines[0]) <= 2
 
 
+def test_background_thread_waits_once_for_dispatchers_that_come_and_go() -> None:
+    outcome = run_snippet(  # C3, C16
+        """
+    async def send(batch): pass
+    for number in range(50):
+        with BackgroundDispatcher(send, ms_delay=1) as dispatcher:
+            dispatcher.enqueue(number)
+    loop = dispatcher._batcher.home.loop
+    say(sum(not timer.cancelled() for timer in list(loop._scheduled)) <= 1)
+    eventually(lambda: threading.active_count() == 1, seconds=1.0)
+    assert loop.is_closed()
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    dispatcher.enqueue("on a new thread")
+    say(dispatcher.close(), threading.active_count())
+    """
+    )
+    assert outcome.lines == ["True", "True 2"]
+
+
 # ---- what a batch costs
 
 

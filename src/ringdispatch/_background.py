@@ -25,8 +25,8 @@ elif sys.platform == "win32":
 else:
     _EventLoop = asyncio.SelectorEventLoop
 
-# A thread that no dispatcher needs waits this long for another: some are made and
-# closed for each request.
+# A thread that lost its last dispatcher looks after this long whether it has another:
+# some are made and closed for each request.
 _IDLE_SECONDS = 0.5
 
 # Set when the process ends: what is left then runs on a loop of its own.
@@ -95,6 +95,7 @@ class _Background:
         self.home: Home | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._error: BaseException | None = None
+        self._is_waiting = False
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -147,9 +148,12 @@ class _Background:
         self._soon(self._wait_for_another)
 
     def _wait_for_another(self) -> None:
-        asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._stop_if_deserted)
+        if not self._is_waiting:  # one timer, however many come and go meanwhile
+            self._is_waiting = True
+            asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._stop_if_deserted)
 
     def _stop_if_deserted(self) -> None:
+        self._is_waiting = False
         if self.home is not None and self.home.deserted:
             self._stop()
 
