@@ -6,14 +6,13 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from layouts import LAYOUTS, can_be
-from ringdispatch import BackgroundDispatcher, _dispatcher
+from ringdispatch import BackgroundDispatcher
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
@@ -58,12 +57,6 @@ def layout(request: pytest.FixtureRequest) -> str:
 def dispatcher_class(layout: str) -> type[BackgroundDispatcher[Any]]:
     """A class of dispatchers of each layout that take any entry and hand out lists."""
     return LAYOUTS[layout]
-
-
-@pytest.fixture
-def use_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Batcher]], None]:
-    """Have the test's dispatchers run on a subclass of the engine, once called."""
-    return partial(monkeypatch.setattr, _dispatcher, "Batcher")
 
 
 @pytest.fixture

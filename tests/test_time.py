@@ -12,8 +12,8 @@ import pytest
 from freezegun import freeze_time
 
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
+from watching import WatchedRing
 
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
@@ -177,27 +177,25 @@ def test_delays_windows_keep_their_distance_under_any_traffic(
     stepped.run_until_complete(main())
 
 
-class Slow(Batcher):
+class Slow(WatchedRing):
     """Lets something happen between deciding that a window is over and taking it."""
 
     meanwhile: Callable[[], object] = int
 
-    def take(self) -> Any:
+    def take(self, *bounds: int) -> Any:
         meanwhile, self.meanwhile = self.meanwhile, int
         meanwhile()
-        return super().take()
+        return self.ring.take(*bounds)
 
 
 def test_what_comes_after_a_window_is_due_waits_for_the_next(
-    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1
-    use_engine(Slow)
-
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=100, max_batch=3)
-        batcher = dispatcher._batcher
+        ring = Slow(dispatcher)
         dispatcher.enqueue("a")
-        batcher.meanwhile = lambda: dispatcher.enqueue("b")
+        ring.meanwhile = lambda: dispatcher.enqueue("b")
         await stepped.advance(0.1)
         assert sink.batches == [["a"]]
         await stepped.advance(0.0999)
@@ -205,7 +203,7 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
         await stepped.advance(0.0001)
         assert sink.batches == [["a"], ["b"]]
         dispatcher.enqueue("c")
-        batcher.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
+        ring.meanwhile = lambda: [dispatcher.enqueue(late) for late in "def"]
         await stepped.advance(0.1)
         # A full batch goes out at once in any case.
         assert sink.batches[2:] == [["c", "d", "e"]]
@@ -216,10 +214,8 @@ def test_what_comes_after_a_window_is_due_waits_for_the_next(
 
 
 def test_window_after_a_take_that_came_late_lasts_its_full_delay(
-    stepped: SteppedLoop, sink: Sink, use_engine: Any, dispatcher_class: type
+    stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C2
-    use_engine(Slow)
-
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=100)
         began = stepped.time()
@@ -229,7 +225,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
             dispatcher.enqueue("b")
 
         dispatcher.enqueue("a")
-        dispatcher._batcher.meanwhile = stand_still
+        Slow(dispatcher).meanwhile = stand_still
         await stepped.advance(0.5)
         assert sink.batches == [["a"], ["b"]]
         assert sink.times == pytest.approx([began + 0.17, began + 0.27])
@@ -271,21 +267,21 @@ def test_late_backlog_does_not_put_off_the_next_window(
     stepped.run_until_complete(main())
 
 
-class Taking(Batcher):
+class Taking(WatchedRing):
     """Notes the moments before and after each take: a busy machine may lie between."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, dispatcher: Any) -> None:
+        super().__init__(dispatcher)
         self.takes: list[tuple[float, float]] = []
         self.pumps = 0
 
-    def pump(self, home: Any, pumps: int) -> None:
-        self.pumps += 1
-        super().pump(home, pumps)
+    def claim_window(self, pumps: int) -> None:
+        self.pumps += 1  # each ends with it
+        self.ring.claim_window(pumps)
 
-    def take(self) -> Any:
+    def take(self, *bounds: int) -> Any:
         before = time.monotonic()
-        taken = super().take()
+        taken = self.ring.take(*bounds)
         self.takes.append((before, time.monotonic()))
         return taken
 
@@ -294,17 +290,17 @@ class Taking(Batcher):
 @pytest.mark.parametrize("home", ["auto", "thread"])
 @pytest.mark.parametrize("ms_delay", [3, 10, 12.7])
 def test_windows_are_apart_in_real_time(
-    loop_name: str, home: str, ms_delay: float, use_engine: Any, dispatcher_class: type
+    loop_name: str, home: str, ms_delay: float, dispatcher_class: type
 ) -> None:  # C2: within the timer's resolution, 1 ms on uvloop
-    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
         async with dispatcher_class(sink, ms_delay=ms_delay, home=home) as dispatcher:
+            ring = Taking(dispatcher)
             while len(sink.batches) < 25:
                 dispatcher.enqueue(time.monotonic())
                 await asyncio.sleep(0)
-        takes = dispatcher._batcher.takes[:25]  # what comes after them is the close
+        takes = ring.takes[:25]  # what comes after them is the close
         apart = [after - before for (before, _), (_, after) in pairwise(takes)]
         assert min(apart) >= ms_delay / 1000 - 0.0002, apart
         firsts = [batch[0] for batch in sink.batches[:25]]
@@ -318,19 +314,17 @@ def test_windows_are_apart_in_real_time(
 
 @on_each_loop
 def test_timer_that_fires_early_waits_for_one_more_and_does_not_spin(
-    loop_name: str, use_engine: Any, dispatcher_class: type
+    loop_name: str, dispatcher_class: type
 ) -> None:
-    use_engine(Taking)
     sink = Place()
 
     async def main() -> None:
         async with dispatcher_class(sink, ms_delay=10) as dispatcher:
+            ring = Taking(dispatcher)
             for number in range(25):
                 dispatcher.enqueue(number)
                 await comes_true(lambda: len(sink.batches) > number)  # noqa: B023
-            batcher = dispatcher._batcher
-            assert len(batcher.takes) >= 25
-            assert batcher.pumps <= 8 * len(batcher.takes)
+            assert 25 <= len(ring.takes) < ring.pumps <= 8 * len(ring.takes)
 
     run_on(loop_name, main())
 

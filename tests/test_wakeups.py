@@ -23,7 +23,7 @@ import pytest
 from layouts import of_layout
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._batch import Batch
-from ringdispatch._batcher import Batcher
+from watching import WatchedRing
 
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
@@ -45,14 +45,17 @@ def pass_a_moment(moments: random.Random) -> None:
         pass
 
 
-class Announcing(Batcher):
-    """Reports that it is about to take."""
+class Announcing(WatchedRing):
+    """Has its chain send for an entry before each take."""
 
-    __slots__ = ("about_to_take",)
+    def __init__(self, chain: Chain) -> None:
+        super().__init__(chain)
+        self.chain = chain
 
-    def take(self) -> Batch | None:
-        self.about_to_take()
-        return super().take()
+    def take(self, *bounds: int) -> Batch | None:
+        self.chain.send_for_another()
+        taken: Batch | None = self.ring.take(*bounds)
+        return taken
 
 
 class Chain(BackgroundDispatcher[int]):
@@ -65,7 +68,7 @@ class Chain(BackgroundDispatcher[int]):
         self.producer = producer
         self.moments = random.Random(random.getrandbits(32))
         self.slow = slow  # its calls last longer than a step of the loop
-        self._batcher.about_to_take = self.send_for_another
+        Announcing(self)
         producer.chains.append(self)
 
     def send_for_another(self) -> None:
@@ -127,10 +130,7 @@ def chains(dispatcher_class: type, **options: Any) -> Producer:
     return producer
 
 
-def test_f23_no_wake_up_is_lost_on_a_loop(
-    use_engine: Any, dispatcher_class: type
-) -> None:
-    use_engine(Announcing)
+def test_f23_no_wake_up_is_lost_on_a_loop(dispatcher_class: type) -> None:
     producer = chains(dispatcher_class)  # C9
 
     async def main() -> None:
@@ -147,9 +147,8 @@ def test_f23_no_wake_up_is_lost_on_a_loop(
 
 
 def test_f23_no_wake_up_is_lost_on_the_background_thread(
-    use_engine: Any, dispatcher_class: type
+    dispatcher_class: type,
 ) -> None:
-    use_engine(Announcing)
     producer = chains(dispatcher_class, home="thread")
     producer.start()
     assert producer.all_arrived.wait(DEADLINE), producer.broken()
