@@ -63,9 +63,9 @@ def test_policy_is_small() -> None:
 def test_public_names_are_those_of_the_page() -> None:
     public = {name for name in dir(BackgroundDispatcher) if not name.startswith("_")}
     section = r"::: ringdispatch.BackgroundDispatcher\n(.*?)\n\n"
-    shown = re.search(section, PAGE.read_text(), re.S)
+    shown = re.search(section, PAGE.read_text(), re.DOTALL)
     assert shown is not None
-    members = set(re.findall(r"^ +- (\w+)$", shown[1], re.M))
+    members = set(re.findall(r"^ +- (\w+)$", shown[1], re.MULTILINE))
     assert public == members
 
 
