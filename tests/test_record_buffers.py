@@ -175,8 +175,9 @@ def test_entries_are_nothing_to_the_garbage_collector() -> None:
         tracked, blocks = len(gc.get_objects()), gc.get_count()[0]
         for number in range(2000):
             line.enqueue_row(number, number)
-        assert len(gc.get_objects()) <= tracked + 1
-        assert gc.get_count()[0] <= blocks + 10
+        # Far less than one each; another thread may just be ending.
+        assert len(gc.get_objects()) <= tracked + 100
+        assert gc.get_count()[0] <= blocks + 100
     finally:
         gc.enable()
     take = line.ring.take(2000)

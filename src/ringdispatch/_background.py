@@ -105,7 +105,9 @@ class _Background:
     def start(self) -> None:
         """Start the thread, and wait until its loop is there."""
         self._thread.start()
-        self._ready.wait()
+        while not self._ready.wait(0.1):
+            if not self._thread.is_alive():
+                raise RuntimeError("the background thread died")
         if self._error is not None:
             raise self._error
 

@@ -42,3 +42,9 @@ cdef class Wake:
     cdef object pump
     # under the ring's lock
     cdef bint done
+
+
+cdef class Finalizer:
+    # never changed
+    cdef object function
+    cdef tuple arguments

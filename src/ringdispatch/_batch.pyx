@@ -173,3 +173,27 @@ cdef class Wake:
         pump, self.pump = self.pump, None
         if not done:
             pump(self.home, unclaim(self.state))
+
+
+cdef class Finalizer:
+    """Calls `function(*arguments)` once, when it is freed, by whatever ended its holder.
+
+    Compiled, so that nothing can be raised in between. A RuntimeError is ignored: the
+    event loop that is to be called is closed.
+    """
+
+    def __cinit__(self, function, *arguments):
+        self.function = function
+        self.arguments = arguments
+
+    def __del__(self):
+        try:
+            self.function(*self.arguments)
+        except RuntimeError:
+            pass
+
+
+def resolve(future):
+    """End the wait for a future, unless it has ended; interrupted by nothing."""
+    if not future.done():
+        future.set_result(None)

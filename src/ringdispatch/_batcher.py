@@ -66,7 +66,7 @@ class Batcher:
         self.dispatch_timeout = dispatch_timeout
         self._delay = delay
         self.max_batch = max_batch
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
         self.prefers_thread = prefers_thread
         self.reset()
         _process.register(self)
@@ -84,7 +84,7 @@ class Batcher:
         # strong: a loop holds its tasks weakly; in order: one emptied from the front
         self.calls: OrderedDict[Call, None] = OrderedDict()
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
-        self.settlement = SettlementQueue(self.ring, self._max_in_flight)
+        self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
         self.workers = Workers()
         self._former_homes: dict[Home, None] = {}
@@ -144,7 +144,7 @@ class Batcher:
         home = self.home
         if home is None or home.stalled:
             self.wake(replace_stalled=True)
-        elif self.settlement.openers or self.ring.busy_slots < self._max_in_flight:
+        elif self.settlement.openers or self.ring.busy_slots < self.max_in_flight:
             self._wake_home(home)
 
     def entries_dropped(self) -> None:
@@ -286,7 +286,7 @@ class Batcher:
         if ring.pending and loop is not None:
             now = self.now()
             due_now = now >= self._due_at() - _ON_TIME_SECONDS
-            free = ring.busy_slots < self._max_in_flight
+            free = ring.busy_slots < self.max_in_flight
             if due_now:
                 self.due = ring.roll_window(now)
                 self._ends_window = free
@@ -321,12 +321,8 @@ class Batcher:
         return self.ring.wants_batch(len(self.unstarted), self.due)
 
     def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(self._max_in_flight):
-            slot = self.ring.acquire_slot(self._max_in_flight)
-            if slot is None:
-                return
-            Call(self, home, slot).start(loop)
-            if not self._wants_call:
+        for _ in range(self.max_in_flight):
+            if not Call(self, home).start(loop) or not self._wants_call:
                 return
         # Calls that end at once could go on for ever: let others run.
         loop.call_soon(self.ring.wake(home, self.pump), context=Context())
@@ -341,7 +337,7 @@ class Batcher:
                 wake.cancel()
                 if wake.home is home:  # another loop's handle is not ours to touch
                     handle.cancel()
-        if timer is None and ring.pending and ring.busy_slots < self._max_in_flight:
+        if timer is None and ring.pending and ring.busy_slots < self.max_in_flight:
             left = self._due_at() - self.now()
             least = min(_TICK_SECONDS, self._delay) if left > 0 else 0.0
             loop = home.loop
@@ -359,7 +355,7 @@ class Batcher:
             self._ends_window = False
             self._taken_at = now
         if self.settlement.openers:
-            call.openers = self.settlement.take_openers(batch.start, batch.end)
+            self.settlement.move_openers(batch.start, batch.end, call.openers)
         if call.home is not self.home:
             if self.ring.pending:
                 self._wake_home(self.home)

@@ -61,11 +61,11 @@ class Call:
         "openers",
     )
 
-    def __init__(self, batcher: "Batcher", home: Home, slot: Slot) -> None:
+    def __init__(self, batcher: "Batcher", home: Home) -> None:
         # never changed
         self._batcher = batcher
-        self._slot = slot
         self.home = home
+        self._slot: Slot | None = None  # set by start()
         # the home's thread, or whoever orphans it; the ring decides races
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
@@ -79,11 +79,14 @@ class Call:
 
     # ---- the task
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run the call as a task of the running `loop`."""
+    def start(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Run the call as a task of the running `loop`; False if no slot is free."""
         batcher = self._batcher
         main = None
         try:
+            self._slot = batcher.ring.acquire_slot(batcher.max_in_flight)
+            if self._slot is None:
+                return False
             main = self._run(loop)
             batcher.calls[self] = None
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
@@ -91,15 +94,16 @@ class Call:
                 if task.done():
                     if not self._ended:
                         self.finish()
-                    return
+                    return True
                 self._task = task
                 self._suspended = True
-                self._watch(loop)
+                self._watch(loop, task)
             else:
                 self._task = task
                 self._suspended = True
                 batcher.unstarted[self] = None
-                loop.call_soon(self._watch, loop, context=Context())
+                loop.call_soon(self._watch, loop, task, context=Context())
+            return True
         except BaseException:
             if self._task is None:
                 if main is not None:
@@ -108,10 +112,11 @@ class Call:
             self._suspended = True
             raise
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to a call that did not end in its first step, which is over."""
-        task = self._task
-        if task is None:
+    def _watch(
+        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]"
+    ) -> None:
+        """See to a call whose first step is over."""
+        if self._ended:
             return
         # Ended by whatever was raised, at whatever line, it frees its slot.
         task.add_done_callback(self._on_done, context=Context())
@@ -126,7 +131,7 @@ class Call:
             _current.set(weakref.ref(self))
             if not EAGER:
                 batcher.unstarted.pop(self, None)
-                if not self._slot.held:
+                if self._slot is None or not self._slot.held:
                     return  # its loop stood still, and another call has its slot
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
@@ -204,10 +209,11 @@ class Call:
         if self.openers:
             self._finish_openers()
         batcher = self._batcher
+        if self._slot is not None:
+            self._slot.release()
         if not EAGER:
             batcher.unstarted.pop(self, None)
         batcher.calls.pop(self, None)
-        self._slot.release()
         if self._suspended:  # else pump() goes on
             batcher.slot_freed(self, here=here)
         self._ended = True

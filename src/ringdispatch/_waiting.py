@@ -14,6 +14,7 @@ from contextvars import Context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._batch import resolve
 from ._ring import Ring
 
 if TYPE_CHECKING:
@@ -183,13 +184,14 @@ class SettlementQueue:
         if opener is not None:
             opener.finish()
 
-    def take_openers(self, start: int, end: int) -> list[OpenerWaiter]:
-        """The openers of entries in [start, end), which belong to a batch now."""
-        if not self.openers:
-            return []
-        positions = [p for p in list(self.openers) if start <= p < end]
-        found = [self.openers.pop(position, None) for position in positions]
-        return [opener for opener in found if opener is not None]
+    def move_openers(
+        self, start: int, end: int, to: "list[OpenerWaiter]"
+    ) -> None:
+        """Hand over the openers of entries in [start, end): a batch has them now."""
+        for position, opener in list(self.openers.items()):
+            if start <= position < end:
+                to.append(opener)  # first: twice is better than never
+                self.openers.pop(position, None)
 
 
 class _Ticket:
@@ -219,14 +221,22 @@ class RoomQueue:
         self, attempt: Callable[[], bool | None], timeout: float | None
     ) -> bool | None:
         """Repeat `attempt` until it returns True or False; None when time runs out."""
-        loop = asyncio.get_running_loop()
+        ticket = _Ticket(asyncio.get_running_loop())
+        try:
+            return await self._wait(ticket, attempt, timeout)
+        finally:  # again, where the first time was interrupted
+            self._leave(ticket)
+
+    async def _wait(
+        self, ticket: _Ticket, attempt: Callable[[], bool | None], timeout: float | None
+    ) -> bool | None:
+        loop = ticket.loop
         deadline = None if timeout is None else loop.time() + timeout
         if not self:
             self._loops.clear()
         self._loops.add(id(loop))
-        ticket = _Ticket(loop)
-        self.tickets[ticket] = None
         try:
+            self.tickets[ticket] = None
             while True:
                 ticket.wake = loop.create_future()  # before it looks
                 if first(self.tickets) is ticket:
@@ -245,9 +255,12 @@ class RoomQueue:
                 elif len(self._loops) > 1:
                     self.wake(1)
         finally:
-            self.tickets.pop(ticket, None)
-            self._stalled.pop(ticket, None)
-            self.wake(1)
+            self._leave(ticket)
+
+    def _leave(self, ticket: _Ticket) -> None:
+        self.tickets.pop(ticket, None)
+        self._stalled.pop(ticket, None)
+        self.wake(1)
 
     def wake(self, count: int) -> None:
         """Wake the first `count` whose loops run: there may be room for them."""
@@ -301,12 +314,6 @@ async def wait_for(future: "asyncio.Future[None]", seconds: float | None) -> Non
         await future
     finally:
         timer.cancel()
-
-
-def resolve(future: "asyncio.Future[None]") -> None:
-    """End the wait for it, unless it has ended."""
-    if not future.done():
-        future.set_result(None)
 
 
 def resolve_all(futures: "list[asyncio.Future[None]]") -> None:

@@ -10,12 +10,14 @@ from contextvars import Context
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
+from ._batch import Finalizer, resolve
 from ._home import Home
 
 # How long a thread waits for its next call.
 _IDLE_SECONDS = 10.0
 
-_Job = Callable[[], None]
+# What to call, and what is freed when that is over, or the thread is.
+_Job = tuple[Callable[[], None], Finalizer]
 
 
 class Workers:
@@ -26,7 +28,7 @@ class Workers:
         self._ended = False
 
     def run(self, job: _Job) -> None:
-        """Run `job` in a thread.
+        """Run a job in a thread.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -52,10 +54,6 @@ class Workers:
             while True:
                 self._idle.pop().put(None)
 
-    def reopen(self) -> None:
-        """Let threads stay again."""
-        self._ended = False
-
 
 def _serve(
     jobs: "queue.SimpleQueue[_Job | None]",
@@ -64,8 +62,8 @@ def _serve(
 ) -> None:
     job = jobs.get()
     while job is not None:
-        job()
-        del job  # or it would keep its batch
+        job[0]()
+        del job  # frees its Finalizer
         if ended():
             return
         idle.append(jobs)
@@ -105,8 +103,9 @@ class Worker:
 
         Inline where no thread starts and the loop is ours: when the process ends.
         """
+        ended = Finalizer(self._loop.call_soon_threadsafe, resolve, self.ended)
         try:
-            workers.run(self._work)
+            workers.run((self._work, ended))
         except RuntimeError:
             if not self._home.is_ours:
                 raise
@@ -115,6 +114,8 @@ class Worker:
     async def result(self) -> None:
         """Wait for the function, and for the awaitable that it may have returned."""
         await asyncio.wait({self.ended})  # cancelled here, the function runs on
+        if not self._outcome:
+            raise RuntimeError("the worker thread died")
         outcome, error = self._outcome.pop()
         if error is not None:
             try:
@@ -142,12 +143,5 @@ class Worker:
             self._outcome.append((None, error))
         else:
             self._outcome.append(outcome)
-        try:
-            self._loop.call_soon_threadsafe(_finish, self.ended, context=Context())
-        except RuntimeError:  # the loop is closed
+        if self._loop.is_closed():
             self.discard()
-
-
-def _finish(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
