@@ -115,7 +115,7 @@ def prices(cases: Cases, rounds: int = CALLS) -> tuple[str, dict[str, float]]:
     cases = {**_EMPTY, **cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        toggle = _build_toggle(folder)
+        toggle = build_toggle(folder)
         if toggle is None:
             totals = {case: _nanoseconds(case) for case in cases}
         else:
@@ -148,6 +148,15 @@ def _timed(loop: Loop) -> int:
 
 
 def _instructions(case: str, toggle: str, folder: Path) -> int:
+    return counted([sys.argv[0], "--case", case, toggle], folder)
+
+
+def counted(arguments: Sequence[str], folder: Path) -> int:
+    """Instructions of a Python process, while it has collection switched on.
+
+    Raises:
+        subprocess.CalledProcessError: it fails.
+    """
     out = folder / "callgrind.out"
     subprocess.run(
         [
@@ -155,7 +164,8 @@ def _instructions(case: str, toggle: str, folder: Path) -> int:
             "--tool=callgrind",
             "--collect-atstart=no",
             f"--callgrind-out-file={out}",
-            *(sys.executable, sys.argv[0], "--case", case, toggle),
+            sys.executable,
+            *arguments,
         ],
         check=True,
         capture_output=True,
@@ -177,7 +187,7 @@ def _nanoseconds(case: str) -> int:
     return int(run.stdout)
 
 
-def _build_toggle(folder: Path) -> str | None:
+def build_toggle(folder: Path) -> str | None:
     """The compiled switch, or None (and a line that says why) where it can't be had."""
     compiler = shutil.which("cc")
     if shutil.which("valgrind") is None or compiler is None:
