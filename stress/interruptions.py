@@ -6,10 +6,10 @@
 Raises KeyboardInterrupt, SystemExit, MemoryError and RecursionError, one at a time, at
 the k-th line that the package's Python files run in each scene (interrupted_scenes.py),
 on the main thread and on the others. `nomemory` has the first, second or third
-allocation of each line fail, from Python 3.12 on where there is `_testcapi`. After each,
-later entries must go out, every slot must be there, close must return, the books must
-agree. What Cython compiled is not traced. The garbage collector is off, so that what an
-exception's traceback keeps alive in a cycle counts as leaked.
+allocation of each line fail, from Python 3.12 on where there is `_testcapi`.
+After each, later entries must go out, every slot must be there, close must return, the
+books must agree. What Cython compiled is not traced. The garbage collector is off, so
+that what an exception's traceback keeps alive in a cycle counts as leaked.
 
 Every point is played in a forked process of its own: one that crashes or hangs is
 reported like the others, by scene and line. First each scene is played undisturbed,
