@@ -121,7 +121,7 @@ def prices(cases: Cases, rounds: int = CALLS) -> tuple[str, dict[str, float]]:
     cases = {**_EMPTY, **cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        toggle = _build_toggle(folder)
+        toggle = build_toggle(folder)
         if toggle is None:
             totals = {case: _nanoseconds(case) for case in cases}
         else:
@@ -154,7 +154,26 @@ def _timed(loop: Loop) -> int:
 
 
 def _instructions(case: str, toggle: str, folder: Path) -> int:
-    out = folder / "callgrind.out"
+    return counted([sys.argv[0], "--case", case, toggle], folder)
+
+
+def counted(arguments: Sequence[str], folder: Path) -> int:
+    """Instructions of a Python process, while it has collection switched on.
+
+    Raises:
+        subprocess.CalledProcessError: it fails.
+    """
+    out, bytecode = folder / "callgrind.out", folder / "bytecode"
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "PYTHONPYCACHEPREFIX": str(bytecode),
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    if not bytecode.exists():
+        # Compiled here, once: callgrind would take half a minute in each process.
+        imports = "import argparse, asyncio, ctypes, ringdispatch, subprocess, tempfile"
+        subprocess.run([sys.executable, "-c", imports], check=True, env=environment)
     subprocess.run(
         [
             "valgrind",
@@ -162,11 +181,12 @@ def _instructions(case: str, toggle: str, folder: Path) -> int:
             "--instr-atstart=no",
             "--collect-atstart=no",
             f"--callgrind-out-file={out}",
-            *(sys.executable, sys.argv[0], "--case", case, toggle),
+            sys.executable,
+            *arguments,
         ],
         check=True,
         capture_output=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
+        env=environment,
     )
     totals = next(
         line for line in out.read_text().splitlines() if line.startswith("totals:")
@@ -184,7 +204,7 @@ def _nanoseconds(case: str) -> int:
     return int(run.stdout)
 
 
-def _build_toggle(folder: Path) -> str | None:
+def build_toggle(folder: Path) -> str | None:
     """The compiled switch, or None (and a line that says why) where it can't be had."""
     compiler = shutil.which("cc")
     if shutil.which("valgrind") is None or compiler is None:

@@ -1,11 +1,14 @@
 """What grows with the number of tasks, calls and dispatchers: it doubles when they do.
 
-    python benchmarks/linear.py [--check] [--seconds SECONDS]
+    python benchmarks/linear.py [--check] [--quick] [--seconds SECONDS]
 
-Processor time of each case at each size, in a process of its own, the best of up to
-five repeats after a small one to warm up. The time of a doubled size is at most 2.6
-times that of the size. A case that takes more than `--seconds` at one size has missed
-that, and its larger sizes are left out.
+Instructions of each case at each size, by callgrind (instructions.py), in a process of
+its own after a small one to warm up: processor time would grow faster, as memory leaves
+the caches. Without valgrind or a C compiler it is processor time, the best of three.
+The garbage collector is off: whether one of its rounds falls into a small size is
+chance. A doubled size takes at most 2.6 times as much. A case that needs the processor
+for more than `--seconds` has missed that, and its larger sizes are left out. `--quick`
+leaves them out in any case but the three smallest.
 
 The last case compares stalls: the most processor time that the loop spends in one turn
 while 10 000 tasks enqueue and await `aflush`, and while as many await one future.
@@ -15,38 +18,42 @@ while 10 000 tasks enqueue and await `aflush`, and while as many await one futur
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import math
-import os
 import platform
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from instructions import FREE_THREADED
+from instructions import FREE_THREADED, build_toggle, counted
 
 DOUBLED_LIMIT = 2.6
 STALL_LIMIT = 5.0
-SECONDS = 30.0  # of the processor, for one size of a case, repeats included
-REPEATS = 5
+SECONDS = 120.0  # of the processor, for one size of a case; callgrind is slow
+REPEATS = 3
+QUICK_SIZES = 3
 WARM_UP = 100
 TASKS = (1_000, 2_000, 4_000, 8_000, 16_000)
 CALLS = (1_000, 2_000, 4_000)
 DISPATCHERS = (1_250, 2_500, 5_000, 10_000)
 STALLED = 10_000
-FUTURE, FLUSHED = "stall: await one future", "stall: enqueue, await aflush"
 
-Case = Callable[[int], Awaitable[float]]
+Case = Callable[[int], Coroutine[Any, Any, object]]
 
 
 def dispatcher(send: Callable[[list[Any]], Any], **options: Any) -> Any:
     from ringdispatch import BackgroundDispatcher
 
-    return BackgroundDispatcher(send, **{"ms_delay": 10, **options})
+    return BackgroundDispatcher(
+        send, **{"ms_delay": 10, "dispatch_timeout": None, **options}
+    )
 
 
 async def send(_: list[Any]) -> None:
@@ -54,7 +61,7 @@ async def send(_: list[Any]) -> None:
     await asyncio.sleep(0.005)
 
 
-async def flushing(size: int) -> float:
+async def flushing(size: int) -> None:
     """Tasks that each enqueue and await `aflush`."""
     sink = dispatcher(send)
 
@@ -62,15 +69,12 @@ async def flushing(size: int) -> float:
         assert sink.enqueue(entry)
         return await sink.aflush(600)
 
-    start = time.process_time()
     settled = await asyncio.gather(*map(request, range(size)))
-    elapsed = time.process_time() - start
     assert all(settled)
     await sink.aclose()
-    return elapsed
 
 
-async def waiting_for_room(size: int) -> float:
+async def waiting_for_room(size: int) -> None:
     """Tasks that all wait in `aenqueue`, where 16 entries have room."""
     got: list[int] = []
 
@@ -78,17 +82,14 @@ async def waiting_for_room(size: int) -> float:
         got.extend(batch)
 
     sink = dispatcher(send, ms_delay=1, capacity=16)
-    start = time.process_time()
     accepted = await asyncio.gather(*map(sink.aenqueue, range(size)))
     await sink.aflush(600)
-    elapsed = time.process_time() - start
     assert all(accepted)
     assert got == list(range(size)), "first come, first served"
     await sink.aclose()
-    return elapsed
 
 
-async def in_flight(size: int, *, contexts: bool) -> float:
+async def in_flight(size: int, *, contexts: bool) -> None:
     """As many calls at once, each of one entry, that all wait for one event."""
     running = 0
     all_running, release = asyncio.Event(), asyncio.Event()
@@ -109,7 +110,6 @@ async def in_flight(size: int, *, contexts: bool) -> float:
 
     context = Context() if contexts else None
     sink = dispatcher(send, ms_delay=1, capacity=size, max_batch=1, max_in_flight=size)
-    start = time.process_time()
     for entry in range(size):
         assert sink.enqueue(entry, context)
         while contexts and sink.pending:  # noqa: ASYNC110, its own turns
@@ -120,14 +120,11 @@ async def in_flight(size: int, *, contexts: bool) -> float:
     if context is not None:
         assert len(context.ends) == size
         await asyncio.gather(*context.ends)
-    elapsed = time.process_time() - start
     await sink.aclose()
-    return elapsed
 
 
-async def dispatchers(size: int) -> float:
+async def dispatchers(size: int) -> None:
     """Dispatchers on one loop, each with its window open, all closed at the end."""
-    start = time.process_time()
     sinks = [
         dispatcher(send, ms_delay=60_000, capacity=16, max_batch=16)
         for _ in range(size)
@@ -136,7 +133,6 @@ async def dispatchers(size: int) -> float:
         assert sink.enqueue(1)
     await asyncio.sleep(0)
     assert all(await asyncio.gather(*(sink.aclose(600) for sink in sinks)))
-    return time.process_time() - start
 
 
 async def longest_turn(tasks: Callable[[], Awaitable[object]]) -> float:
@@ -197,98 +193,126 @@ CASES: dict[str, tuple[Case, tuple[int, ...]]] = {
         CALLS,
     ),
     "dispatchers": (dispatchers, DISPATCHERS),
-    FUTURE: (future_stall, (STALLED,)),
-    FLUSHED: (flush_stall, (STALLED,)),
+}
+STALLS: dict[str, Callable[[int], Coroutine[Any, Any, float]]] = {
+    "stall: await one future": future_stall,
+    "stall: enqueue, await aflush": flush_stall,
 }
 
 
-def measure(case: Case, size: int, seconds: float) -> float:
-    """The best of as many repeats as there is time for."""
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY)
-    )
-    asyncio.run(case(min(size, WARM_UP)))
-    best = math.inf
+def serve(case: str, size: int, seconds: float, toggle: str | None) -> None:
+    """Run one case in this process; print what was measured here."""
+    cpu = resource.RLIMIT_CPU
+    resource.setrlimit(cpu, (math.ceil(seconds), resource.RLIM_INFINITY))
+    gc.disable()
+    if case in STALLS:
+        asyncio.run(STALLS[case](WARM_UP))
+        print(min(asyncio.run(STALLS[case](size)) for _ in range(REPEATS)))
+        return
+    run = CASES[case][0]
+    asyncio.run(run(WARM_UP))
+    if toggle is not None:
+        switch = ctypes.CDLL(toggle).toggle
+        switch()
+        asyncio.run(run(size))
+        switch()
+        return
+    took = []
     for _ in range(REPEATS):
         gc.collect()
-        best = min(best, asyncio.run(case(size)))
-        if time.process_time() > seconds / 3:
-            break
-    return best
+        start = time.process_time()
+        asyncio.run(run(size))
+        took.append(time.process_time() - start)
+    print(min(took))
 
 
-def apart(case: str, size: int, seconds: float) -> float | None:
-    """Measure in a process of its own; None where it takes too long."""
-    command = [sys.executable, sys.argv[0], "--case", case, str(size), str(seconds)]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    run = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=20 * seconds,  # it hangs
-        env=environment,
-        check=False,
-    )
-    if run.returncode == -signal.SIGXCPU:
-        return None
-    run.check_returncode()
-    return float(run.stdout)
+class Measurement:
+    """Measures in processes of their own."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder = folder
+        self.seconds = seconds
+        self.toggle = build_toggle(folder)
+        self.unit = "s" if self.toggle is None else "instructions"
+
+    def __call__(self, case: str, size: int) -> float | None:
+        """What a case takes; None where that is too much."""
+        arguments = [sys.argv[0], "--case", case, str(size), str(self.seconds)]
+        try:
+            if self.toggle is not None and case in CASES:
+                return counted([*arguments, self.toggle], self.folder)
+            run = subprocess.run(
+                [sys.executable, *arguments], check=True, capture_output=True
+            )
+        except subprocess.CalledProcessError as error:
+            if error.returncode == -signal.SIGXCPU:
+                return None
+            sys.stderr.write(error.stderr.decode())
+            raise
+        return float(run.stdout)
+
+    def too_much(self) -> str:
+        return f"more than {self.seconds:g} s of the processor"
 
 
-def doubles(case: str, sizes: tuple[int, ...], seconds: float) -> bool:
+def doubles(case: str, sizes: tuple[int, ...], measure: Measurement) -> bool:
     """Print what each size takes; whether each is within the limit."""
     met, before = True, None
     for size in sizes:
-        took = apart(case, size, seconds)
+        took = measure(case, size)
         if took is None:
-            print(f"  {case:<32}{size:>8,}   more than {seconds:g} s: NOT MET")
+            print(f"  {case:<32}{size:>8,}   {measure.too_much()}: NOT MET")
             return False
-        line = f"  {case:<32}{size:>8,}{took * 1e3:>12,.1f} ms"
+        digits = 4 if measure.toggle is None else 0
+        line = f"  {case:<32}{size:>8,}{took:>16,.{digits}f}"
         if before is not None:
             ratio = took / before
             line += f"{ratio:>8.2f}"
             if ratio > DOUBLED_LIMIT:
                 line += f"   above {DOUBLED_LIMIT}: NOT MET"
                 met = False
-        print(line)
-        sys.stdout.flush()
+        print(line, flush=True)
         before = took
     return met
 
 
-def stalls(seconds: float) -> bool:
+def stalls(measure: Measurement) -> bool:
     """Print the longest turns; whether ours is within the limit."""
-    base, ours = (apart(case, STALLED, seconds) for case in (FUTURE, FLUSHED))
-    for case, took in ((FUTURE, base), (FLUSHED, ours)):
-        shown = f"more than {seconds:g} s" if took is None else f"{took * 1e3:,.1f} ms"
-        print(f"  {case:<32}{STALLED:>8,}   {shown:>12}")
-    met = base is not None and ours is not None and ours <= STALL_LIMIT * base
-    ratio = "" if base is None or ours is None else f"{ours / base:.2f} times, "
-    verdict = "met" if met else "NOT MET"
-    print(f"  {'longest turn':<32}{ratio}limit {STALL_LIMIT:g} times: {verdict}")
-    return met
+    turns = [measure(case, STALLED) for case in STALLS]
+    for case, took in zip(STALLS, turns, strict=True):
+        shown = measure.too_much() if took is None else f"{took * 1e3:13,.1f} ms"
+        print(f"  {case:<32}{STALLED:>8,}{shown}")
+    base, ours = turns
+    if base is None or ours is None:
+        return False
+    verdict = "met" if ours <= STALL_LIMIT * base else "NOT MET"
+    print(f"  {'':<32}{ours / base:8.2f} times, limit {STALL_LIMIT:g}: {verdict}")
+    return ours <= STALL_LIMIT * base
 
 
 def main() -> int:
     """Measure, print, and check the limits where asked."""
     if sys.argv[1:2] == ["--case"]:
-        name, size, seconds = sys.argv[2:]
-        print(measure(CASES[name][0], int(size), float(seconds)))
+        case, size, seconds, *toggle = sys.argv[2:]
+        serve(case, int(size), float(seconds), toggle[0] if toggle else None)
         return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail above a limit")
+    parser.add_argument("--quick", action="store_true", help="the small sizes only")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args()
 
     build = "free-threaded" if FREE_THREADED else "GIL"
-    print(f"CPython {platform.python_version()} ({build}): processor time")
-    print(f"a doubled size at most {DOUBLED_LIMIT} times")
-    met = [
-        doubles(case, sizes, options.seconds)
-        for case, (_, sizes) in CASES.items()
-        if case not in (FUTURE, FLUSHED)
-    ]
-    met.append(stalls(options.seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        measure = Measurement(Path(folder), options.seconds)
+        print(f"CPython {platform.python_version()} ({build}): {measure.unit}")
+        most = QUICK_SIZES if options.quick else None
+        met = [
+            doubles(case, sizes[:most], measure) for case, (_, sizes) in CASES.items()
+        ]
+        met.append(stalls(measure))
+    print(f"a doubled size at most {DOUBLED_LIMIT} times: ", end="")
+    print("met" if all(met[:-1]) else "NOT MET")
     return 1 if options.check and not all(met) else 0
 
 
