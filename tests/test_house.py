@@ -18,8 +18,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 
 # They check, describe or show; everything else that the dispatcher reaches is policy.
 NOT_POLICY = {"_options", "_layouts", "_fields", "_statistics"}
-POLICY_LINES = 2_500
-FILE_LINES = 450
+POLICY_LINES = 2_700
+FILE_LINES = 560
 
 
 def imports(module: str) -> set[str]:
