@@ -90,20 +90,17 @@ class Call:
             main = self._run(loop)
             batcher.calls[self] = None
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
-            if EAGER:
-                if task.done():
-                    if not self._ended:
-                        self.finish()
-                    return True
-                self._task = task
-                self._suspended = True
-                self._watch(loop, task)
+            if EAGER and task.done():
+                if not self._ended:
+                    self.finish()
             else:
                 self._task = task
                 self._suspended = True
-                batcher.unstarted[self] = None
-                loop.call_soon(self._watch, loop, task, context=Context())
-            return True
+                if EAGER:
+                    self._watch(loop, task)
+                else:
+                    batcher.unstarted[self] = None
+                    loop.call_soon(self._watch, loop, task, context=Context())
         except BaseException:
             if self._task is None:
                 if main is not None:
@@ -111,6 +108,7 @@ class Call:
                 self.finish()
             self._suspended = True
             raise
+        return True
 
     def _watch(
         self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]"
