@@ -18,7 +18,9 @@ LEAST_POINTS = 30  # lines of a window: fewer, and something is not traced
 @needs_fork
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("exception", ["KeyboardInterrupt", "MemoryError"])
-def test_an_exception_at_any_line_of_a_window_strands_nothing(exception: str) -> None:
+def test_an_exception_at_any_line_of_a_window_strands_nothing(
+    exception: str,
+) -> None:  # C20
     run = subprocess.run(
         [sys.executable, PROGRAM, "--scene", "window", "--exception", exception],
         capture_output=True,
