@@ -18,6 +18,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 
 # They check, describe or show; everything else that the dispatcher reaches is policy.
 NOT_POLICY = {"_options", "_layouts", "_fields", "_statistics"}
+# The names of variables that hold objects of CPython's.
+OF_CPYTHON = {"asyncio", "loop", "task"}
 POLICY_LINES = 2_700
 FILE_LINES = 560
 
@@ -67,6 +69,23 @@ def test_public_names_are_those_of_the_page() -> None:
     assert shown is not None
     members = set(re.findall(r"^ +- (\w+)$", shown[1], re.MULTILINE))
     assert public == members
+
+
+def test_private_names_of_cpython_stand_in_the_list() -> None:
+    page = (PAGE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(?:asyncio|loop|task)\.(_\w+)`", page))
+    used: set[str] = set()
+    for path in [*PACKAGE.glob("*.py"), *(PACKAGE / "testing").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                if ast.unparse(node.value) in {*OF_CPYTHON, "self._loop"}:
+                    used.add(node.attr)
+            elif isinstance(node, ast.Call) and len(node.args) > 1:
+                thing, name = node.args[:2]
+                if ast.unparse(thing) in OF_CPYTHON and isinstance(name, ast.Constant):
+                    used.add(str(name.value))
+    private = {name for name in used if re.match(r"_[a-z]", name)}
+    assert private == listed
 
 
 @pytest.mark.parametrize("name", ["failed", "take", "look", "ring", "pump", "home"])
