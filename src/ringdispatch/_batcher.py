@@ -373,9 +373,8 @@ class Batcher:
         self._taken_at = self.now()  # at once would be for ever
         if not self._out_of_memory:
             self._out_of_memory = True
-            self.reports.log(
-                logging.ERROR, "no memory for a batch, its entries wait: %s", error
-            )
+            why = f"no memory for a batch, its entries wait: {error}"
+            self.reports.log(logging.ERROR, why)
 
     def slot_freed(self, call: Call, *, here: bool) -> None:
         """A call has ended: give its slot to the next batch.
@@ -467,13 +466,9 @@ class Batcher:
                 call.stop()
         if abandoned or failed:
             self._gave_up = True
-            self.reports.log(
-                logging.WARNING,
-                "%s: %s in flight failed, %s pending abandoned",
-                why,
-                counted(failed, "entry"),
-                counted(abandoned, "entry"),
-            )
+            lost = f"{counted(failed, 'entry')} in flight failed"
+            lost += f", {counted(abandoned, 'entry')} pending abandoned"
+            self.reports.log(logging.WARNING, f"{why}: {lost}")
         self.room.wake_all()
         self.settlement.finish()
 

@@ -294,6 +294,5 @@ class Call:
         self._batcher.reports.log(
             logging.ERROR,
             "a dispatch timed out and ignores its cancellation: it keeps its slot, "
-            "and entries wait for it (%d pending)",
-            self._batcher.ring.pending,
+            f"and entries wait for it ({self._batcher.ring.pending} pending)",
         )

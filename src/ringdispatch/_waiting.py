@@ -184,9 +184,7 @@ class SettlementQueue:
         if opener is not None:
             opener.finish()
 
-    def move_openers(
-        self, start: int, end: int, to: "list[OpenerWaiter]"
-    ) -> None:
+    def move_openers(self, start: int, end: int, to: "list[OpenerWaiter]") -> None:
         """Hand over the openers of entries in [start, end): a batch has them now."""
         for position, opener in list(self.openers.items()):
             if start <= position < end:
