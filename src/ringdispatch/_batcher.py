@@ -427,11 +427,12 @@ class Batcher:
         self, settled: bool, waiter: FlushWaiter, timeout: float | None
     ) -> bool:
         """Give up what is not settled in time; returns whether all was."""
-        if not settled and waiter.stuck:
+        if waiter.settled is False:
             # The calling batch holds the only slot. What is pending goes out when it
             # ends, and has the same time for it.
+            waiter.settled = None
             if timeout is not None:
-                self._post(partial(self._close_later, waiter, timeout))
+                self._post(partial(self._finish_close_later, waiter, timeout))
             return False
         if not settled:
             self.give_up(waiter.excused, f"close timed out after {timeout} s")
@@ -446,15 +447,11 @@ class Batcher:
         self.reports.closing()
         self.workers.end()
 
-    def _close_later(self, waiter: FlushWaiter, timeout: float) -> None:
-        """Give up what the calling batch has left pending when its time is over."""
+    def _finish_close_later(self, waiter: FlushWaiter, timeout: float) -> None:
+        def finish() -> None:
+            self.finish_close(self.settlement.is_settled(waiter), waiter, timeout)
 
-        def give_up() -> None:
-            if not self.settlement.is_settled(waiter):
-                self.give_up(waiter.excused, f"close timed out after {timeout} s")
-            self._close_books()
-
-        asyncio.get_running_loop().call_later(timeout, give_up, context=Context())
+        asyncio.get_running_loop().call_later(timeout, finish, context=Context())
 
     def give_up(self, excused: Call | None, why: str) -> None:
         """Cancel what is in flight, abandon what is pending, log it once."""
