@@ -41,9 +41,7 @@ _background: dict[str, "_Background"] = {}
 def background_home() -> Home:
     """The background thread's home; the thread is started if need be.
 
-    Raises:
-        RuntimeError: no thread can be started, for instance at interpreter shutdown.
-        OSError: no file descriptor is left for its loop.
+    RuntimeError where no thread can be started, OSError where no loop can be made.
     """
     if _exiting.is_set():
         raise RuntimeError("the process is ending")
@@ -58,11 +56,7 @@ def background_home() -> Home:
 
 
 def stop_background(seconds: float) -> None:
-    """End the background thread, if there is one, after it has drained.
-
-    Args:
-        seconds: How long to wait for it, and for one that was ending already.
-    """
+    """Have the background thread drain and end, and wait for it."""
     _exiting.set()
     deadline = time.monotonic() + seconds
     for background in list(_background.values()):
@@ -98,9 +92,8 @@ class _Background:
         self._is_waiting = False
         self._ready = threading.Event()
         self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="ringdispatch", daemon=True
-        )
+        name = "ringdispatch"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread, and wait until its loop is there."""
@@ -156,7 +149,7 @@ class _Background:
 
     def _stop_if_deserted(self) -> None:
         self._is_waiting = False
-        if self.home is not None and self.home.deserted:
+        if self.home is not None and not self.home.residents():
             self._stop()
 
     def stop(self, seconds: float) -> None:
@@ -221,13 +214,9 @@ class Executor(ThreadPoolExecutor):
         try:
             return super().submit(once)
         except RuntimeError:
-            return _run_at_once(once)
-
-
-def _run_at_once(fn: Callable[[], Any]) -> Future[Any]:
-    future: Future[Any] = Future()
-    try:
-        future.set_result(fn())
-    except BaseException as error:
-        future.set_exception(error)
-    return future
+            future: Future[Any] = Future()
+        try:
+            future.set_result(once())
+        except BaseException as error:
+            future.set_exception(error)
+        return future

@@ -53,8 +53,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 def raise_from(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
     """Raise what ends the program from the running `loop` itself.
 
-    Raised in a task, it would end the loop as well, and leave the task behind with an
-    exception that was never retrieved.
+    A task that raised it would keep an exception that was never retrieved.
     """
     loop.call_soon(_raise, error)
 
@@ -74,7 +73,6 @@ class Home:
         `aenqueue` and every 4,096th entry move everything to a new home.
     ended: drained at the end of its loop, which is about to be closed. A new home takes
         over for later entries.
-    here: the calling thread runs it: to block would be to wait for oneself.
     """
 
     def __init__(
@@ -122,22 +120,11 @@ class Home:
 
     @property
     def here(self) -> bool:
-        """Whether the calling thread is the one that runs this home.
-
-        Decided by the thread's identity: under gevent the running loop of a greenlet
-        may be another greenlet's.
-        """
+        """Whether the calling thread runs this home: to block would stop it."""
+        # By identity: a greenlet's running loop may be another greenlet's.
+        mine = self.thread == threading.get_ident()
         loop = self._loop()
-        return (
-            loop is not None
-            and self.thread == threading.get_ident()
-            and loop.is_running()
-        )
-
-    @property
-    def deserted(self) -> bool:
-        """Whether no batcher lives here."""
-        return not self._batchers
+        return mine and loop is not None and loop.is_running()
 
     def post(self, callback: Callable[[], object]) -> bool:
         """Have the loop call back soon, from any thread; False where it is closed."""
@@ -156,9 +143,8 @@ class Home:
         try:
             loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
-            if loop.is_closed():
-                return False
-            raise
+            if not loop.is_closed():
+                raise
         # Closed meanwhile by another thread, it keeps the callback and never calls it.
         return not loop.is_closed()
 
@@ -201,9 +187,6 @@ class Home:
         if self.ended or loop is None or running_loop() is not loop:
             self.ended = True  # it has begun to end, and closes no guard any more
             return
-        # Started, the generator belongs to the loop's shutdown_asyncgens(), which
-        # closes it at the end of asyncio.run. It needs no finalizer of the loop's: that
-        # would start a task for a loop that is dropped.
         guard = _drain_at_end(weakref.ref(self))
         try:
             _start(guard)
@@ -216,8 +199,7 @@ class Home:
     async def drain(self) -> None:
         """Dispatch what is pending here; the loop is about to end."""
         drains = [one.drain(self, END_SECONDS) for one in self.residents()]
-        outcomes = await asyncio.gather(*drains, return_exceptions=True)
-        for outcome in outcomes:
+        for outcome in await asyncio.gather(*drains, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
@@ -269,12 +251,9 @@ async def _drain_at_end(
         yield
     finally:
         home = reference()
-        loop = None if home is None else home.loop
-        if (
-            home is not None
-            and loop is not None
-            and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
-        ):
+        loop = home.loop if home else None
+        # uvloop has no such attribute
+        if home and loop and getattr(loop, "_asyncgens_shutdown_called", True):
             # The loop warns of every generator that starts from now on, also of those
             # inside the user's client; the drain is what it is waiting for. The loop
             # restores the hooks itself when it stops.
@@ -286,7 +265,10 @@ async def _drain_at_end(
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:
-    """Run it to its yield, known to the loop's end but not to its finalizer."""
+    """Run it to its yield, as one that the loop's shutdown_asyncgens() closes.
+
+    Without the loop's finalizer: that would start a task for a loop that is dropped.
+    """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=None)
     try:

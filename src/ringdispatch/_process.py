@@ -48,7 +48,7 @@ def register_exit() -> None:
 def after_fork_in_child() -> None:
     """Let every dispatcher start empty.
 
-    What belonged to the parent (its entries, tasks, timers, loops) must never be freed
+    What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
     batchers = list(_batchers)
@@ -64,9 +64,9 @@ def at_exit() -> None:
     """Dispatch what is pending, within five seconds; report what cannot be."""
     deadline = time.monotonic() + END_SECONDS
     try:
-        while (left := deadline - time.monotonic()) > 0:
+        while time.monotonic() < deadline:
             try:
-                _dispatch_all(left)
+                _dispatch_all(deadline)
                 break
             except SystemExit:
                 continue  # by the handler of a second signal: the end is under way
@@ -75,9 +75,8 @@ def at_exit() -> None:
             batcher.end()
 
 
-def _dispatch_all(seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    stop_background(seconds + 1.0)
+def _dispatch_all(deadline: float) -> None:
+    stop_background(deadline - time.monotonic() + 1.0)
     waiting = [batcher for batcher in list(_batchers) if batcher.has_work]
     left = deadline - time.monotonic()
     if waiting and left > 0:
