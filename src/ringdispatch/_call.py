@@ -45,22 +45,6 @@ class Call:
     time, or when the loop is closed under it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_batcher",
-        "_began",
-        "_ended",
-        "_slot",
-        "_suspended",
-        "_task",
-        "_timer",
-        "_worker",
-        "batch",
-        "deadline",
-        "home",
-        "openers",
-    )
-
     def __init__(self, batcher: "Batcher", home: Home) -> None:
         # never changed
         self._batcher = batcher
@@ -90,20 +74,17 @@ class Call:
             main = self._run(loop)
             batcher.calls[self] = None
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
+            if EAGER and task.done():
+                if not self._ended:
+                    self.finish()
+                return True
+            self._task = task
+            self._suspended = True
             if EAGER:
-                if task.done():
-                    if not self._ended:
-                        self.finish()
-                    return True
-                self._task = task
-                self._suspended = True
                 self._watch(loop, task)
             else:
-                self._task = task
-                self._suspended = True
                 batcher.unstarted[self] = None
                 loop.call_soon(self._watch, loop, task, context=Context())
-            return True
         except BaseException:
             if self._task is None:
                 if main is not None:
@@ -111,9 +92,10 @@ class Call:
                 self.finish()
             self._suspended = True
             raise
+        return True
 
     def _watch(
-        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]"
+        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]"
     ) -> None:
         """See to a call whose first step is over."""
         if self._ended:
@@ -123,7 +105,7 @@ class Call:
         timeout = self._batcher.dispatch_timeout
         if timeout is not None and not task.done():
             self.deadline = self._batcher.now() + timeout
-            self._set_timer(loop, timeout, self.expire)
+            self._timer = loop.call_later(timeout, self.expire, context=Context())
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batcher = self._batcher
@@ -160,7 +142,7 @@ class Call:
             if worker is None or worker.ended.done():
                 self.finish()
             else:  # cancelled, but a thread can't be: the slot is held until it ends
-                worker.ended.add_done_callback(self._on_worker_ended)
+                worker.ended.add_done_callback(lambda _: self.finish())
 
     async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
@@ -183,15 +165,8 @@ class Call:
         if not task.cancelled():
             task.exception()  # it was raised from the loop, too
 
-    def _on_worker_ended(self, _: object) -> None:
-        self.finish()
-
     def finish(self, *, here: bool = True) -> None:
-        """Free the slot: the function has ended. Again, it does nothing.
-
-        Args:
-            here: Whether this is the home's thread.
-        """
+        """Free the slot, once: the function has ended. `here`: on the home's thread."""
         if self._ended:
             return
         if self._timer is not None:
@@ -274,21 +249,17 @@ class Call:
 
     # ---- the timeout
 
-    def _set_timer(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, run: Any
-    ) -> None:
-        self._timer = loop.call_later(seconds, run, context=Context())
-
     def expire(self) -> None:
         """Settle the batch as failed and ask for cancellation: it ran out of time."""
         self.deadline = None
         loop = self.home.loop
         if loop is not None:
-            self._set_timer(loop, GRACE_SECONDS, self._overstay)
+            over = self._overstay
+            self._timer = loop.call_later(GRACE_SECONDS, over, context=Context())
         timeout = self._batcher.dispatch_timeout
         self._cancel_task()
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
-        self._batcher.wake()
+        self._batcher.wake_home(self._batcher.home)
 
     def _overstay(self) -> None:
         self._batcher.reports.log(

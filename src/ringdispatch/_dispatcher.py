@@ -15,7 +15,7 @@ from typing import (
     overload,
 )
 
-from . import _options
+from . import _closing, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._enqueue import POLICIES, EnqueueBase, install_enqueue
@@ -234,7 +234,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         batcher = self._engine
         home = batcher.home
         if home is not None and home.stalled:
-            batcher.wake(replace_stalled=True)
+            batcher.wake()
         ring, room = batcher.ring, batcher.room
         encoded = entry if ring.closed else ring.encoded(entry)
         accepted = None if room.tickets else self._offer(encoded, context)
@@ -294,9 +294,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._engine
-        waiter = batcher.begin_close()
+        waiter = _closing.begin_close(batcher)
         settled = await batcher.settlement.wait(waiter, timeout)
-        return batcher.finish_close(settled, waiter, timeout)
+        return _closing.finish_close(batcher, settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -306,9 +306,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._off_home("close")
-        waiter = batcher.begin_close(blocking=True)
+        waiter = _closing.begin_close(batcher, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
-        return batcher.finish_close(settled, waiter, timeout)
+        return _closing.finish_close(batcher, settled, waiter, timeout)
 
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.

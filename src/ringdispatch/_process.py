@@ -9,7 +9,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ._background import forget_background, run_inline, stop_background
-from ._home import END_SECONDS, raise_from
+from ._closing import end
+from ._home import END_SECONDS, home_of, raise_from
 from ._ring import immortalize
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def at_exit() -> None:
                 continue  # by the handler of a second signal: the end is under way
     finally:
         for batcher in list(_batchers):
-            batcher.end()
+            end(batcher)
 
 
 def _dispatch_all(deadline: float) -> None:
@@ -88,10 +89,17 @@ async def _end_all(batchers: "list[Batcher]", seconds: float) -> None:
 
 
 async def _end_one(batcher: "Batcher", seconds: float) -> None:
+    loop = asyncio.get_running_loop()
     try:
-        await batcher.end_here(seconds)
+        # A loop in a daemon thread runs on meanwhile, and so do the calls there.
+        for call in list(batcher.calls):
+            if call.home.stalled:
+                call.orphan()
+        home = home_of(loop)
+        batcher.bind(home)
+        await batcher.drain(home, seconds, everywhere=True)
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
-        raise_from(asyncio.get_running_loop(), error)
+        raise_from(loop, error)
 
 
 atexit.register(at_exit)
