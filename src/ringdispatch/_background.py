@@ -125,11 +125,12 @@ class _Background:
         try:
             home = home_of(loop)
             home.background = home.is_ours = True
-            home.on_deserted = self._deserted
+            home.on_deserted = partial(self._soon, self._wait_for_another)
             self.home = home
             if _background.setdefault("thread", self) is self:
                 self._ready.set()
-                self._serve(loop)
+                with _hidden(loop):
+                    self._serve(loop)
         finally:
             self._ready.set()
             self._withdraw("thread")
@@ -138,20 +139,19 @@ class _Background:
             self._ended.set()
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        with _hidden(loop):
-            try:
-                loop.run_forever()
-            finally:  # stopped, or by a KeyboardInterrupt in a dispatch
-                _background["ending"] = self  # first: there is always one to wait for
-                self._withdraw("thread")
-                loop.run_until_complete(loop.shutdown_asyncgens())
+        try:
+            loop.run_forever()
+        finally:  # stopped, or by a KeyboardInterrupt in a dispatch
+            self._begin_to_end()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+
+    def _begin_to_end(self) -> None:
+        _background["ending"] = self  # first: there is always one to wait for
+        self._withdraw("thread")  # later windows take a new one
 
     def _withdraw(self, role: str) -> None:
         if _background.get(role) is self:
             del _background[role]
-
-    def _deserted(self) -> None:
-        self._soon(self._wait_for_another)
 
     def _wait_for_another(self) -> None:
         if not self._is_waiting:  # one timer, however many come and go meanwhile
@@ -172,8 +172,7 @@ class _Background:
 
     def _stop(self) -> None:
         if _background.get("thread") is self:  # a second time would stop the draining
-            _background["ending"] = self
-            self._withdraw("thread")  # first: later windows take a new one
+            self._begin_to_end()
             asyncio.get_running_loop().stop()
 
     def _soon(self, callback: Callable[[], object]) -> None:

@@ -69,7 +69,7 @@ class Batcher:
         self.max_in_flight = max_in_flight
         self.prefers_thread = prefers_thread
         self.reset()
-        _process.register(self)
+        _process.batchers.add(self)
 
     def reset(self) -> None:
         """Start empty: in the constructor, and in a forked child."""

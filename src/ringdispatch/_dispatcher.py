@@ -3,17 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from types import TracebackType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    NoReturn,
-    Self,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
 from . import _closing, _options
 from ._batcher import Batcher
@@ -328,30 +318,20 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             self.bind()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<{type(self).__name__} {self.name!r} {state}, {self.pending} pending>"
 
-    def __reduce_ex__(self, protocol: object = None) -> NoReturn:
+    def __reduce_ex__(self, protocol: object = None) -> Never:
         raise TypeError(
             f"{self!r} cannot be pickled or copied: entries in flight exist once; "
             "make a dispatcher in each process"

@@ -17,22 +17,16 @@ if TYPE_CHECKING:
     from ._batcher import Batcher
 
 
-_batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
+batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
 _imported_by = os.getpid()
 _registered: set[int] = set()  # process ids, by register_exit()
-
-
-def register(batcher: "Batcher") -> None:
-    """Look after a dispatcher when the process forks and when it ends."""
-    _batchers.add(batcher)
 
 
 def register_exit() -> None:
     """Have `at_exit` run in this process too.
 
-    A child of `multiprocessing` forgets what was registered with atexit before it was
-    forked, and on 3.11 and 3.12 runs nothing at its exit but multiprocessing's own
-    finalizers.
+    A child of `multiprocessing` forgets what was registered with atexit, and on 3.11
+    and 3.12 runs nothing at its exit but multiprocessing's own finalizers.
     """
     if os.getpid() in _registered:
         return
@@ -52,10 +46,10 @@ def after_fork_in_child() -> None:
     What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
-    batchers = list(_batchers)
-    for batcher in batchers:
+    living = list(batchers)
+    for batcher in living:
         batcher.ring.reset()  # first: a thread left behind may hold its lock
-    for batcher in batchers:
+    for batcher in living:
         immortalize(batcher.inherited())
         batcher.reset()
     immortalize(forget_background())
@@ -72,20 +66,20 @@ def at_exit() -> None:
             except SystemExit:
                 continue  # by the handler of a second signal: the end is under way
     finally:
-        for batcher in list(_batchers):
+        for batcher in list(batchers):
             end(batcher)
 
 
 def _dispatch_all(deadline: float) -> None:
     stop_background(deadline - time.monotonic() + 1.0)
-    waiting = [batcher for batcher in list(_batchers) if batcher.has_work]
+    waiting = [batcher for batcher in list(batchers) if batcher.has_work]
     left = deadline - time.monotonic()
     if waiting and left > 0:
         run_inline(_end_all(waiting, left))
 
 
-async def _end_all(batchers: "list[Batcher]", seconds: float) -> None:
-    await asyncio.gather(*(_end_one(batcher, seconds) for batcher in batchers))
+async def _end_all(waiting: "list[Batcher]", seconds: float) -> None:
+    await asyncio.gather(*(_end_one(batcher, seconds) for batcher in waiting))
 
 
 async def _end_one(batcher: "Batcher", seconds: float) -> None:
