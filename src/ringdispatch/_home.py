@@ -1,7 +1,7 @@
 """The event loops that dispatchers live on, and what notices the end of a loop.
 
-Two mechanisms notice it. An async generator, which the loop's own shutdown closes,
-drains what lives there. The wrapped `close` of the loop moves what is left.
+An async generator, which the loop's own shutdown closes, drains what lives there. The
+wrapped `close` of the loop moves what is left.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
+
+_Reference = Callable[[], asyncio.AbstractEventLoop | None]
 
 _homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "Home"] = (
     weakref.WeakKeyDictionary()
@@ -29,12 +31,12 @@ _held_homes: dict[asyncio.AbstractEventLoop, "Home"] = {}
 
 def home_of(loop: asyncio.AbstractEventLoop) -> "Home":
     """The one home of this loop."""
+    homes: MutableMapping[asyncio.AbstractEventLoop, Home] = _homes
     try:
-        home = _homes.get(loop)
-        return home or _homes.setdefault(loop, Home(loop, weakref.ref(loop)))
+        reference: _Reference = weakref.ref(loop)
     except TypeError:
-        home = _held_homes.get(loop)
-        return home or _held_homes.setdefault(loop, Home(loop, lambda: loop))
+        homes, reference = _held_homes, lambda: loop
+    return homes.get(loop) or homes.setdefault(loop, Home(loop, reference))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -66,20 +68,9 @@ def _raise(error: BaseException) -> None:
 
 
 class Home:
-    """An event loop, and the batchers that live or have lived there.
+    """An event loop, and the batchers that live or have lived there."""
 
-    closed: nothing will ever run here. A new home takes over.
-    stalled: closed, or stopped and perhaps never run again. A flush, a close,
-        `aenqueue` and every 4,096th entry move everything to a new home.
-    ended: drained at the end of its loop, which is about to be closed. A new home takes
-        over for later entries.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        reference: Callable[[], asyncio.AbstractEventLoop | None],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reference: _Reference) -> None:
         # never changed
         self._loop = reference
         # nest_asyncio runs callbacks inside callbacks: no shortcut to its queue
@@ -96,7 +87,7 @@ class Home:
         self.thread: int | None = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
         self.is_guarded = False
-        self.ended = False
+        self.ended = False  # drained: a new home takes over for later entries
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -105,13 +96,16 @@ class Home:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing will run here any more."""
+        """Whether nothing will run here any more: a new home takes over."""
         loop = self._loop()
         return loop is None or loop.is_closed()
 
     @property
     def stalled(self) -> bool:
-        """Whether nothing runs here now: closed, or merely stopped."""
+        """Whether nothing runs here now: closed, or stopped, perhaps for ever.
+
+        A flush, a close, `aenqueue` and every 4,096th entry move all to a new home.
+        """
         loop = self._loop()
         if loop is None or loop.is_closed():
             return True
@@ -239,9 +233,7 @@ def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
             loop.close = own  # type: ignore[method-assign]
 
 
-async def _drain_at_end(
-    reference: "weakref.ref[Home]",
-) -> AsyncGenerator[None, None]:
+async def _drain_at_end(reference: "weakref.ref[Home]") -> AsyncGenerator[None, None]:
     """Drain a home when its loop closes its async generators; by nothing else.
 
     Freed with its home, or by the garbage collector, it does nothing. That may happen

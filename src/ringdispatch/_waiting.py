@@ -193,8 +193,8 @@ class _Ticket:
 class RoomQueue:
     """Serves tasks that wait for room, first come, first served, on any loop.
 
-    Only the first in the queue tries. A batch that leaves the ring wakes as many as it
-    has entries; a task that was served, or gives up, wakes the next.
+    Only the first tries. A batch that leaves the ring wakes as many as it has entries;
+    a task that was served, or gives up, wakes the next.
     """
 
     def __init__(self) -> None:
