@@ -45,12 +45,28 @@ class Call:
     time, or when the loop is closed under it.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_batcher",
+        "_began",
+        "_ended",
+        "_slot",
+        "_suspended",
+        "_task",
+        "_timer",
+        "_worker",
+        "batch",
+        "deadline",
+        "home",
+        "openers",
+    )
+
     def __init__(self, batcher: "Batcher", home: Home) -> None:
         # never changed
         self._batcher = batcher
         self.home = home
         self._slot: Slot | None = None  # set by start()
-        # the home's thread, or whoever orphans it; the ring decides races
+        # the home's thread, or the one that orphans it; the ring decides races
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self._began = 0.0
@@ -142,7 +158,7 @@ class Call:
             if worker is None or worker.ended.done():
                 self.finish()
             else:  # cancelled, but a thread can't be: the slot is held until it ends
-                worker.ended.add_done_callback(lambda _: self.finish())
+                worker.ended.add_done_callback(self._on_done)
 
     async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
@@ -157,13 +173,14 @@ class Call:
             raise
         await worker.result()
 
-    def _on_done(self, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, done: "asyncio.Future[None]") -> None:
+        """Finish where neither the task nor a worker runs any more; from both."""
         if self._ended:
             return
         if self._worker is None or self._worker.ended.done():
             self.finish()
-        if not task.cancelled():
-            task.exception()  # it was raised from the loop, too
+        if not done.cancelled():
+            done.exception()  # it was raised from the loop, too
 
     def finish(self, *, here: bool = True) -> None:
         """Free the slot, once: the function has ended. `here`: on the home's thread."""
