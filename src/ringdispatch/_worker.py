@@ -49,22 +49,26 @@ class Workers:
                 self._idle.pop().put(None)
 
     def _serve(self, jobs: "queue.SimpleQueue[_Job | None]") -> None:
-        job = jobs.get()
-        while job is not None:
-            job[0]()
-            del job  # frees its Finalizer
-            if self._ended:
-                return
-            self._idle.append(jobs)
-            try:
-                job = jobs.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                try:
-                    self._idle.remove(jobs)
-                except ValueError:  # it was popped: a job is on its way
-                    job = jobs.get()
-                else:
+        try:
+            job = jobs.get()
+            while job is not None:
+                job[0]()
+                del job  # frees its Finalizer
+                if self._ended:
                     return
+                self._idle.append(jobs)
+                try:
+                    job = jobs.get(timeout=_IDLE_SECONDS)
+                except queue.Empty:
+                    try:
+                        self._idle.remove(jobs)
+                    except ValueError:  # it was popped: a job is on its way
+                        job = jobs.get()
+                    else:
+                        return
+        finally:  # interrupted, it takes no further job
+            with contextlib.suppress(ValueError):
+                self._idle.remove(jobs)
 
 
 class Worker:
