@@ -87,7 +87,7 @@ def test_f28_finalizer_waits_for_nobody(
 ) -> None:
     """A collector that finds an unclosed dispatcher goes on at once."""
     # As if no loop ever ran.
-    monkeypatch.setattr(Batcher, "_wake_home", lambda self, home: False)
+    monkeypatch.setattr(Batcher, "wake_home", lambda self, home: False)
     dispatcher = dispatcher_class(Place(), ms_delay=1, name="n1")
     dispatcher.enqueue("a")
     gone = weakref.ref(dispatcher)

@@ -41,9 +41,7 @@ _background: dict[str, "_Background"] = {}
 def background_home() -> Home:
     """The background thread's home; the thread is started if need be.
 
-    Raises:
-        RuntimeError: no thread can be started, for instance at interpreter shutdown.
-        OSError: no file descriptor is left for its loop.
+    RuntimeError where no thread can be started, OSError where no loop can be made.
     """
     if _exiting.is_set():
         raise RuntimeError("the process is ending")
@@ -57,12 +55,19 @@ def background_home() -> Home:
         Context().run(_Background().start)
 
 
-def stop_background(seconds: float) -> None:
-    """End the background thread, if there is one, after it has drained.
+def choose_home(loop: asyncio.AbstractEventLoop | None) -> Home | None:
+    """The loop's home, else the background thread's; None if no thread can start."""
+    home = None if loop is None else home_of(loop)
+    if home is not None and not home.background:
+        return home
+    try:
+        return background_home()
+    except (RuntimeError, OSError):  # no thread, or no descriptor
+        return None
 
-    Args:
-        seconds: How long to wait for it, and for one that was ending already.
-    """
+
+def stop_background(seconds: float) -> None:
+    """Have the background thread drain and end, and wait for it."""
     _exiting.set()
     deadline = time.monotonic() + seconds
     for background in list(_background.values()):
@@ -98,9 +103,8 @@ class _Background:
         self._is_waiting = False
         self._ready = threading.Event()
         self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="ringdispatch", daemon=True
-        )
+        name = "ringdispatch"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread, and wait until its loop is there."""
@@ -121,11 +125,12 @@ class _Background:
         try:
             home = home_of(loop)
             home.background = home.is_ours = True
-            home.on_deserted = self._deserted
+            home.on_deserted = partial(self._soon, self._wait_for_another)
             self.home = home
             if _background.setdefault("thread", self) is self:
                 self._ready.set()
-                self._serve(loop)
+                with _hidden(loop):
+                    self._serve(loop)
         finally:
             self._ready.set()
             self._withdraw("thread")
@@ -134,20 +139,19 @@ class _Background:
             self._ended.set()
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        with _hidden(loop):
-            try:
-                loop.run_forever()
-            finally:  # stopped, or by a KeyboardInterrupt in a dispatch
-                _background["ending"] = self  # first: there is always one to wait for
-                self._withdraw("thread")
-                loop.run_until_complete(loop.shutdown_asyncgens())
+        try:
+            loop.run_forever()
+        finally:  # stopped, or by a KeyboardInterrupt in a dispatch
+            self._begin_to_end()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+
+    def _begin_to_end(self) -> None:
+        _background["ending"] = self  # first: there is always one to wait for
+        self._withdraw("thread")  # later windows take a new one
 
     def _withdraw(self, role: str) -> None:
         if _background.get(role) is self:
             del _background[role]
-
-    def _deserted(self) -> None:
-        self._soon(self._wait_for_another)
 
     def _wait_for_another(self) -> None:
         if not self._is_waiting:  # one timer, however many come and go meanwhile
@@ -156,7 +160,7 @@ class _Background:
 
     def _stop_if_deserted(self) -> None:
         self._is_waiting = False
-        if self.home is not None and self.home.deserted:
+        if self.home is not None and not self.home.residents():
             self._stop()
 
     def stop(self, seconds: float) -> None:
@@ -168,8 +172,7 @@ class _Background:
 
     def _stop(self) -> None:
         if _background.get("thread") is self:  # a second time would stop the draining
-            _background["ending"] = self
-            self._withdraw("thread")  # first: later windows take a new one
+            self._begin_to_end()
             asyncio.get_running_loop().stop()
 
     def _soon(self, callback: Callable[[], object]) -> None:
@@ -221,13 +224,9 @@ class Executor(ThreadPoolExecutor):
         try:
             return super().submit(once)
         except RuntimeError:
-            return _run_at_once(once)
-
-
-def _run_at_once(fn: Callable[[], Any]) -> Future[Any]:
-    future: Future[Any] = Future()
-    try:
-        future.set_result(fn())
-    except BaseException as error:
-        future.set_exception(error)
-    return future
+            future: Future[Any] = Future()
+        try:
+            future.set_result(once())
+        except BaseException as error:
+            future.set_exception(error)
+        return future

@@ -12,18 +12,18 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from . import _process
-from ._background import background_home
+from . import _closing, _process
+from ._background import choose_home
 from ._batch import Batch, Wake
 from ._call import EAGER, Call, current_call
-from ._home import Home, home_of, running_loop
-from ._reports import Drops, Reports, counted
+from ._home import Home, running_loop
+from ._reports import Drops, Reports
 from ._ring import Ring
 from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue, first
 from ._worker import Workers
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
-# counts in whole milliseconds and may fire almost one early: then wait for one more.
+# may fire almost a tick early: then wait for one more.
 _ON_TIME_SECONDS = 1e-4
 _TICK_SECONDS = 1e-3  # no loop waits more finely
 
@@ -69,7 +69,7 @@ class Batcher:
         self.max_in_flight = max_in_flight
         self.prefers_thread = prefers_thread
         self.reset()
-        _process.register(self)
+        _process.batchers.add(self)
 
     def reset(self) -> None:
         """Start empty: in the constructor, and in a forked child."""
@@ -93,7 +93,7 @@ class Batcher:
         self._bound_home: Home | None = None  # by bind(), which wins over a choice
         self._posted: Wake | None = None
         self._posted_at = -math.inf
-        self._gave_up = False  # an end came before all was settled
+        self.gave_up = False  # an end came before all was settled
         self.reports.reset()
         self.drops = Drops(self.ring, self.reports, self.now)
 
@@ -121,11 +121,11 @@ class Batcher:
     def window_opened(self, position: int, context: Any) -> bool:
         """Have the home pump; returns whether it will."""
         if context is None:
-            return self._wake_home(self._ensure_home())
+            return self.wake_home(self._ensure_home())
         opener = self.settlement.add_opener(position, context)
-        posted = self._wake_home(self._ensure_home())
+        posted = self.wake_home(self._ensure_home())
         if self.ring.head > position:  # another thread was quicker than add_opener()
-            self.wake()
+            self.wake_home(self.home)
         # The caller's own context, in the caller's own call: a serverless runtime takes
         # no promise after the request has ended.
         try:
@@ -136,23 +136,23 @@ class Batcher:
             raise
         except BaseException as error:
             # enqueue never logs: the home does.
-            self._post(partial(self.reports.hook_raised, "wait_until", error))
+            self.post(partial(self.reports.hook_raised, "wait_until", error))
         return posted
 
     def batch_full(self) -> None:
         """Dispatch a full batch; every 4,096 entries, look whether the home runs."""
         home = self.home
         if home is None or home.stalled:
-            self.wake(replace_stalled=True)
+            self.wake()
         elif self.settlement.openers or self.ring.busy_slots < self.max_in_flight:
-            self._wake_home(home)
+            self.wake_home(home)
 
     def entries_dropped(self) -> None:
         """Have the first drop reported, if there is a home; else at exit."""
         home = self.home
         if (home is None or home.closed) and running_loop() is not None:
             home = self._choose_home()
-            self._wake_home(home)  # as after every move: what is pending goes with it
+            self.wake_home(home)  # as after every move: what is pending goes with it
         if home is None or home.stalled:
             return
         if not home.post(partial(self.drops.report, home)):
@@ -175,18 +175,13 @@ class Batcher:
     def _choose_home(self, *, blocking: bool = False) -> Home | None:
         """Choose a home anew, unless another thread is quicker.
 
-        Args:
-            blocking: The caller will block its thread: its own loop can't be the home.
+        The loop of a caller that will block its thread can't be the home.
         """
         before = self.home
-        loop = None if blocking or self.prefers_thread else running_loop()
         _process.register_exit()
-        home = None if loop is None else home_of(loop)
-        if home is None or home.background:
-            try:
-                home = background_home()
-            except (RuntimeError, OSError):  # no thread, or no descriptor, to be had
-                return None
+        home = choose_home(None if blocking or self.prefers_thread else running_loop())
+        if home is None:
+            return None
         if self.home is before:
             if self._bound_home is before:
                 self._bound_home = None
@@ -203,7 +198,7 @@ class Batcher:
         self._bound_home = home  # first: _choose_home() looks at it last
         self._move_to(home)
         if self.ring.pending:
-            self._wake_home(home)
+            self.wake_home(home)
 
     def _move_to(self, home: Home) -> None:
         home.attach(self)
@@ -222,19 +217,14 @@ class Batcher:
             if home not in needed or home is self.home:
                 self._former_homes.pop(home, None)
 
-    def wake(self, *, blocking: bool = False, replace_stalled: bool = False) -> None:
-        """Have the home pump.
-
-        Args:
-            blocking: As in _choose_home.
-            replace_stalled: Choose another home where this one does not run.
-        """
+    def wake(self, *, blocking: bool = False) -> None:
+        """Have the home pump, or a new one where it stands still; see _choose_home."""
         home = self.home
-        if replace_stalled and (home is None or home.stalled or home.ended):
+        if home is None or home.stalled or home.ended:
             home = self._choose_home(blocking=blocking)
-        self._wake_home(home)
+        self.wake_home(home)
 
-    def _wake_home(self, home: Home | None) -> bool:
+    def wake_home(self, home: Home | None) -> bool:
         """Post a pump(); returns whether it was posted."""
         while home is not None:
             wake = self.ring.wake(home, self.pump)
@@ -247,7 +237,8 @@ class Batcher:
         # Else no thread can start. The next entry tries again; at exit they go out.
         return False
 
-    def _post(self, callback: Callable[[], object]) -> None:
+    def post(self, callback: Callable[[], object]) -> None:
+        """Have the home call back, if there is one."""
         if self.home is not None:
             self.home.post(callback)
 
@@ -262,16 +253,14 @@ class Batcher:
             if call.home is home:
                 call.orphan()
         if self.has_work:
-            self._wake_home(self._ensure_home())
+            self.wake_home(self._ensure_home())
 
     # ---- on the home: what is due
 
     def pump(self, home: Home, pumps: int) -> None:
         """Start what is due and a slot is free for; arm the timer for the rest.
 
-        Args:
-            home: Where it runs.
-            pumps: What Ring.unclaim_window() returned just before.
+        `home` is where it runs, `pumps` what Ring.unclaim_window() returned before it.
         """
         if not home.is_guarded or home.thread != get_ident():
             home.arrive()
@@ -280,7 +269,7 @@ class Batcher:
         if home is not self.home or home.ended:
             self.settlement.finish()
             if self.ring.pending:
-                self._wake_home(self._ensure_home())
+                self.wake_home(self._ensure_home())
             return
         ring, loop = self.ring, home.loop
         if ring.pending and loop is not None:
@@ -302,11 +291,8 @@ class Batcher:
         ring.claim_window(pumps)
 
     def _due_at(self) -> float:
-        """When the delay ends the window; seconds of the dispatcher's clock.
-
-        A busy machine can take long after it has pumped: the next window still lasts
-        its full delay from there.
-        """
+        """When the delay ends the window, by the dispatcher's clock."""
+        # A busy machine may take long after it has pumped: the delay runs from there.
         return max(self.ring.opened, self._taken_at) + self._delay
 
     def _expire_calls(self, now: float) -> None:
@@ -358,7 +344,7 @@ class Batcher:
             self.settlement.move_openers(batch.start, batch.end, call.openers)
         if call.home is not self.home:
             if self.ring.pending:
-                self._wake_home(self.home)
+                self.wake_home(self.home)
         elif not EAGER and (self._timer or self.ring.pending):  # else pump() goes on
             self._keep_timer(call.home)
         if self.room.tickets:
@@ -373,17 +359,11 @@ class Batcher:
         self._taken_at = self.now()  # at once would be for ever
         if not self._out_of_memory:
             self._out_of_memory = True
-            self.reports.log(
-                logging.ERROR, "no memory for a batch, its entries wait: %s", error
-            )
+            why = f"no memory for a batch, its entries wait: {error}"
+            self.reports.log(logging.ERROR, why)
 
     def slot_freed(self, call: Call, *, here: bool) -> None:
-        """A call has ended: give its slot to the next batch.
-
-        Args:
-            call: Which.
-            here: Whether this is the thread of the call's home.
-        """
+        """Give the slot of an ended call to the next batch; `here`: on its home."""
         if self.settlement.excused:
             self.settlement.excused.pop(call, None)
         if not self.ring.pending and not self.ring.closed:
@@ -392,9 +372,9 @@ class Batcher:
             self.pump(call.home, self.ring.unclaim_window())
         else:
             self.settlement.finish()
-            self._wake_home(self._ensure_home())
+            self.wake_home(self._ensure_home())
 
-    # ---- flush and close
+    # ---- flush
 
     def begin_flush(self, *, blocking: bool = False) -> FlushWaiter:
         """Have what is pending go out now; returns what to wait for."""
@@ -415,86 +395,23 @@ class Batcher:
             or home.stalled
             or self.now() > self._posted_at + _POSTED_SECONDS
         ):
-            self.wake(blocking=blocking, replace_stalled=True)
+            self.wake(blocking=blocking)
         return waiter
 
-    def begin_close(self, *, blocking: bool = False) -> FlushWaiter:
-        """Refuse new entries, and flush."""
-        self.ring.close()
-        self.room.wake_all()
-        return self.begin_flush(blocking=blocking)
-
-    def finish_close(
-        self, settled: bool, waiter: FlushWaiter, timeout: float | None
-    ) -> bool:
-        """Give up what is not settled in time; returns whether all was."""
-        if not settled and waiter.stuck:
-            # The calling batch holds the only slot. What is pending goes out when it
-            # ends, and has the same time for it.
-            if timeout is not None:
-                self._post(partial(self._close_later, waiter, timeout))
-            return False
-        if not settled:
-            self.give_up(waiter.excused, f"close timed out after {timeout} s")
-        self._close_books()
-        home = self.home
-        if home is not None and not self.has_work:
-            home.remove(self)
-        return settled and not self._gave_up
-
-    def _close_books(self) -> None:
-        self.drops.report_now(last=True)
-        self.reports.closing()
-        self.workers.end()
-
-    def _close_later(self, waiter: FlushWaiter, timeout: float) -> None:
-        """Give up what the calling batch has left pending when its time is over."""
-
-        def give_up() -> None:
-            if not self.settlement.is_settled(waiter):
-                self.give_up(waiter.excused, f"close timed out after {timeout} s")
-            self._close_books()
-
-        asyncio.get_running_loop().call_later(timeout, give_up, context=Context())
-
-    def give_up(self, excused: Call | None, why: str) -> None:
-        """Cancel what is in flight, abandon what is pending, log it once."""
-        abandoned = self.ring.abandon()
-        failed = 0
-        for call in list(self.calls):
-            if call is not excused:
-                failed += call.fail(TimeoutError(why), report=False)
-                call.stop()
-        if abandoned or failed:
-            self._gave_up = True
-            self.reports.log(
-                logging.WARNING,
-                "%s: %s in flight failed, %s pending abandoned",
-                why,
-                counted(failed, "entry"),
-                counted(abandoned, "entry"),
-            )
-        self.room.wake_all()
-        self.settlement.finish()
-
-    # ---- the end of the loop, and of the process
+    # ---- the end
 
     async def drain(
         self, home: Home, timeout: float, *, everywhere: bool = False
     ) -> None:
         """Dispatch what is pending on the running loop, which is about to end.
 
-        Args:
-            home: That loop.
-            timeout: Seconds it may take.
-            everywhere: Wait for calls on other loops too.
+        `everywhere` waits for calls on other loops too.
         """
         deadline = self.now() + timeout
         while (left := deadline - self.now()) > 0:
             here = home is self.home
-            if not (self._running_on(None if everywhere else home)) and not (
-                here and self.ring.pending
-            ):
+            running = self._running_on(None if everywhere else home)
+            if not running and not (here and self.ring.pending):
                 return
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
             self.settlement.add(waiter)
@@ -515,29 +432,11 @@ class Batcher:
             and (call.batch is None or not call.batch.settled)
         ]
 
-    async def end_here(self, timeout: float) -> None:
-        """Dispatch what is pending on a loop made for the process's exit.
-
-        A loop in a daemon thread runs on meanwhile, and so do the calls there.
-        """
-        for call in list(self.calls):
-            if call.home.stalled:
-                call.orphan()
-        home = home_of(asyncio.get_running_loop())
-        self.bind(home)
-        await self.drain(home, timeout, everywhere=True)
-
-    def end(self) -> None:
-        """Report what could not be delivered before the process ends."""
-        self.ring.close()
-        self.give_up(None, "the process ended")
-        self._close_books()
-
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not hasattr(self, "drops"):
             return  # end() was there before; or the constructor was interrupted
         self.workers.end()
         if self.ring.pending:
             self.ring.close()
-            self.give_up(None, "collected without close")
+            _closing.give_up(self, None, "collected without close")
         self.drops.report_now(last=True)

@@ -66,7 +66,7 @@ class Call:
         self._batcher = batcher
         self.home = home
         self._slot: Slot | None = None  # set by start()
-        # the home's thread, or whoever orphans it; the ring decides races
+        # the home's thread, or the one that orphans it; the ring decides races
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self._began = 0.0
@@ -111,7 +111,7 @@ class Call:
         return True
 
     def _watch(
-        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]"
+        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]"
     ) -> None:
         """See to a call whose first step is over."""
         if self._ended:
@@ -121,7 +121,7 @@ class Call:
         timeout = self._batcher.dispatch_timeout
         if timeout is not None and not task.done():
             self.deadline = self._batcher.now() + timeout
-            self._set_timer(loop, timeout, self.expire)
+            self._timer = loop.call_later(timeout, self.expire, context=Context())
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batcher = self._batcher
@@ -158,7 +158,7 @@ class Call:
             if worker is None or worker.ended.done():
                 self.finish()
             else:  # cancelled, but a thread can't be: the slot is held until it ends
-                worker.ended.add_done_callback(self._on_worker_ended)
+                worker.ended.add_done_callback(self._on_done)
 
     async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
@@ -173,23 +173,17 @@ class Call:
             raise
         await worker.result()
 
-    def _on_done(self, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, done: "asyncio.Future[None]") -> None:
+        """Finish where neither the task nor a worker runs any more; from both."""
         if self._ended:
             return
         if self._worker is None or self._worker.ended.done():
             self.finish()
-        if not task.cancelled():
-            task.exception()  # it was raised from the loop, too
-
-    def _on_worker_ended(self, _: object) -> None:
-        self.finish()
+        if not done.cancelled():
+            done.exception()  # it was raised from the loop, too
 
     def finish(self, *, here: bool = True) -> None:
-        """Free the slot: the function has ended. Again, it does nothing.
-
-        Args:
-            here: Whether this is the home's thread.
-        """
+        """Free the slot, once: the function has ended. `here`: on the home's thread."""
         if self._ended:
             return
         if self._timer is not None:
@@ -272,26 +266,21 @@ class Call:
 
     # ---- the timeout
 
-    def _set_timer(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, run: Any
-    ) -> None:
-        self._timer = loop.call_later(seconds, run, context=Context())
-
     def expire(self) -> None:
         """Settle the batch as failed and ask for cancellation: it ran out of time."""
         self.deadline = None
         loop = self.home.loop
         if loop is not None:
-            self._set_timer(loop, GRACE_SECONDS, self._overstay)
+            over = self._overstay
+            self._timer = loop.call_later(GRACE_SECONDS, over, context=Context())
         timeout = self._batcher.dispatch_timeout
         self._cancel_task()
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
-        self._batcher.wake()
+        self._batcher.wake_home(self._batcher.home)
 
     def _overstay(self) -> None:
         self._batcher.reports.log(
             logging.ERROR,
             "a dispatch timed out and ignores its cancellation: it keeps its slot, "
-            "and entries wait for it (%d pending)",
-            self._batcher.ring.pending,
+            f"and entries wait for it ({self._batcher.ring.pending} pending)",
         )

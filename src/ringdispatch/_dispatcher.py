@@ -3,19 +3,9 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from types import TracebackType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    NoReturn,
-    Self,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
-from . import _options
+from . import _closing, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._enqueue import POLICIES, EnqueueBase, install_enqueue
@@ -234,7 +224,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         batcher = self._engine
         home = batcher.home
         if home is not None and home.stalled:
-            batcher.wake(replace_stalled=True)
+            batcher.wake()
         ring, room = batcher.ring, batcher.room
         encoded = entry if ring.closed else ring.encoded(entry)
         accepted = None if room.tickets else self._offer(encoded, context)
@@ -294,9 +284,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._engine
-        waiter = batcher.begin_close()
+        waiter = _closing.begin_close(batcher)
         settled = await batcher.settlement.wait(waiter, timeout)
-        return batcher.finish_close(settled, waiter, timeout)
+        return _closing.finish_close(batcher, settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -306,9 +296,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._off_home("close")
-        waiter = batcher.begin_close(blocking=True)
+        waiter = _closing.begin_close(batcher, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
-        return batcher.finish_close(settled, waiter, timeout)
+        return _closing.finish_close(batcher, settled, waiter, timeout)
 
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.
@@ -328,30 +318,20 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             self.bind()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<{type(self).__name__} {self.name!r} {state}, {self.pending} pending>"
 
-    def __reduce_ex__(self, protocol: object = None) -> NoReturn:
+    def __reduce_ex__(self, protocol: object = None) -> Never:
         raise TypeError(
             f"{self!r} cannot be pickled or copied: entries in flight exist once; "
             "make a dispatcher in each process"

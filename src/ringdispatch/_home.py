@@ -1,7 +1,7 @@
 """The event loops that dispatchers live on, and what notices the end of a loop.
 
-Two mechanisms notice it. An async generator, which the loop's own shutdown closes,
-drains what lives there. The wrapped `close` of the loop moves what is left.
+An async generator, which the loop's own shutdown closes, drains what lives there. The
+wrapped `close` of the loop moves what is left.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import functools
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
+
+_Reference = Callable[[], asyncio.AbstractEventLoop | None]
 
 _homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "Home"] = (
     weakref.WeakKeyDictionary()
@@ -29,12 +31,12 @@ _held_homes: dict[asyncio.AbstractEventLoop, "Home"] = {}
 
 def home_of(loop: asyncio.AbstractEventLoop) -> "Home":
     """The one home of this loop."""
+    homes: MutableMapping[asyncio.AbstractEventLoop, Home] = _homes
     try:
-        home = _homes.get(loop)
-        return home or _homes.setdefault(loop, Home(loop, weakref.ref(loop)))
+        reference: _Reference = weakref.ref(loop)
     except TypeError:
-        home = _held_homes.get(loop)
-        return home or _held_homes.setdefault(loop, Home(loop, lambda: loop))
+        homes, reference = _held_homes, lambda: loop
+    return homes.get(loop) or homes.setdefault(loop, Home(loop, reference))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -53,8 +55,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 def raise_from(loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
     """Raise what ends the program from the running `loop` itself.
 
-    Raised in a task, it would end the loop as well, and leave the task behind with an
-    exception that was never retrieved.
+    A task that raised it would keep an exception that was never retrieved.
     """
     loop.call_soon(_raise, error)
 
@@ -67,21 +68,9 @@ def _raise(error: BaseException) -> None:
 
 
 class Home:
-    """An event loop, and the batchers that live or have lived there.
+    """An event loop, and the batchers that live or have lived there."""
 
-    closed: nothing will ever run here. A new home takes over.
-    stalled: closed, or stopped and perhaps never run again. A flush, a close,
-        `aenqueue` and every 4,096th entry move everything to a new home.
-    ended: drained at the end of its loop, which is about to be closed. A new home takes
-        over for later entries.
-    here: the calling thread runs it: to block would be to wait for oneself.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        reference: Callable[[], asyncio.AbstractEventLoop | None],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reference: _Reference) -> None:
         # never changed
         self._loop = reference
         # nest_asyncio runs callbacks inside callbacks: no shortcut to its queue
@@ -98,7 +87,7 @@ class Home:
         self.thread: int | None = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
         self.is_guarded = False
-        self.ended = False
+        self.ended = False  # drained: a new home takes over for later entries
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -107,13 +96,16 @@ class Home:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing will run here any more."""
+        """Whether nothing will run here any more: a new home takes over."""
         loop = self._loop()
         return loop is None or loop.is_closed()
 
     @property
     def stalled(self) -> bool:
-        """Whether nothing runs here now: closed, or merely stopped."""
+        """Whether nothing runs here now: closed, or stopped, perhaps for ever.
+
+        A flush, a close, `aenqueue` and every 4,096th entry move all to a new home.
+        """
         loop = self._loop()
         if loop is None or loop.is_closed():
             return True
@@ -122,22 +114,11 @@ class Home:
 
     @property
     def here(self) -> bool:
-        """Whether the calling thread is the one that runs this home.
-
-        Decided by the thread's identity: under gevent the running loop of a greenlet
-        may be another greenlet's.
-        """
+        """Whether the calling thread runs this home: to block would stop it."""
+        # By identity: a greenlet's running loop may be another greenlet's.
+        mine = self.thread == threading.get_ident()
         loop = self._loop()
-        return (
-            loop is not None
-            and self.thread == threading.get_ident()
-            and loop.is_running()
-        )
-
-    @property
-    def deserted(self) -> bool:
-        """Whether no batcher lives here."""
-        return not self._batchers
+        return mine and loop is not None and loop.is_running()
 
     def post(self, callback: Callable[[], object]) -> bool:
         """Have the loop call back soon, from any thread; False where it is closed."""
@@ -156,9 +137,8 @@ class Home:
         try:
             loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
-            if loop.is_closed():
-                return False
-            raise
+            if not loop.is_closed():
+                raise
         # Closed meanwhile by another thread, it keeps the callback and never calls it.
         return not loop.is_closed()
 
@@ -201,9 +181,6 @@ class Home:
         if self.ended or loop is None or running_loop() is not loop:
             self.ended = True  # it has begun to end, and closes no guard any more
             return
-        # Started, the generator belongs to the loop's shutdown_asyncgens(), which
-        # closes it at the end of asyncio.run. It needs no finalizer of the loop's: that
-        # would start a task for a loop that is dropped.
         guard = _drain_at_end(weakref.ref(self))
         try:
             _start(guard)
@@ -216,8 +193,7 @@ class Home:
     async def drain(self) -> None:
         """Dispatch what is pending here; the loop is about to end."""
         drains = [one.drain(self, END_SECONDS) for one in self.residents()]
-        outcomes = await asyncio.gather(*drains, return_exceptions=True)
-        for outcome in outcomes:
+        for outcome in await asyncio.gather(*drains, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
 
@@ -257,9 +233,7 @@ def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
             loop.close = own  # type: ignore[method-assign]
 
 
-async def _drain_at_end(
-    reference: "weakref.ref[Home]",
-) -> AsyncGenerator[None, None]:
+async def _drain_at_end(reference: "weakref.ref[Home]") -> AsyncGenerator[None, None]:
     """Drain a home when its loop closes its async generators; by nothing else.
 
     Freed with its home, or by the garbage collector, it does nothing. That may happen
@@ -269,12 +243,9 @@ async def _drain_at_end(
         yield
     finally:
         home = reference()
-        loop = None if home is None else home.loop
-        if (
-            home is not None
-            and loop is not None
-            and getattr(loop, "_asyncgens_shutdown_called", True)  # uvloop has none
-        ):
+        loop = home.loop if home else None
+        # uvloop has no such attribute
+        if home and loop and getattr(loop, "_asyncgens_shutdown_called", True):
             # The loop warns of every generator that starts from now on, also of those
             # inside the user's client; the drain is what it is waiting for. The loop
             # restores the hooks itself when it stops.
@@ -286,7 +257,10 @@ async def _drain_at_end(
 
 
 def _start(generator: AsyncGenerator[None, None]) -> None:
-    """Run it to its yield, known to the loop's end but not to its finalizer."""
+    """Run it to its yield, as one that the loop's shutdown_asyncgens() closes.
+
+    Without the loop's finalizer: that would start a task for a loop that is dropped.
+    """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=None)
     try:

@@ -9,29 +9,24 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ._background import forget_background, run_inline, stop_background
-from ._home import END_SECONDS, raise_from
+from ._closing import end
+from ._home import END_SECONDS, home_of, raise_from
 from ._ring import immortalize
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
 
 
-_batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
+batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
 _imported_by = os.getpid()
 _registered: set[int] = set()  # process ids, by register_exit()
-
-
-def register(batcher: "Batcher") -> None:
-    """Look after a dispatcher when the process forks and when it ends."""
-    _batchers.add(batcher)
 
 
 def register_exit() -> None:
     """Have `at_exit` run in this process too.
 
-    A child of `multiprocessing` forgets what was registered with atexit before it was
-    forked, and on 3.11 and 3.12 runs nothing at its exit but multiprocessing's own
-    finalizers.
+    A child of `multiprocessing` forgets what was registered with atexit, and on 3.11
+    and 3.12 runs nothing at its exit but multiprocessing's own finalizers.
     """
     if os.getpid() in _registered:
         return
@@ -48,13 +43,13 @@ def register_exit() -> None:
 def after_fork_in_child() -> None:
     """Let every dispatcher start empty.
 
-    What belonged to the parent (its entries, tasks, timers, loops) must never be freed
+    What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
-    batchers = list(_batchers)
-    for batcher in batchers:
+    living = list(batchers)
+    for batcher in living:
         batcher.ring.reset()  # first: a thread left behind may hold its lock
-    for batcher in batchers:
+    for batcher in living:
         immortalize(batcher.inherited())
         batcher.reset()
     immortalize(forget_background())
@@ -64,35 +59,41 @@ def at_exit() -> None:
     """Dispatch what is pending, within five seconds; report what cannot be."""
     deadline = time.monotonic() + END_SECONDS
     try:
-        while (left := deadline - time.monotonic()) > 0:
+        while time.monotonic() < deadline:
             try:
-                _dispatch_all(left)
+                _dispatch_all(deadline)
                 break
             except SystemExit:
                 continue  # by the handler of a second signal: the end is under way
     finally:
-        for batcher in list(_batchers):
-            batcher.end()
+        for batcher in list(batchers):
+            end(batcher)
 
 
-def _dispatch_all(seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    stop_background(seconds + 1.0)
-    waiting = [batcher for batcher in list(_batchers) if batcher.has_work]
+def _dispatch_all(deadline: float) -> None:
+    stop_background(deadline - time.monotonic() + 1.0)
+    waiting = [batcher for batcher in list(batchers) if batcher.has_work]
     left = deadline - time.monotonic()
     if waiting and left > 0:
         run_inline(_end_all(waiting, left))
 
 
-async def _end_all(batchers: "list[Batcher]", seconds: float) -> None:
-    await asyncio.gather(*(_end_one(batcher, seconds) for batcher in batchers))
+async def _end_all(waiting: "list[Batcher]", seconds: float) -> None:
+    await asyncio.gather(*(_end_one(batcher, seconds) for batcher in waiting))
 
 
 async def _end_one(batcher: "Batcher", seconds: float) -> None:
+    loop = asyncio.get_running_loop()
     try:
-        await batcher.end_here(seconds)
+        # A loop in a daemon thread runs on meanwhile, and so do the calls there.
+        for call in list(batcher.calls):
+            if call.home.stalled:
+                call.orphan()
+        home = home_of(loop)
+        batcher.bind(home)
+        await batcher.drain(home, seconds, everywhere=True)
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
-        raise_from(asyncio.get_running_loop(), error)
+        raise_from(loop, error)
 
 
 atexit.register(at_exit)

@@ -35,10 +35,8 @@ REMEDIES = {
 
 def counted(count: int, noun: str) -> str:
     """The number with its noun: 1 entry, 2 entries, 3 batches."""
-    if count == 1:
-        return f"1 {noun}"
     plural = {"entry": "entries", "batch": "batches"}[noun]
-    return f"{count} {plural}"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 class Reports:
@@ -47,12 +45,6 @@ class Reports:
     Failures: the first of an outage is logged at once, with its traceback; later ones
     are counted and logged every 10 s, with a traceback for each new type of exception;
     recovery and close log the totals.
-
-    Args:
-        name: Of the dispatcher.
-        on_error: The user's hook, or None.
-        on_drop: The user's hook, or None.
-        now: The dispatcher's clock, in seconds.
     """
 
     def __init__(
@@ -63,9 +55,9 @@ class Reports:
         now: Callable[[], float],
     ) -> None:
         self.name = name
+        self.on_drop = on_drop
         self._on_error = on_error
-        self._on_drop = on_drop
-        self._now = now
+        self._now = now  # the dispatcher's clock, in seconds
         self.reset()
 
     def reset(self) -> None:
@@ -100,13 +92,13 @@ class Reports:
             what = repr(error)
         except Exception as unprintable:
             what = f"{type(error).__name__} ({type(unprintable).__name__} in its repr)"
-        message = f"{self.name}: dispatch failed ({counted(count, 'entry')}): {what}"
+        message = f"dispatch failed ({counted(count, 'entry')}): {what}"
         if not quiet:
             self._log_failure(error, count, message, what)
         for context in contexts:
-            self.call_hook("context.log", _log_to, context, message)
-        if self._on_error is not None:
-            self.call_hook("on_error", self._on_error, error, batch)
+            named = f"{self.name}: {message}"
+            self.call_hook("context.log", _log_to, context, named)
+        self.call_hook("on_error", self._on_error, error, batch)
 
     def _log_failure(
         self, error: BaseException, count: int, message: str, what: str
@@ -117,21 +109,17 @@ class Reports:
             counts[1] += count
         now = self._now()
         if now < self._failure_logged_at + REPORT_SECONDS:
-            self._log(logging.DEBUG, message)
+            self.log(logging.DEBUG, message)
             return
         if now >= self._failure_logged_at + 2 * REPORT_SECONDS:
             self._types.clear()
-        batches, entries = self._unlogged
+        if self._unlogged[0] > 1:
+            message = f"{_counts(self._unlogged)}, the last with {what}"
         self._unlogged = [0, 0]
         self._failure_logged_at = now
-        if batches > 1:
-            message = (
-                f"{self.name}: {counted(batches, 'batch')} failed "
-                f"({counted(entries, 'entry')}), the last with {what}"
-            )
         new = type(error) not in self._types
         self._types.add(type(error))
-        self._log(logging.WARNING, message, exc_info=error if new else None)
+        self.log(logging.WARNING, message, error if new else None)
 
     def succeeded(self) -> None:
         """Note that a dispatch succeeded: after failures, report the recovery."""
@@ -139,53 +127,48 @@ class Reports:
         if now < self._recovery_logged_at + REPORT_SECONDS:
             return  # every second one fails: the line with the counts says so
         self._recovery_logged_at = now
-        self._log_totals(logging.INFO, "dispatches succeed again; before that ")
+        self._log_totals(logging.INFO, "dispatches succeed again")
 
     def closing(self) -> None:
         """Report failures that no line has counted yet."""
         if self._unlogged[0]:
-            self._log_totals(logging.WARNING, "closed; before that ")
+            self._log_totals(logging.WARNING, "closed")
 
-    def _log_totals(self, level: int, introduction: str) -> None:
-        batches, entries = self._failed
+    def _log_totals(self, level: int, event: str) -> None:
+        failed = self._failed
         self.failing = False
         self._failed, self._unlogged = [0, 0], [0, 0]
-        self.log(
-            level,
-            "%s%s failed (%s)",
-            introduction,
-            counted(batches, "batch"),
-            counted(entries, "entry"),
-        )
+        self.log(level, f"{event}; before that {_counts(failed)}")
 
     # ---- the rest
 
-    def dropped(self, reason: str, count: int) -> None:
-        """Call `on_drop`."""
-        if self._on_drop is not None:
-            self.call_hook("on_drop", self._on_drop, reason, count)
+    def log(self, level: int, message: str, error: BaseException | None = None) -> None:
+        """Log one line under the dispatcher's name, with the error's traceback."""
+        # A handler of the user's that raises must not end what is being reported.
+        try:
+            logger.log(level, "%s: %s", self.name, message, exc_info=error)
+        except Exception:
+            traceback.print_exc()
 
-    def log(self, level: int, message: str, *values: object) -> None:
-        """Log one line under the dispatcher's name."""
-        self._log(level, "%s: %s", self.name, message % values)
-
-    def hook_raised(self, what: str, error: BaseException) -> None:
-        """Log what a hook raised elsewhere."""
-        self._log(logging.ERROR, "%s: %s raised", self.name, what, exc_info=error)
-
-    def call_hook(self, what: str, hook: Callable[..., object], *values: Any) -> None:
+    def call_hook(
+        self, what: str, hook: Callable[..., object] | None, *values: Any
+    ) -> None:
         """Call what the user gave, in an empty context; an error in it is logged."""
+        if hook is None:
+            return
         try:
             Context().run(hook, *values)
         except BaseException as error:
             self.hook_raised(what, error)
 
-    def _log(self, level: int, message: str, *values: object, **rest: Any) -> None:
-        # A handler of the user's that raises must not end what is being reported.
-        try:
-            logger.log(level, message, *values, **rest)
-        except Exception:
-            traceback.print_exc()
+    def hook_raised(self, what: str, error: BaseException) -> None:
+        """Log what a hook raised."""
+        self.log(logging.ERROR, f"{what} raised", error)
+
+
+def _counts(failed: list[int]) -> str:
+    batches, entries = failed
+    return f"{counted(batches, 'batch')} failed ({counted(entries, 'entry')})"
 
 
 def _log_to(context: Any, message: str) -> None:
@@ -197,9 +180,8 @@ def _log_to(context: Any, message: str) -> None:
 class Drops:
     """Reports drops to `on_drop` and to the log, at a limited rate.
 
-    The ring announces the first drop; from then on a timer reports the rest, for as
-    long as there are any. Nothing here refers to the batcher, which may be collected
-    while the timer runs.
+    The ring announces the first; a timer reports the rest, while there are any. Nothing
+    here refers to the batcher, which may be collected while the timer runs.
     """
 
     def __init__(self, ring: Ring, reports: Reports, now: Callable[[], float]) -> None:
@@ -234,27 +216,19 @@ class Drops:
         self._ring.rearm_drop_notice()
 
     def report_now(self, *, last: bool = False) -> None:
-        """Report what was dropped since the last time.
-
-        Args:
-            last: Nothing will report later: log even within the period.
-        """
+        """Report what was dropped since; the `last` time, also within the period."""
         if last:
             self._ring.rearm_drop_notice()
         now = self._now()
         for reason in DROP_REASONS:
             if count := self._ring.take_drops(reason):
-                self._reports.dropped(reason, count)
+                self._reports.call_hook("on_drop", self._reports.on_drop, reason, count)
             remedy = REMEDIES.get(reason)
             logged_at = self._logged_at.get(reason, -math.inf)
             if remedy is None or not (last or now >= logged_at + REPORT_SECONDS):
                 continue
             if count := self._ring.take_drops(reason, to_log=True):
                 self._logged_at[reason] = now
-                self._reports.log(
-                    logging.WARNING,
-                    "%s %s; %s",
-                    counted(count, "entry"),
-                    reason,
-                    remedy.format(bound=self._ring.bound),
-                )
+                remedy = remedy.format(bound=self._ring.bound)
+                what = f"{counted(count, 'entry')} {reason}"
+                self._reports.log(logging.WARNING, f"{what}; {remedy}")

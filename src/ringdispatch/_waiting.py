@@ -1,7 +1,6 @@
 """Waiting: for entries to be settled, and for room in the ring.
 
-An async waiter is a future of its own loop, a blocking one an event. Both queues are
-in order, and every operation on them is a single one of a dict, so they need no lock.
+Both queues are in order; every operation is a single one of a dict: no lock is needed.
 """
 
 import asyncio
@@ -27,20 +26,17 @@ _GONE = object()
 
 
 class FlushWaiter:
-    """Waits until every entry below position `end` is settled.
+    """Waits until every entry below position `end` is settled."""
 
-    `excused` is the call that it waits in, if any, which it can't wait for.
-    """
-
-    __slots__ = ("end", "event", "excused", "future", "settled", "stuck")
+    __slots__ = ("end", "event", "excused", "future", "settled")
 
     def __init__(self, end: int, excused: "Call | None") -> None:
         self.end = end
-        self.excused = excused
-        self.settled: bool | None = None  # None: not known yet
-        self.stuck = False  # no slot but its own call's could serve it
-        self.future: asyncio.Future[None] | None = None
-        self.event: threading.Event | None = None
+        self.excused = excused  # the call that it waits in, which it can't wait for
+        # None: not known yet; False: no slot but its own call's could serve it
+        self.settled: bool | None = None
+        self.future: asyncio.Future[None] | None = None  # of an async waiter
+        self.event: threading.Event | None = None  # of a blocking one
 
 
 class OpenerWaiter:
@@ -73,16 +69,13 @@ class Receipt:
 
 
 class SettlementQueue:
-    """Flushes and openers that wait until entries are settled.
-
-    Args:
-        ring: Whose entries.
-        max_in_flight: How many slots there are.
-    """
+    """Flushes and openers that wait until entries of the ring are settled."""
 
     def __init__(self, ring: Ring, max_in_flight: int) -> None:
+        # never changed
         self._ring = ring
         self._max_in_flight = max_in_flight
+        # any thread, by single operations of a dict
         # By position. Threads that flush at once may stand the other way round, and
         # then the first waits for the second.
         self._flushes: OrderedDict[FlushWaiter, None] = OrderedDict()
@@ -126,7 +119,7 @@ class SettlementQueue:
         try:
             if waiter.settled is None:  # else finished before it was ready for it
                 await wait_for(future, timeout)
-            return self.is_settled(waiter) if waiter.settled is None else waiter.settled
+            return self._outcome(waiter)
         finally:
             self.remove(waiter)
 
@@ -136,9 +129,12 @@ class SettlementQueue:
         try:
             if waiter.settled is None:
                 event.wait(timeout)
-            return self.is_settled(waiter) if waiter.settled is None else waiter.settled
+            return self._outcome(waiter)
         finally:
             self.remove(waiter)
+
+    def _outcome(self, waiter: FlushWaiter) -> bool:
+        return self.is_settled(waiter) if waiter.settled is None else waiter.settled
 
     def finish(self) -> None:
         """End the waits that are over."""
@@ -149,10 +145,11 @@ class SettlementQueue:
             # Every slot is held by a call that waits: no batch can start.
             if len(self.excused) >= self._ring.busy_slots >= self._max_in_flight:
                 self._finish_all(list(self._inner), False)
-        if self.openers:
-            for position in list(self.openers):
-                if self._ring.is_settled(position):
-                    self.finish_opener(position)
+        for position in list(self.openers) if self.openers else ():
+            if self._ring.is_settled(position):
+                opener = self.openers.pop(position, None)
+                if opener is not None:
+                    opener.finish()
 
     def _finish_below(self, waiters: "_Waiters", end: int) -> None:
         over = []
@@ -165,7 +162,6 @@ class SettlementQueue:
     def _finish_all(self, waiters: "list[FlushWaiter]", settled: bool) -> None:
         for waiter in waiters:
             self.remove(waiter)
-            waiter.stuck = not settled
             waiter.settled = settled
             if waiter.event is not None:
                 waiter.event.set()
@@ -177,12 +173,6 @@ class SettlementQueue:
         """Have the entry's context notified when the entry is settled."""
         opener = self.openers[position] = OpenerWaiter(context)
         return opener
-
-    def finish_opener(self, position: int) -> None:
-        """End the wait of an entry that is settled, evicted or abandoned."""
-        opener = self.openers.pop(position, None)
-        if opener is not None:
-            opener.finish()
 
     def move_openers(self, start: int, end: int, to: "list[OpenerWaiter]") -> None:
         """Hand over the openers of entries in [start, end): a batch has them now."""
@@ -203,8 +193,8 @@ class _Ticket:
 class RoomQueue:
     """Serves tasks that wait for room, first come, first served, on any loop.
 
-    Only the first in the queue tries. A batch that leaves the ring wakes as many as it
-    has entries; a task that was served, or gives up, wakes the next.
+    Only the first tries. A batch that leaves the ring wakes as many as it has entries;
+    a task that was served, or gives up, wakes the next.
     """
 
     def __init__(self) -> None:
@@ -287,11 +277,7 @@ _Waiter = TypeVar("_Waiter")
 
 def first(waiters: "OrderedDict[_Waiter, None]") -> "_Waiter | None":
     """The first in order, or None."""
-    while True:
-        try:
-            return next(iter(waiters), None)
-        except RuntimeError:  # another thread changed it
-            continue
+    return next(iter(_first_few(waiters, 1)), None)
 
 
 def _first_few(waiters: "OrderedDict[_Waiter, None]", count: int) -> "list[_Waiter]":

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
@@ -28,21 +29,14 @@ class Workers:
         self._ended = False
 
     def run(self, job: _Job) -> None:
-        """Run a job in a thread.
-
-        Raises:
-            RuntimeError: no thread can be started.
-        """
+        """Run a job in a thread; RuntimeError where none can be started."""
         try:
             jobs = self._idle.pop()
         except IndexError:
             jobs = queue.SimpleQueue()
-            thread = threading.Thread(
-                target=_serve,
-                args=(jobs, self._idle, lambda: self._ended),
-                name="ringdispatch-worker",
-                daemon=True,
-            )
+            name = "ringdispatch-worker"
+            serve = partial(self._serve, jobs)
+            thread = threading.Thread(target=serve, name=name, daemon=True)
             # From 3.14 on it may inherit the context it is started in.
             Context().run(thread.start)
         jobs.put(job)
@@ -54,28 +48,27 @@ class Workers:
             while True:
                 self._idle.pop().put(None)
 
-
-def _serve(
-    jobs: "queue.SimpleQueue[_Job | None]",
-    idle: "deque[queue.SimpleQueue[_Job | None]]",
-    ended: Callable[[], bool],
-) -> None:
-    job = jobs.get()
-    while job is not None:
-        job[0]()
-        del job  # frees its Finalizer
-        if ended():
-            return
-        idle.append(jobs)
+    def _serve(self, jobs: "queue.SimpleQueue[_Job | None]") -> None:
         try:
-            job = jobs.get(timeout=_IDLE_SECONDS)
-        except queue.Empty:
-            try:
-                idle.remove(jobs)
-            except ValueError:  # it was popped: a job is on its way
-                job = jobs.get()
-            else:
-                return
+            job = jobs.get()
+            while job is not None:
+                job[0]()
+                del job  # frees its Finalizer
+                if self._ended:
+                    return
+                self._idle.append(jobs)
+                try:
+                    job = jobs.get(timeout=_IDLE_SECONDS)
+                except queue.Empty:
+                    try:
+                        self._idle.remove(jobs)
+                    except ValueError:  # it was popped: a job is on its way
+                        job = jobs.get()
+                    else:
+                        return
+        finally:  # interrupted, it takes no further job
+            with contextlib.suppress(ValueError):
+                self._idle.remove(jobs)
 
 
 class Worker:
@@ -84,10 +77,6 @@ class Worker:
     The outcome stays here until `result()` fetches it. Where that never happens,
     because the call was cancelled or its loop closed, it is discarded: Python would
     complain of an error left in a future, or of a coroutine never awaited.
-
-    Args:
-        home: Whose running loop is notified when the function has ended.
-        function: What to call, without arguments.
     """
 
     def __init__(self, home: Home, function: Callable[[], Any]) -> None:

@@ -1,0 +1,78 @@
+"""Close and the process's end: what is not settled in time is given up and reported."""
+
+import asyncio
+import logging
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ._reports import counted
+from ._waiting import FlushWaiter
+
+if TYPE_CHECKING:
+    from ._batcher import Batcher
+    from ._call import Call
+
+
+def begin_close(batcher: "Batcher", *, blocking: bool = False) -> FlushWaiter:
+    """Refuse new entries, and flush; returns what to wait for."""
+    batcher.ring.close()
+    batcher.room.wake_all()
+    return batcher.begin_flush(blocking=blocking)
+
+
+def finish_close(
+    batcher: "Batcher", settled: bool, waiter: FlushWaiter, timeout: float | None
+) -> bool:
+    """Give up what is not settled in time; returns whether all was."""
+    if waiter.settled is False:
+        # The calling batch holds the only slot. What is pending goes out when it ends,
+        # and has the same time for it.
+        waiter.settled = None
+        if timeout is not None:
+            batcher.post(partial(_finish_later, batcher, waiter, timeout))
+        return False
+    if not settled:
+        give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
+    _close_books(batcher)
+    if batcher.home is not None and not batcher.has_work:
+        batcher.home.remove(batcher)
+    return settled and not batcher.gave_up
+
+
+def _finish_later(batcher: "Batcher", waiter: FlushWaiter, timeout: float) -> None:
+    def finish() -> None:
+        settled = batcher.settlement.is_settled(waiter)
+        finish_close(batcher, settled, waiter, timeout)
+
+    asyncio.get_running_loop().call_later(timeout, finish, context=Context())
+
+
+def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
+    """Cancel what is in flight, abandon what is pending, log it once."""
+    abandoned = batcher.ring.abandon()
+    failed = 0
+    for call in list(batcher.calls):
+        if call is not excused:
+            failed += call.fail(TimeoutError(why), report=False)
+            call.stop()
+    if abandoned or failed:
+        batcher.gave_up = True
+        lost = f"{counted(failed, 'entry')} in flight failed"
+        lost += f", {counted(abandoned, 'entry')} pending abandoned"
+        batcher.reports.log(logging.WARNING, f"{why}: {lost}")
+    batcher.room.wake_all()
+    batcher.settlement.finish()
+
+
+def end(batcher: "Batcher") -> None:
+    """Report what could not be delivered before the process ends."""
+    batcher.ring.close()
+    give_up(batcher, None, "the process ended")
+    _close_books(batcher)
+
+
+def _close_books(batcher: "Batcher") -> None:
+    batcher.drops.report_now(last=True)
+    batcher.reports.closing()
+    batcher.workers.end()
