@@ -46,7 +46,7 @@ def test_encode_that_makes_no_bytes_is_named_and_nothing_stored(made: Any) -> No
     for _ in range(2):
         with pytest.raises(TypeError) as refused:
             line.enqueue("bad")
-        assert f"encode={encode!r}: made {made!r}" in str(refused.value)
+        assert f"encode={encode!r}: returned {made!r}" in str(refused.value)
         assert line.enqueue("good")
     assert line.books().accepted == 2
 
@@ -133,7 +133,7 @@ OPTIONS = [
     ({"max_bytes": 2**32}, ValueError, "max_bytes=4294967296: must be <= 4294967295"),
     ({"max_batch_bytes": 0}, ValueError, "max_batch_bytes=0"),
     ({"max_batch_bytes": "1"}, TypeError, "max_batch_bytes='1'"),
-    ({"encode": in_vain}, TypeError, "encode=.*in_vain.*ordinary function"),
+    ({"encode": in_vain}, TypeError, "encode=.*in_vain.*plain function"),
     ({"max_bytes": 9, "separator": b"1234567890"}, ValueError, "at most 9 bytes"),
     ({"max_bytes": 9, "max_batch_bytes": 10}, ValueError, "max_batch_bytes=10.*=9"),
 ]
