@@ -1,4 +1,4 @@
-"""What happens to every dispatcher of a process when it forks and when it ends."""
+"""Fork and exit: what happens to every dispatcher of the process."""
 
 import asyncio
 import atexit
@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from ._background import forget_background, run_inline, stop_background
+from ._background import reset_background, run_inline, stop_background
 from ._home import END_SECONDS, raise_from
 from ._ring import immortalize
 
@@ -22,16 +22,15 @@ _registered: set[int] = set()  # process ids, by register_exit()
 
 
 def register(batcher: "Batcher") -> None:
-    """Look after a dispatcher when the process forks and when it ends."""
+    """Register a dispatcher for fork and exit."""
     _batchers.add(batcher)
 
 
 def register_exit() -> None:
-    """Have `at_exit` run in this process too.
+    """Make `at_exit` run in this process too.
 
-    A child of `multiprocessing` forgets what was registered with atexit before it was
-    forked, and on 3.11 and 3.12 runs nothing at its exit but multiprocessing's own
-    finalizers.
+    A child of `multiprocessing` clears what was registered with atexit before the fork,
+    and on 3.11 and 3.12 runs only multiprocessing's own finalizers at its exit.
     """
     if os.getpid() in _registered:
         return
@@ -46,22 +45,22 @@ def register_exit() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Let every dispatcher start empty.
+    """Reset every dispatcher to empty.
 
-    What belonged to the parent (its entries, tasks, timers, loops) must never be freed
-    here: finalizers would run for things that live on in the parent.
+    The parent's objects (entries, tasks, timers, loops) must never be freed here: their
+    finalizers would act on what the parent still uses.
     """
     batchers = list(_batchers)
     for batcher in batchers:
-        batcher.ring.reset()  # first: a thread left behind may hold its lock
+        batcher.ring.reset()  # first: a thread of the parent may have held its lock
     for batcher in batchers:
         immortalize(batcher.inherited())
         batcher.reset()
-    immortalize(forget_background())
+    immortalize(reset_background())
 
 
 def at_exit() -> None:
-    """Dispatch what is pending, within five seconds; report what cannot be."""
+    """Dispatch the pending entries within five seconds; report the rest."""
     deadline = time.monotonic() + END_SECONDS
     try:
         while (left := deadline - time.monotonic()) > 0:
@@ -69,7 +68,7 @@ def at_exit() -> None:
                 _dispatch_all(left)
                 break
             except SystemExit:
-                continue  # by the handler of a second signal: the end is under way
+                continue  # from the handler of a second signal: the end is under way
     finally:
         for batcher in list(_batchers):
             batcher.end()
@@ -91,7 +90,7 @@ async def _end_all(batchers: "list[Batcher]", seconds: float) -> None:
 async def _end_one(batcher: "Batcher", seconds: float) -> None:
     try:
         await batcher.end_here(seconds)
-    except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
+    except (KeyboardInterrupt, SystemExit) as error:  # from a signal handler
         raise_from(asyncio.get_running_loop(), error)
 
 
