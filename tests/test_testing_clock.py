@@ -182,7 +182,7 @@ def test_clock_is_entered_once_on_a_loop_of_asyncios_own() -> None:
         with clock:
             with pytest.raises(RuntimeError, match="was entered before"):
                 clock.__enter__()
-            with pytest.raises(RuntimeError, match="all dispatchers go by one clock"):
+            with pytest.raises(RuntimeError, match="all dispatchers follow one clock"):
                 SteppedClock().__enter__()
 
     asyncio.run(main())
