@@ -81,7 +81,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             it, `"drop_oldest"` lets it displace the oldest, `"raise"` raises Full.
         layout: How entries lie in the ring, and what a batch is: `Objects()` any
             object, a list; `Records(dtype)` tuples of numbers, a numpy array;
-            `Bytes(...)` what was encoded, one payload.
+            `Bytes(...)` encoded entries, one payload.
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch, on
             the home or by the `close` that ran out of time.
