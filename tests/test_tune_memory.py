@@ -168,7 +168,7 @@ def test_a_load_that_did_not_arrive_is_told(by_hand: bool) -> None:
 
 @boxes
 def test_a_box_too_small_to_begin_in_is_an_error() -> None:
-    with pytest.raises(CellError, match="the process that was to show memory died: "):
+    with pytest.raises(CellError, match="the process that measures memory died: "):
         grow_apart(FLAT_OUT, seed=7, limit=0)
 
 
