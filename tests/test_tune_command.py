@@ -176,8 +176,10 @@ def test_a_narrow_terminal_crops_no_figure(width: int, spared: int) -> None:
 def test_a_cell_without_a_prediction_has_one_row() -> None:
     setting = Setting(1_000.0, 100.0, None)
     measured = as_predicted(setting, on_progress=lambda share: None)
-    told = with_prediction(setting, measured, 300)
-    rows = [_command._table([one]).row_count for one in (told, Cell(setting, measured))]
+    predicted = with_prediction(setting, measured, 300)
+    rows = [
+        _command._table([one]).row_count for one in (predicted, Cell(setting, measured))
+    ]
     assert rows == [2, 1]
 
 

@@ -105,7 +105,7 @@ def test_a_child_that_the_function_leaves_behind_is_ended(here: Path) -> None:
     seen = measure_apart(setting, seed=SEED, target="users_own:leaves_a_child")
     assert seen.batches > 0
     assert os.read(fifo, 100) == b"began\n"
-    # The end of the file: whoever could write to it is gone.
+    # The end of the file: every process that could write to it is gone.
     assert select.select([fifo], [], [], 30.0)[0]
     assert os.read(fifo, 100) == b""
     os.close(fifo)

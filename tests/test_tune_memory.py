@@ -173,15 +173,16 @@ def test_a_box_too_small_to_begin_in_is_an_error() -> None:
 
 
 def test_books_that_do_not_agree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"boxed": True, "rate": 1e6, "wrong": "3 came, 2 accepted, 1 sent"}
+    said = {"boxed": True, "rate": 1e6, "wrong": "3 offered, 2 accepted, 1 sent"}
     ended = Ended([[0.0, 0.0], [0.1, 0.0], said], 0, "")
     monkeypatch.setattr(_memory, "run_apart", lambda *order: ended)
-    with pytest.raises(CellError, match="books do not agree: 3 came, 2 accepted"):
+    with pytest.raises(CellError, match="books do not agree: 3 offered, 2 accepted"):
         grow_apart(FLAT_OUT, seed=7)
 
 
 @pytest.mark.parametrize(
-    ("received", "found"), [(2, ""), (1, r"3 came, 2 accepted, 1 sent: Statistics\(")]
+    ("received", "found"),
+    [(2, ""), (1, r"3 offered, 2 accepted, 1 sent: Statistics\(")],
 )
 def test_books_are_held_against_what_came_and_went(received: int, found: str) -> None:
     async def sink(batch: object) -> None: ...

@@ -74,9 +74,7 @@ def memory_figures(memory: Sequence[Memory]) -> Figures:
     """Memory over time: all runs, and the bounded ones again, enlarged."""
     limits = sorted({one.limit for one in memory if one.limit is not None})
     bounded = [one for one in memory if not one.died and one.bound is not None]
-    figures = [
-        _memory_figure("All runs, with the limit of the process", memory, limits)
-    ]
+    figures = [_memory_figure("All runs, with their limit", memory, limits)]
     if bounded and len(bounded) < len(memory):
         figures.append(_memory_figure("Bounded runs, enlarged", bounded, [], memory))
     keys = [
