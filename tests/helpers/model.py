@@ -191,12 +191,12 @@ class ModelRing:
         reason = self._reason_against(size, displaces)
         if reason == "rejected_full" and waits:
             return None
-        tells = reason is not None and self._count_drop(reason)
+        drops = reason is not None and self._count_drop(reason)
         accepted = reason is None
         displaced = []
         while accepted and not (self._has_room() and self._fits(size)):
             displaced += self._leave(1)
-            tells |= self._count_drop("evicted")
+            drops |= self._count_drop("evicted")
         fills = opens = False
         if accepted:
             opens = not self.claimed
@@ -227,7 +227,7 @@ class ModelRing:
                 self.claim_window(pumps)
         if reaches or looks:
             self.listener.batch_full()
-        if tells:
+        if drops:
             self.listener.entries_dropped()
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
