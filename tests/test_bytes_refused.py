@@ -112,7 +112,7 @@ def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
     entry = bytearray(b"entry")
     with pytest.raises(OverflowError, match="no time"):
         line.enqueue(entry)
-    entry += b", and more"  # nobody looks at its memory any more
+    entry += b", and more"  # nothing reads its memory any more
     assert line.books().accepted == 0
 
 
@@ -120,7 +120,7 @@ def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
 
 
 async def in_vain(batch: object) -> bytes:
-    raise AssertionError("nobody should call or await it")
+    raise AssertionError("it should not be called or awaited")
 
 
 OPTIONS = [

@@ -1,4 +1,4 @@
-"""ringdispatch.testing: time in steps, and calls that fail when they are told to."""
+"""ringdispatch.testing: time in steps, and calls that fail on demand."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_release_from_another_thread_and_after_a_cancellation() -> None:
         send.release()
     dispatcher.enqueue(2)
     assert not dispatcher.close(timeout=0.01)
-    send.release()  # nobody waits for it
+    send.release()  # nothing waits for it
     assert dispatcher.statistics().accepted == 2
 
 
