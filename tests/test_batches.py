@@ -231,7 +231,7 @@ def test_entries_that_join_a_backlog_do_not_inherit_its_age(
             dispatcher.enqueue(number)
         await stepped.advance(0.05)
         sink.hold()
-        dispatcher.enqueue(3)  # a full batch, which takes the place
+        dispatcher.enqueue(3)  # a full batch, which takes the slot
         await stepped.settle()
         for number in range(4, 11):
             dispatcher.enqueue(number)

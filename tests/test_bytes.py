@@ -193,7 +193,7 @@ def test_what_the_caller_changes_later_is_in_no_batch() -> None:
     line = Line(Bytes())
     mine = bytearray(b"before")
     assert line.enqueue(mine)
-    mine[:] = b"after, and of another size: nobody holds it"
+    mine[:] = b"after, and of another size: nothing holds it"
     assert list(line.take()) == [b"before"]
 
 

@@ -19,7 +19,7 @@ NEWLINE = b"\n"
 
 
 class Collector:
-    """A dispatch function that keeps its batches, and waits if it is told to."""
+    """A dispatch function that keeps its batches, and waits on request."""
 
     def __init__(self) -> None:
         self.batches: list[BytesBatch] = []
@@ -228,7 +228,7 @@ def test_random_traffic_keeps_every_bound_in_bytes(
                 left = dispatcher.statistics().pending_bytes
                 assert (
                     dispatcher._batcher.ring.busy_slots or left < most
-                )  # somebody is at it
+                )  # a batch is in flight
         await stepped.advance(100)
         seen = dispatcher.statistics()
         assert seen.dispatched == len(received) == len(accepted) - seen.evicted

@@ -46,7 +46,7 @@ def test_encode_that_makes_no_bytes_is_named_and_nothing_stored(made: Any) -> No
     for _ in range(2):
         with pytest.raises(TypeError) as refused:
             line.enqueue("bad")
-        assert f"encode={encode!r}: made {made!r}" in str(refused.value)
+        assert f"encode={encode!r}: returned {made!r}" in str(refused.value)
         assert line.enqueue("good")
     assert line.books().accepted == 2
 
@@ -112,7 +112,7 @@ def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
     entry = bytearray(b"entry")
     with pytest.raises(OverflowError, match="no time"):
         line.enqueue(entry)
-    entry += b", and more"  # nobody looks at its memory any more
+    entry += b", and more"  # nothing reads its memory any more
     assert line.books().accepted == 0
 
 
@@ -120,7 +120,7 @@ def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
 
 
 async def in_vain(batch: object) -> bytes:
-    raise AssertionError("nobody should call or await it")
+    raise AssertionError("it should not be called or awaited")
 
 
 OPTIONS = [
@@ -133,7 +133,7 @@ OPTIONS = [
     ({"max_bytes": 2**32}, ValueError, "max_bytes=4294967296: must be <= 4294967295"),
     ({"max_batch_bytes": 0}, ValueError, "max_batch_bytes=0"),
     ({"max_batch_bytes": "1"}, TypeError, "max_batch_bytes='1'"),
-    ({"encode": in_vain}, TypeError, "encode=.*in_vain.*ordinary function"),
+    ({"encode": in_vain}, TypeError, "encode=.*in_vain.*plain function"),
     ({"max_bytes": 9, "separator": b"1234567890"}, ValueError, "at most 9 bytes"),
     ({"max_bytes": 9, "max_batch_bytes": 10}, ValueError, "max_batch_bytes=10.*=9"),
 ]

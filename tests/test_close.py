@@ -14,7 +14,7 @@ from support import Sink, SteppedLoop, books_agree
 
 
 async def swallow(seconds: float = 3600.0) -> None:
-    """Sleep on, whoever cancels."""
+    """Sleep on, ignoring every cancellation."""
     end = asyncio.get_running_loop().time() + seconds
     while (left := end - asyncio.get_running_loop().time()) > 0:
         try:
@@ -62,7 +62,7 @@ def test_enqueue_after_close_is_refused_and_counted(
         assert await dispatcher.aenqueue("c") is False
         assert dispatcher.statistics().rejected_closed == 3
         assert dispatcher.statistics().accepted == 0
-        assert await dispatcher.aclose()  # tells at the latest
+        assert await dispatcher.aclose()  # reports at the latest
         await stepped.advance(100)
 
     stepped.run_until_complete(main())
@@ -200,7 +200,7 @@ def test_f19_called_from_the_dispatch_function(
         dispatcher.enqueue("first")
         await stepped.advance(0.15)
         await stepped.advance(1)
-        # With one place "during" can't go out before "first" has ended.
+        # With one slot "during" can't go out before "first" has ended.
         alone = through != "a hook" and max_in_flight == 1
         assert answers == [not alone]
         assert batches == [["first"], ["during"]]

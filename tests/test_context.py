@@ -215,7 +215,7 @@ def test_receipt_ends_with_an_entry_that_was_evicted(
         assert await ended(context.receipts[0])
         sink.release()
         await stepped.advance(1)
-        # While drops are told already, 4 096 entries later at the latest.
+        # While drops are announced already, 4 096 entries later at the latest.
         sink.hold()
         dispatcher.enqueue("in")
         dispatcher.enqueue("flight")

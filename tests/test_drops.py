@@ -19,7 +19,7 @@ from support import Sink, SteppedLoop
 
 
 class Drops:
-    """An on_drop that adds up what it is told."""
+    """An on_drop that adds up its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
@@ -28,7 +28,7 @@ class Drops:
         self.calls.append((reason, count))
 
     def total(self, reason: str) -> int:
-        return sum(count for told, count in self.calls if told == reason)
+        return sum(count for reported, count in self.calls if reported == reason)
 
 
 def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[int]:
@@ -78,11 +78,11 @@ def test_enqueue_itself_tells_nobody(
             assert drops.calls == []
             assert caplog.records == []
             assert await dispatcher.aclose()
-            told = len(drops.calls)
+            reported = len(drops.calls)
             caplog.clear()
             for number in range(20):
                 assert dispatcher.enqueue(number) is False
-            assert len(drops.calls) == told
+            assert len(drops.calls) == reported
             assert caplog.records == []
             await stepped.settle()
             assert drops.total("rejected_closed") == 20
@@ -231,14 +231,14 @@ def test_drops_are_told_by_the_time_close_returns(
 def test_close_has_drops_told_that_came_while_a_hook_was_telling(
     dispatcher_class: type,
 ) -> None:  # C10
-    gate, telling, going_on, went_on = (threading.Event() for _ in range(4))
-    told: list[int] = []
+    gate, reporting, going_on, went_on = (threading.Event() for _ in range(4))
+    reported: list[int] = []
 
     def on_drop(reason: str, count: int) -> None:
         if reason == "rejected_full":
-            told.append(count)
+            reported.append(count)
             if count == 1:  # on the home, which is held up
-                telling.set()
+                reporting.set()
                 assert going_on.wait(20)
                 went_on.set()
 
@@ -252,16 +252,16 @@ def test_close_has_drops_told_that_came_while_a_hook_was_telling(
     eventually(lambda: dispatcher.statistics().in_flight)
     dispatcher.enqueue("pending")
     dispatcher.enqueue("dropped")
-    assert telling.wait(20)
+    assert reporting.wait(20)
     for _ in range(5):
         dispatcher.enqueue("dropped")
     assert dispatcher.close(0.01) is False
-    assert told == [1, 5]
+    assert reported == [1, 5]
     going_on.set()
     assert went_on.wait(20)
     gate.set()
     eventually(lambda: not dispatcher._batcher.calls)
-    assert told == [1, 5]  # once
+    assert reported == [1, 5]  # once
 
 
 @pytest.mark.parametrize("now", [0.0, 0.3, 0.9])
@@ -393,10 +393,10 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
     dispatcher_class: type,
 ) -> None:  # C10, F15
     async def main() -> None:
-        told: list[int] = []
+        reported: list[int] = []
 
         def on_drop(reason: str, count: int) -> None:
-            told.append(count)
+            reported.append(count)
             dispatcher.enqueue("from the hook")
 
         dispatcher = dispatcher_class(
@@ -408,18 +408,18 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
         for number in range(3):
             dispatcher.enqueue(number)
         await stepped.advance(5 * REPORT_SECONDS)
-        assert len(told) <= 5 * REPORT_SECONDS / HOOK_SECONDS + 2
+        assert len(reported) <= 5 * REPORT_SECONDS / HOOK_SECONDS + 2
         assert len(lines(caplog, "rejected_full")) <= 7
         sink.release()
         assert await dispatcher.aclose()
-        assert sum(told) == sum(lines(caplog, "rejected_full"))
+        assert sum(reported) == sum(lines(caplog, "rejected_full"))
         refused = dispatcher.statistics()
-        assert sum(told) == refused.rejected_full
+        assert sum(reported) == refused.rejected_full
 
     stepped.run_until_complete(main())
 
 
-@pytest.mark.parametrize("end", ["let go of", "another batch"])
+@pytest.mark.parametrize("end", ["collected", "another batch"])
 def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
     end: str,
     dispatcher_class: type,
@@ -441,7 +441,7 @@ def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
     ring = dispatcher._batcher.ring
     eventually(lambda: ring.pending == 0)
     refused = dispatcher.statistics().rejected_full
-    if end == "let go of":
+    if end == "collected":
         del dispatcher
     else:
         assert dispatcher.enqueue("a")

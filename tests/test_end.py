@@ -144,7 +144,7 @@ def test_f41_end_of_run_with_one_dispatcher_slower_than_another(
 
 @on_each_loop
 def test_end_of_run_takes_five_seconds_at_most(loop_name: str, layout: str) -> None:
-    outcome = run_snippet(  # C16: a call that never ends is cancelled, counted, told
+    outcome = run_snippet(  # C16: an endless call is cancelled, counted, reported
         """
         import ringdispatch._home
         assert ringdispatch._home.END_SECONDS == 5.0

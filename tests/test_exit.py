@@ -144,7 +144,7 @@ def test_f07_enqueue_from_an_exit_hook(started: bool, layout: str) -> None:  # C
 
 def test_f07_no_thread_can_be_started(
     layout: str,
-) -> None:  # C16: nothing raises, all is told
+) -> None:  # C16: nothing raises, all is reported
     outcome = run_snippet(
         """
         def refuse(*args, **kwargs):
@@ -274,7 +274,7 @@ def test_exit_reports_the_drops_that_were_not_told(layout: str) -> None:
             pass
         dispatcher = BackgroundDispatcher(
             send, ms_delay=60_000, capacity=2, max_batch=2, name="n1")
-        immortalize(dispatcher)  # or its finalizer would tell
+        immortalize(dispatcher)  # or its finalizer would report
         async def main():
             for _ in range(2):
                 for number in range(5):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support import Sink, SteppedLoop, told
+from support import Sink, SteppedLoop, logged
 
 
 def log_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, bool]]:
@@ -100,8 +100,8 @@ def test_sink_that_fails_every_second_time_makes_few_lines(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    assert 6 <= len(told(caplog, logging.WARNING)) <= 7
-    assert 6 <= len(told(caplog, logging.INFO)) <= 7
+    assert 6 <= len(logged(caplog, logging.WARNING)) <= 7
+    assert 6 <= len(logged(caplog, logging.INFO)) <= 7
 
 
 def test_error_without_a_repr_is_told_by_its_type(
@@ -125,7 +125,7 @@ def test_error_without_a_repr_is_told_by_its_type(
         assert dispatcher.statistics().failed == 1
 
     stepped.run_until_complete(main())
-    assert told(caplog, logging.WARNING) == [
+    assert logged(caplog, logging.WARNING) == [
         "n1: dispatch failed (1 entry): Mute (KeyError in its repr)"
     ]
 
@@ -181,7 +181,7 @@ def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
 
     stepped.run_until_complete(main())
     stepped.run_until_complete(stepped.shutdown_default_executor())
-    lines = told(caplog, logging.WARNING)
+    lines = logged(caplog, logging.WARNING)
     assert len(lines) == 4  # of each the first at once, and the sum at its close
     for first, at_close in (lines[:2], lines[2:]):
         assert "dispatch failed (1 entry): TypeError" in first

@@ -12,7 +12,7 @@ import pytest
 
 from loops import LOOPS
 from subprocesses import run_snippet
-from support import Sink, SteppedLoop, books_agree, told
+from support import Sink, SteppedLoop, books_agree, logged
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    lines = told(caplog, logging.ERROR)
+    lines = logged(caplog, logging.ERROR)
     for what in ("on_error", "on_drop", "context.log", "wait_until"):
         assert f"n1: {what} raised" in lines, lines
     records = [r for r in caplog.records if r.levelno == logging.ERROR]
@@ -218,8 +218,8 @@ def test_interrupted_background_thread_is_replaced_while_it_drains(layout: str) 
     outcome = run_snippet(
         """
         import ringdispatch._background
-        told = []
-        threading.excepthook = lambda what: told.append(what.exc_type.__name__)
+        reported = []
+        threading.excepthook = lambda what: reported.append(what.exc_type.__name__)
         gate = threading.Event()
         async def slow(batch):
             while not gate.is_set():
@@ -241,8 +241,8 @@ def test_interrupted_background_thread_is_replaced_while_it_drains(layout: str) 
         eventually(lambda: 3 in got, 4.0)
         gate.set()
         assert draining.close() and dispatcher.close()
-        eventually(lambda: told)  # when the thread has drained
-        say(*told)
+        eventually(lambda: reported)  # when the thread has drained
+        say(*reported)
         """,
         stderr=".*KeyboardInterrupt.*",
         layout=layout,
@@ -313,7 +313,7 @@ def test_f20_context_with_properties_that_raise(
 
     stepped.run_until_complete(main())
     assert len(errors) == 2
-    (line,) = told(caplog, logging.WARNING)
+    (line,) = logged(caplog, logging.WARNING)
     assert line.endswith("dispatch failed (1 entry): ValueError()")
-    gc.collect()  # a task whose exception nobody retrieved is told by its end
+    gc.collect()  # a task whose exception is not retrieved reports it at its end
     assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []

@@ -363,7 +363,7 @@ def dropped_unclosed() -> None:
 
 
 def make_interrupted_with_entries() -> None:
-    """What it holds is let go of with it."""
+    """What it holds is freed with it."""
     dispatcher = make_interrupted()
     for _ in range(3):
         with contextlib.suppress(Crash):

@@ -51,7 +51,7 @@ def test_f10_works_across_any_number_of_runs(
 def test_f10_closed_loop_hands_its_entries_on(
     loop_name: str, debug: bool, dispatcher_class: type
 ) -> None:
-    sink = Place()  # C14: nothing else is enqueued, the lost timer tells
+    sink = Place()  # C14: nothing else is enqueued, the lost timer reports
     dispatcher = dispatcher_class(sink, ms_delay=200)
     loop = new_loop(loop_name)
     loop.set_debug(debug)
@@ -157,7 +157,7 @@ def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
     loop_name: str,
     layout: str,
 ) -> None:  # C14
-    """Two threads chose one at once: the first choice is let go of, not disowned."""
+    """Two threads chose one at once: the first choice is dropped, not ended."""
     outcome = run_snippet(
         """
         import gc, weakref
@@ -279,7 +279,7 @@ def test_each_dispatcher_is_told_of_a_close_whatever_another_raises(
         __slots__ = ()
 
         def loop_closed(self, home: Home) -> None:
-            raise MemoryError("told")
+            raise MemoryError("out of memory")
 
     sink = Place()
     dispatchers = [dispatcher_class(sink, ms_delay=60_000) for _ in range(3)]
@@ -294,7 +294,7 @@ def test_each_dispatcher_is_told_of_a_close_whatever_another_raises(
                 assert await dispatcher.aflush()
 
     loop.run_until_complete(use())
-    with pytest.raises(MemoryError, match="told"):
+    with pytest.raises(MemoryError, match="out of memory"):
         loop.close()
     assert loop.is_closed()
     assert dispatchers[1]._batcher.home is not None
@@ -331,7 +331,7 @@ def test_loop_near_its_end_is_no_home_for_one_that_had_moved_away(
 def test_bound_loop_near_its_end_takes_no_entries(
     loop_name: str, dispatcher_class: type
 ) -> None:  # C16
-    """Of another thread, which can't tell."""
+    """Of another thread, which can't report it."""
     place = Place()
     dispatcher = dispatcher_class(place, ms_delay=1)
 
@@ -373,7 +373,7 @@ def test_entry_of_an_ending_loop_does_not_settle_there(
 
 def test_loop_that_began_to_end_before_anybody_lived_there(
     loop_name: str, layout: str
-) -> None:  # C14, C16: uvloop does not tell, but warns
+) -> None:  # C14, C16: uvloop does not report, but warns
     """Under -W error, in a process of its own: filters may be a context's (3.14t)."""
     outcome = run_snippet(
         """

@@ -159,7 +159,7 @@ def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
 def test_awaitable_returned_after_the_timeout_is_closed_not_left(
     dispatcher_class: type,
 ) -> None:
-    """A coroutine that nobody will await any more would warn."""
+    """A coroutine that is never awaited would warn."""
     gate = threading.Event()
 
     async def send() -> None:
@@ -192,7 +192,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
     caplog: pytest.LogCaptureFixture,
     dispatcher_class: type,
 ) -> None:
-    """An error nobody retrieved, or a coroutine nobody awaited, would be told of."""
+    """An error never retrieved, or a coroutine never awaited, would be reported."""
     gate = threading.Event()
 
     async def send() -> None: ...

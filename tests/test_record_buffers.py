@@ -142,12 +142,12 @@ def test_writing_to_a_batch_changes_no_other() -> None:
 def test_batch_outlives_its_ring() -> None:
     line = Line(NUMBERS, 8)
     fill(line, range(5))
-    take = line.ring.take(8)
-    assert take is not None
-    batch = take.value
-    del take, line
+    batch = line.ring.take(8)
+    assert batch is not None
+    numbers = batch.value
+    del batch, line
     gc.collect()
-    assert numbers_of(batch) == [0, 1, 2, 3, 4]
+    assert numbers_of(numbers) == [0, 1, 2, 3, 4]
 
 
 def test_take_that_is_let_go_of_unread_gives_its_buffer_back() -> None:
@@ -155,13 +155,13 @@ def test_take_that_is_let_go_of_unread_gives_its_buffer_back() -> None:
     places = set()
     for number in range(50):
         fill(line, range(number, number + 3))
-        take = line.ring.take(8)
-        assert take is not None
+        batch = line.ring.take(8)
+        assert batch is not None
         if number % 2:
-            places.add(address(take.value))
-        take.release()
-        assert take.value is None
-        del take
+            places.add(address(batch.value))
+        batch.release()
+        assert batch.value is None
+        del batch
     assert len(places) <= 2
 
 

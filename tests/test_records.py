@@ -321,7 +321,7 @@ def test_rows_that_no_array_can_be_made_of_fail_and_are_handed_on_as_they_lie(
             sink,
             ms_delay=100,
             layout=Unreadable([("number", "u2")]),
-            on_error=lambda *told: failed.append(told),
+            on_error=lambda *arguments: failed.append(arguments),
         )
         for number in range(3):
             assert dispatcher.enqueue((number,))

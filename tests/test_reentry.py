@@ -325,7 +325,7 @@ def test_entries_from_the_hooks_are_accepted(
 def test_f12_running_dispatch_is_not_collected(
     loop_name: str, dispatcher_class: type
 ) -> None:  # C18
-    """Loops hold tasks weakly, and nobody else holds what this one waits for."""
+    """Loops hold tasks weakly, and nothing else holds what this one waits for."""
     finished: list[Any] = []
 
     async def sink(batch: list[Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lines import Line
-from model import LOOK_ROUND
+from model import CHECK_EVERY
 from ring_sides import Compiled, Modelled
 from ringdispatch import Bytes, Full, Objects, Records
 from ringdispatch._enqueue import POLICIES, EnqueueBase, install_enqueue
@@ -24,14 +24,14 @@ def test_look_round_is_announced_every_4096_entries() -> None:  # C14
     for capacity, on_full in [
         (5, "drop_oldest"),
         (5, "drop_newest"),
-        (3 * LOOK_ROUND, "raise"),
+        (3 * CHECK_EVERY, "raise"),
     ]:
         sides = (
             Compiled(capacity, capacity, on_full),
             Modelled(capacity, capacity, on_full),
         )
         for side in sides:
-            for _ in range(2 * LOOK_ROUND + 10):
+            for _ in range(2 * CHECK_EVERY + 10):
                 side.put("enqueue", None)
         compiled, modelled = sides
         assert compiled.log == modelled.log

@@ -214,8 +214,8 @@ class RingMachine(RuleBasedStateMachine):
     def oldest_entry_is_no_older_than_told(self) -> None:
         if self.modelled.ring.pending:
             came = self.modelled.came[self.modelled.ring.pending[0]]
-            told = self.compiled.snapshot()["oldest_age_seconds"]
-            assert told >= self.modelled.clock - came
+            age = self.compiled.snapshot()["oldest_age_seconds"]
+            assert age >= self.modelled.clock - came
 
     @invariant()
     def same_state(self) -> None:

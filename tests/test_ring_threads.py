@@ -209,7 +209,7 @@ def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", ["records", "padded"])
 def test_buffers_come_back_from_racing_threads_and_are_never_shared(kind: str) -> None:
-    """C7: batches are let go of wherever they were last read."""
+    """C7: batches are freed wherever they were last read."""
     line = RaceLine(16, kind=kind)
     shelf: list[Batch] = []
 
@@ -269,7 +269,7 @@ def test_entries_that_racing_threads_evict_are_freed() -> None:
 
     race(*(lambda mine=mine: produce(mine) for mine in range(PRODUCERS)))
     pending = line.ring.pending
-    gc.collect()  # free-threaded: what another thread let go of is freed by its owner
+    gc.collect()  # free-threaded: what another thread dropped is freed by its owner
     assert sum(ref() is not None for ref in itertools.chain(*alive)) == pending
     line.ring.abandon()
     gc.collect()

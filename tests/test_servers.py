@@ -218,22 +218,22 @@ def test_end_of_a_notebook(
         assert server.delivered() == delivered
 
 
-TOLD = "n1: the process ended: 1 entry in flight failed, 2 entries pending abandoned.*"
+LOST = "n1: the process ended: 1 entry in flight failed, 2 entries pending abandoned.*"
 
 
 @pytest.mark.parametrize(
-    ("home", "second", "lines", "told"),
+    ("home", "second", "lines", "errors"),
     [
         ("thread", SIGTERM, ["a", "b", "c", "accepted=3 dispatched=3"], ""),
         ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], "n1: .*"),
-        ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], TOLD),
+        ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], LOST),
         ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 entries pend.*"),
     ],
 )
 def test_second_signal_while_the_process_ends(
-    home: str, second: signal.Signals, lines: list[str], told: str
+    home: str, second: signal.Signals, lines: list[str], errors: str
 ) -> None:  # C9, C10, C16
-    """The end goes on after SIGTERM; Ctrl-C ends the wait, and what is left is told.
+    """The end goes on after SIGTERM; Ctrl-C ends the wait, and the rest is reported.
 
     A loop made for the end is lost with the call on it. Ctrl-C under gunicorn makes two
     signals for each worker.
@@ -248,7 +248,7 @@ def test_second_signal_while_the_process_ends(
             if batch == ["a"]:
                 while not ending:
                     await asyncio.sleep(0.001)
-                # From the loop, when nobody has anything to do but wait.
+                # From the loop, when every task only waits.
                 asyncio.get_running_loop().call_later(0.01, again.set)
                 while len(handled) < 2:  # under Ctrl-C for ever
                     await asyncio.sleep(0.5)
@@ -279,7 +279,7 @@ def test_second_signal_while_the_process_ends(
         os.kill(os.getpid(), signal.SIGTERM)
         """,
         code=143,
-        stderr=told,
+        stderr=errors,
     )
     assert outcome.lines == lines
 

@@ -1,4 +1,4 @@
-"""C5 to C11: whatever happens, each accepted entry is settled once, in order, and told.
+"""C5 to C11: whatever happens, each accepted entry is settled and reported once, in order.
 
 A history is made of steps (entries, time, flushes, cancellations, a close) and of what
 each call of the dispatch function does. It runs on a loop whose time stands still, next
@@ -287,7 +287,7 @@ class History:
         assert seen.rejected_full + seen.rejected_closed == self.refused
         assert seen.evicted == 0 or self.options["on_full"] == "drop_oldest"
         assert seen.abandoned == 0 or self.dispatcher.closed
-        if self.accepted:  # else it never had a home to tell anything from
+        if self.accepted:  # else it never had a home to report anything from
             for reason in ("rejected_full", "rejected_closed", "evicted", "abandoned"):
                 assert self.drops[reason] == getattr(seen, reason)  # C10
         assert self.loop.timers() == []  # C3

@@ -1,4 +1,4 @@
-"""ringdispatch.testing: time in steps, and calls that fail when they are told to."""
+"""ringdispatch.testing: time in steps, and calls that fail on demand."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_clock_is_entered_once_on_a_loop_of_asyncios_own() -> None:
         with clock:
             with pytest.raises(RuntimeError, match="was entered before"):
                 clock.__enter__()
-            with pytest.raises(RuntimeError, match="all dispatchers go by one clock"):
+            with pytest.raises(RuntimeError, match="all dispatchers follow one clock"):
                 SteppedClock().__enter__()
 
     asyncio.run(main())
@@ -280,7 +280,7 @@ def test_release_from_another_thread_and_after_a_cancellation() -> None:
         send.release()
     dispatcher.enqueue(2)
     assert not dispatcher.close(timeout=0.01)
-    send.release()  # nobody waits for it
+    send.release()  # nothing waits for it
     assert dispatcher.statistics().accepted == 2
 
 

@@ -129,11 +129,14 @@ def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
             self._batch.release()
             return first
 
-    told: list[Any] = []
+    failed: list[Any] = []
     sink = Sink(time.monotonic)
     sink.hold()
     dispatcher = dispatcher_class(
-        sink, ms_delay=0.5, home="thread", on_error=lambda _, batch: told.append(batch)
+        sink,
+        ms_delay=0.5,
+        home="thread",
+        on_error=lambda _, batch: failed.append(batch),
     )
     dispatcher.enqueue("entry")
     eventually(lambda: sink.running)
@@ -141,7 +144,7 @@ def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
     assert call.batch is not None
     call.batch = Hasty(call.batch)  # type: ignore[assignment]
     assert not dispatcher.close(0)
-    assert told == [["entry"]]
+    assert failed == [["entry"]]
 
 
 def test_loops_in_racing_threads_wait_for_room_and_lose_nothing(

@@ -237,7 +237,7 @@ def test_window_after_a_take_that_came_late_lasts_its_full_delay(
 def test_late_backlog_does_not_put_off_the_next_window(
     stepped: SteppedLoop, busy: float, dispatcher_class: type
 ) -> None:  # C1
-    """Due while every place was taken, its batch comes late: the next is on time."""
+    """Due while every slot was busy, its batch comes late: the next is on time."""
     ages: dict[Any, float] = {}
 
     async def sink(batch: list[Any]) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from support import Sink, SteppedLoop, books_agree, told
+from support import Sink, SteppedLoop, books_agree, logged
 
 
 async def swallow(seconds: float) -> None:
-    """Sleep on, whoever cancels."""
+    """Sleep on, ignoring every cancellation."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while (left := end - loop.time()) > 0:
@@ -45,9 +45,9 @@ def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    (line,) = told(caplog, logging.WARNING)
+    (line,) = logged(caplog, logging.WARNING)
     assert "dispatch_timeout=2.0" in line
-    assert told(caplog, logging.ERROR) == []
+    assert logged(caplog, logging.ERROR) == []
 
 
 def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
@@ -71,7 +71,7 @@ def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
         assert [dispatcher.enqueue(entry) for entry in "bcde"] == [True] * 3 + [False]
         await stepped.advance(50)
         assert batches == [["a"]]  # per on_full until it ends
-        (line,) = told(caplog, logging.ERROR)
+        (line,) = logged(caplog, logging.ERROR)
         assert line.startswith("n1: ")
         assert "ignores its cancellation" in line
         await stepped.advance(10)

@@ -179,9 +179,9 @@ def test_memory_is_measured_by_psutil_where_the_system_does_not_tell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("psutil")
-    told = resident()
+    by_statm = resident()
     monkeypatch.setattr(_probes, "_statm", lambda: None)
-    assert resident() == pytest.approx(told, rel=0.2)
+    assert resident() == pytest.approx(by_statm, rel=0.2)
     monkeypatch.setitem(sys.modules, "psutil", None)
     with pytest.raises(
         ImportError, match=r"psutil: pip install 'ringdispatch\[tune\]'"

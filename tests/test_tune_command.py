@@ -176,8 +176,10 @@ def test_a_narrow_terminal_crops_no_figure(width: int, spared: int) -> None:
 def test_a_cell_without_a_prediction_has_one_row() -> None:
     setting = Setting(1_000.0, 100.0, None)
     measured = as_predicted(setting, on_progress=lambda share: None)
-    told = with_prediction(setting, measured, 300)
-    rows = [_command._table([one]).row_count for one in (told, Cell(setting, measured))]
+    predicted = with_prediction(setting, measured, 300)
+    rows = [
+        _command._table([one]).row_count for one in (predicted, Cell(setting, measured))
+    ]
     assert rows == [2, 1]
 
 
@@ -268,7 +270,7 @@ WRONG: list[tuple[str, str]] = [
         "service:send --rate 1.5",
         "--rate 1.5 and --seconds 3 make fewer than 30 entries",
     ),
-    ("service:send --rate 1.5", "nothing can be told: give it --seconds 20"),
+    ("service:send --rate 1.5", "too few to measure: give it --seconds 20"),
     ("service:send --rate 1 --rate 9e3 --seconds .3", "give it --seconds 30"),
     ("service:send --layout rows", "--layout: invalid choice: 'rows'"),
     ("service:send --capacity 0", "--capacity: '0': must be an integer from 1"),
@@ -311,8 +313,8 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --entry service:exits", "making an entry raised SystemExit: 0"),
     ("service:send --entry exits:entry", "importing exits raised SystemExit: 0"),
     ("service:send --entry service:ends", "generator raised StopIteration"),
-    ("service:send --entry service:generates", "must be an ordinary function"),
-    ("service:send --entry service:awaits", "must be an ordinary function"),
+    ("service:send --entry service:generates", "must be a plain function"),
+    ("service:send --entry service:awaits", "must be a plain function"),
     ("service:send --layout records --entry samples.json", "it takes rows of numbers"),
     (
         "service:send --report same.x --json ./same.x",
@@ -360,7 +362,7 @@ def test_a_memory_budget_is_held_against_what_the_layout_sets_aside(
         ("exits:send", "importing exits raised SystemExit: 0; put what it runs under"),
         (
             "service:quits",
-            "exit status 0: SystemExit: 0; see that the dispatch function",
+            "exit status 0: SystemExit: 0; check that the dispatch function",
         ),
         ("service:missing", "service has no 'missing'"),
         ("service:number", "is 7, which is not callable"),

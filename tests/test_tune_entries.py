@@ -105,7 +105,7 @@ def test_a_child_that_the_function_leaves_behind_is_ended(here: Path) -> None:
     seen = measure_apart(setting, seed=SEED, target="users_own:leaves_a_child")
     assert seen.batches > 0
     assert os.read(fifo, 100) == b"began\n"
-    # The end of the file: whoever could write to it is gone.
+    # The end of the file: every process that could write to it is gone.
     assert select.select([fifo], [], [], 30.0)[0]
     assert os.read(fifo, 100) == b""
     os.close(fifo)
@@ -142,7 +142,7 @@ def test_a_process_that_does_not_end_is_given_up(
         ("no_such_module:send", "importing no_such_module raised ModuleNotFoundError"),
         ("users_own:nothing", "users_own has no 'nothing'"),
         ("users_own:number", "is 5, which is not callable"),
-        ("users_own:generates", "users_own:generates: .*: must not yield"),
+        ("users_own:generates", "users_own:generates: .*: must be .*, not a generator"),
     ],
 )
 def test_a_function_that_is_none_is_refused(

@@ -33,14 +33,14 @@ def test_a_machine_that_does_not_tell_is_described_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("psutil")
-    told = describe(seed=SEED, mode="test")
+    described = describe(seed=SEED, mode="test")
     lines = _machine._lines
     monkeypatch.setattr(_machine, "_lines", lambda path: lines(f"/nowhere/{path}"))
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     seen = describe(seed=SEED, mode="test")
     assert seen["cpu"]
     assert seen["cores"] == os.cpu_count()
-    assert seen["memory"] == told["memory"]
+    assert seen["memory"] == described["memory"]
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert describe(seed=SEED, mode="test")["memory"] == "unknown"
 

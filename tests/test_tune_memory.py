@@ -168,20 +168,21 @@ def test_a_load_that_did_not_arrive_is_told(by_hand: bool) -> None:
 
 @boxes
 def test_a_box_too_small_to_begin_in_is_an_error() -> None:
-    with pytest.raises(CellError, match="the process that was to show memory died: "):
+    with pytest.raises(CellError, match="the process that measures memory died: "):
         grow_apart(FLAT_OUT, seed=7, limit=0)
 
 
 def test_books_that_do_not_agree_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"boxed": True, "rate": 1e6, "wrong": "3 came, 2 accepted, 1 sent"}
+    said = {"boxed": True, "rate": 1e6, "wrong": "3 offered, 2 accepted, 1 sent"}
     ended = Ended([[0.0, 0.0], [0.1, 0.0], said], 0, "")
     monkeypatch.setattr(_memory, "run_apart", lambda *order: ended)
-    with pytest.raises(CellError, match="books do not agree: 3 came, 2 accepted"):
+    with pytest.raises(CellError, match="books do not agree: 3 offered, 2 accepted"):
         grow_apart(FLAT_OUT, seed=7)
 
 
 @pytest.mark.parametrize(
-    ("received", "found"), [(2, ""), (1, r"3 came, 2 accepted, 1 sent: Statistics\(")]
+    ("received", "found"),
+    [(2, ""), (1, r"3 offered, 2 accepted, 1 sent: Statistics\(")],
 )
 def test_books_are_held_against_what_came_and_went(received: int, found: str) -> None:
     async def sink(batch: object) -> None: ...

@@ -312,8 +312,8 @@ def test_options_that_are_not_usual_stand_beside_those_that_are() -> None:
 def test_memory_that_is_all_bounded_is_drawn_once() -> None:
     results = everything()
     results.memory = [memory()]
-    assert "What is bounded, closer" in Page(page(everything())).text
-    assert "What is bounded, closer" not in Page(page(results)).text
+    assert "Bounded runs, enlarged" in Page(page(everything())).text
+    assert "Bounded runs, enlarged" not in Page(page(results)).text
 
 
 def test_facts_of_the_machine_may_be_several() -> None:

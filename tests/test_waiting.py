@@ -221,7 +221,7 @@ def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody(
     thread.start()
 
     async def make_room_and_stop() -> None:
-        stopping.stop()  # after this step, in which the first in the queue is told
+        stopping.stop()  # after this step, in which the first in the queue is notified
         gate.set()
         eventually(lambda: "pending" in sink.entries)
 

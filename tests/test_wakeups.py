@@ -28,7 +28,7 @@ from watching import WatchedRing
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
 
-# What an entry can come across: a timer, a full batch, a place given back.
+# What an entry can come across: a timer, a full batch, a slot released.
 KINDS: list[dict[str, Any]] = [
     {"ms_delay": 0.05},
     {"ms_delay": 0.5},

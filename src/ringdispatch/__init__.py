@@ -26,7 +26,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Made on first use: a frozen dataclass of that many fields takes long.
+    # Defined on first use: a frozen dataclass of so many fields takes long.
     if name == "Statistics":
         from ._statistics import Statistics
 

@@ -1,4 +1,4 @@
-"""The background thread and its event loop, for dispatchers that have no other.
+"""The background thread and its event loop, for dispatchers without another.
 
 It starts with the first window that needs it, and ends soon after its last dispatcher
 was closed or collected.
@@ -25,21 +25,21 @@ elif sys.platform == "win32":
 else:
     _EventLoop = asyncio.SelectorEventLoop
 
-# A thread that lost its last dispatcher looks after this long whether it has another:
-# some are made and closed for each request.
+# How long the thread outlives its last dispatcher: an application may make and close
+# one for each request.
 _IDLE_SECONDS = 0.5
 
-# Set when the process ends: what is left then runs on a loop of its own.
+# Set when the process ends: what remains then runs on a loop of its own.
 _exiting = threading.Event()
 
-# "thread": the one, and "ending": one that was stopped and drains. A dict, because its
-# setdefault decides between two threads without a lock, which a signal handler could
-# find held.
+# "thread": the running one; "ending": one that was stopped and drains. A dict, because
+# its setdefault decides between two threads without a lock, which a signal handler
+# could find held.
 _background: dict[str, "_Background"] = {}
 
 
 def background_home() -> Home:
-    """The background thread's home; the thread is started if need be.
+    """Return the background thread's home, and start the thread if there is none.
 
     RuntimeError where no thread can be started, OSError where no loop can be made.
     """
@@ -49,9 +49,9 @@ def background_home() -> Home:
         background = _background.get("thread")
         if background is not None and background.home is not None:
             return background.home
-        # Whatever interrupts this leaves a thread that has made itself known, or none.
-        # From 3.14 on the thread may inherit the context it is started in: not a
-        # request's, for ever.
+        # An interruption leaves a thread that has registered itself, or none. From
+        # 3.14 on the thread may inherit the context it is started in: an empty one, or
+        # it would keep a request's for ever.
         Context().run(_Background().start)
 
 
@@ -74,7 +74,7 @@ def stop_background(seconds: float) -> None:
         background.stop(max(0.0, deadline - time.monotonic()))
 
 
-def forget_background() -> object:
+def reset_background() -> object:
     """Start without a background thread in a forked child; returns the parent's."""
     inherited = dict(_background)
     _background.clear()
@@ -107,7 +107,7 @@ class _Background:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread, and wait until its loop is there."""
+        """Start the thread, and wait until its loop runs."""
         self._thread.start()
         while not self._ready.wait(0.1):
             if not self._thread.is_alive():
@@ -154,7 +154,7 @@ class _Background:
             del _background[role]
 
     def _wait_for_another(self) -> None:
-        if not self._is_waiting:  # one timer, however many come and go meanwhile
+        if not self._is_waiting:  # one timer, however many dispatchers come and go
             self._is_waiting = True
             asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._stop_if_deserted)
 
@@ -195,8 +195,8 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         loop.__init__()  # type: ignore[misc]
     except OSError:
-        # No descriptor was left to make it with. Half made, it would complain from its
-        # finalizer that it can't be closed.
+        # No descriptor was left. Half made, the loop's finalizer would warn that it
+        # can't be closed.
         loop._closed = True  # type: ignore[attr-defined]
         raise
     loop.set_default_executor(Executor())
@@ -204,22 +204,22 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 class Executor(ThreadPoolExecutor):
-    """Runs a call in a thread, or at once where no thread will take it any more.
+    """Runs a call in a thread, or at once where no thread can be started any more.
 
-    The interpreter ends all thread pools as soon as its main thread is through, before
-    other threads and long before what is pending is dispatched.
+    The interpreter ends all thread pools as soon as its main thread has ended, before
+    other threads and long before the pending entries are dispatched.
     """
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         """Start the call and return its future."""
-        # Refused for want of a thread, the call is left in the pool's queue all the
-        # same, where another thread would come to it later.
-        turn = [partial(fn, *args, **kwargs)]
+        # A call refused for lack of a thread stays in the pool's queue, where another
+        # thread could run it later.
+        calls = [partial(fn, *args, **kwargs)]
 
         def once() -> Any:
-            return turn.pop()() if turn else None
+            return calls.pop()() if calls else None
 
         try:
             return super().submit(once)

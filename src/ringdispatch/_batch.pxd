@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""What leaves a ring, as seen by the ring."""
+"""Batches and slots, declared for the ring."""
 
 from libc.stdint cimport uint64_t
 
@@ -11,11 +11,11 @@ cdef class Batch:
     cdef object ring  # keeps `state`
     cdef RingState *state
     cdef uint64_t generation
-    cdef object as_value  # makes of `_data` what the function gets; None: it is that
+    cdef object as_value  # wraps `_data` for the function; None: it needs no wrapping
     cdef readonly uint64_t start
     cdef readonly uint64_t end
     # under the ring's lock: a close in one thread reads what the home releases
-    cdef object _data  # what the entries lie in; once wrapped, what the function gets
+    cdef object _data  # the entries' storage; once wrapped, the function's argument
     cdef bint wrapped
     cdef Unsettled node  # linked into the ring's list while `unsettled`
     cdef bint unsettled

@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
-# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
-"""What leaves a ring: batches and slots, which settle and release themselves."""
+# (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
+"""Batches and slots, which settle and release themselves when they are freed."""
 
 cimport cython
 from libc.stdint cimport uint64_t
@@ -24,8 +24,8 @@ cdef inline void unlink(RingState *state, Unsettled *node) noexcept nogil:
 cdef class Batch:
     """Entries that have left the ring, and whether they are settled.
 
-    Freed before it is settled, it has failed: whatever is raised between a take and its
-    settlement, the books agree.
+    A batch freed unsettled counts as failed: whatever is raised between taking and
+    settling it, the books agree.
     """
 
     def __dealloc__(self):
@@ -33,7 +33,7 @@ cdef class Batch:
             self.settle_once(True, 0.0)
 
     cdef void link(self) noexcept:
-        """Append it to the list of what is out; called under the lock."""
+        """Append it to the ring's unsettled batches; called under the lock."""
         cdef RingState *state = self.state
         self.unsettled = True
         self.node.start, self.node.end = self.start, self.end
@@ -46,7 +46,7 @@ cdef class Batch:
 
     @property
     def value(self):
-        """What the dispatch function gets; None once the entries were released."""
+        """The dispatch function's argument; None once the entries are released."""
         ring_lock(&self.state.mutex)
         cdef object data = self._data
         cdef bint wrapped = self.wrapped
@@ -54,7 +54,7 @@ cdef class Batch:
         if data is None or wrapped:
             return data
         cdef object value = data if self.as_value is None else self.as_value(data)
-        cdef object theirs = None  # another thread may have been quicker
+        cdef object theirs = None  # set if another thread wrapped it first
         ring_lock(&self.state.mutex)
         if self.wrapped:
             theirs = self._data
@@ -66,7 +66,7 @@ cdef class Batch:
 
     @property
     def raw(self):
-        """What the entries lie in, whether or not it was wrapped."""
+        """The entries' storage, wrapped or not."""
         ring_lock(&self.state.mutex)
         cdef object data = self._data
         ring_unlock(&self.state.mutex)
@@ -74,20 +74,20 @@ cdef class Batch:
 
     @property
     def settled(self):
-        """Whether the outcome is in the books."""
+        """Whether the outcome is entered in the books."""
         ring_lock(&self.state.mutex)
         cdef bint unsettled = self.unsettled
         ring_unlock(&self.state.mutex)
         return not unsettled
 
     def excuse(self, int waits):
-        """Count the waits of its own call that began (1) or ended (-1)."""
+        """Count a wait that its own call began (1) or ended (-1)."""
         ring_lock(&self.state.mutex)
         self.node.excused += waits
         ring_unlock(&self.state.mutex)
 
     def release(self):
-        """Drop the entries; what still refers to their call does not keep them."""
+        """Drop the entries: a reference to their call does not keep them alive."""
         ring_lock(&self.state.mutex)
         cdef object data = self._data  # freed on return, when the lock is free
         self._data = None
@@ -143,17 +143,18 @@ cdef class Slot:
 
 
 cdef class Wake:
-    """What an event loop calls back: unclaims the window, then runs `pump`, once.
+    """A callback for an event loop: unclaims the window, then runs `pump`, once.
 
-    Compiled, because between these two nothing may be raised: an exception in `pump`
-    then leaves a window that the next entry claims anew.
+    Compiled, so that nothing can be raised between the two: after an exception in
+    `pump` the next entry finds the window unclaimed.
 
-    `pump` is called with `home` and what `Ring.claim_window` takes. Made by `Ring.wake`.
+    Made by `Ring.wake`. The arguments of `pump` are `home` and the number that
+    `Ring.claim_window` takes.
     """
 
     @property
     def pending(self):
-        """Whether it was neither called nor cancelled."""
+        """Whether it has been neither called nor cancelled."""
         ring_lock(&self.state.mutex)
         cdef bint done = self.done
         ring_unlock(&self.state.mutex)
@@ -176,10 +177,10 @@ cdef class Wake:
 
 
 cdef class Finalizer:
-    """Calls `function(*arguments)` once, when it is freed, by whatever ended its holder.
+    """Calls `function(*arguments)` once, when it is freed, however its holder ended.
 
-    Compiled, so that nothing can be raised in between. A RuntimeError is ignored: the
-    event loop that is to be called is closed.
+    Compiled, so that nothing can be raised in between. A RuntimeError is ignored: it
+    means that the event loop to be notified is closed.
     """
 
     def __cinit__(self, function, *arguments):

@@ -1,6 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
-# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
+# (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """Encoded entries, back to back with their separators in one arena."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyObject_GetBuffer
@@ -104,7 +104,7 @@ cdef class BytesBatch:
 
 
 cdef class BatchIterator:
-    """Gives a batch's entries; Cython's generators leak references to their type."""
+    """Iterates over a batch; Cython's generators leak references to their type."""
 
     cdef BytesBatch batch
     cdef uint64_t next
@@ -116,7 +116,7 @@ cdef class BatchIterator:
         return self
 
     def __next__(self):
-        # Read once: threads may share it, and give an entry twice, but none beyond.
+        # Read once: threads that share it may repeat an entry, but never pass the end.
         cdef uint64_t which = self.next
         if which >= self.batch.count:
             raise StopIteration
@@ -138,7 +138,7 @@ cdef class ByteRing(Ring):
     Args:
         capacity: Most entries pending.
         max_batch: Most entries in a batch.
-        encode: Makes bytes of an entry; None where entries are bytes.
+        encode: Converts an entry to bytes; None: entries are bytes.
         separator: What follows each entry.
         max_bytes: Most bytes pending, separators included; the size of the arena.
         max_batch_bytes: Most bytes in a batch.
@@ -156,8 +156,8 @@ cdef class ByteRing(Ring):
     cdef uint32_t *ends  # by slot: where the entry ends, modulo 2**32
     cdef uint64_t byte_head
     cdef uint64_t byte_tail
-    cdef uint64_t largest  # entry pending at once with those that are now
-    cdef bint bytes_told  # somebody has been told that the bytes pending fill a batch
+    cdef uint64_t largest  # size of the largest entry since the ring was empty
+    cdef bint bytes_notified  # the listener was notified of a batch full of bytes
 
     def __cinit__(
         self,
@@ -181,8 +181,8 @@ cdef class ByteRing(Ring):
         self.ends = <uint32_t *> PyMem_RawMalloc(slots)
         if self.arena is NULL or self.ends is NULL:
             raise MemoryError(
-                f"max_bytes={max_bytes}, capacity={capacity}: no "
-                f"{max_bytes + slots:,} bytes for the ring; take smaller ones"
+                f"max_bytes={max_bytes}, capacity={capacity}: no memory for a ring of "
+                f"{max_bytes + slots:,} bytes; choose smaller ones"
             )
         # touch the pages now, not in a request
         memset(self.arena, 0, max_bytes)
@@ -198,7 +198,7 @@ cdef class ByteRing(Ring):
         encoded = entry if self.encode is None else self.encode(entry)
         if isinstance(encoded, memoryview) and not encoded.c_contiguous:
             raise self.refusal(entry, encoded)
-        # Whose it is may change it while the entry waits.
+        # Its owner may change it while the entry waits.
         mutable = isinstance(encoded, (bytearray, memoryview))
         return bytes(encoded) if mutable else encoded
 
@@ -215,7 +215,7 @@ cdef class ByteRing(Ring):
             state.tail < state.stop
             and pending <= self.max_bytes
             and item.size <= state.most_bytes
-            and (self.bytes_told or pending < self.full_batch(item.size))
+            and (self.bytes_notified or pending < self.full_batch(item.size))
         )
         if stored:
             self.store(&item)
@@ -232,7 +232,7 @@ cdef class ByteRing(Ring):
         encoded = entry
         if self.encode is not None and not item.encoded:
             encoded = self.encode(entry)
-        # Much else offers its memory too, such as numpy's numbers and text.
+        # Other types offer their memory too, such as numpy's numbers and text.
         if not isinstance(encoded, (bytes, bytearray, memoryview)):
             raise self.refusal(entry, encoded)
         try:
@@ -255,8 +255,8 @@ cdef class ByteRing(Ring):
                 "encode it, or give Bytes(encode=...)"
             )
         return TypeError(
-            f"encode={short_repr(self.encode)}: made {short_repr(encoded)} of an entry: "
-            "must return bytes, or memory in one piece"
+            f"encode={short_repr(self.encode)}: returned {short_repr(encoded)}: "
+            "must return bytes or contiguous memory"
         )
 
     cdef bint fits(self, Item *item) noexcept nogil:
@@ -268,9 +268,9 @@ cdef class ByteRing(Ring):
         self.ends[self.state.tail & self.state.mask] = <uint32_t> self.byte_tail
         if item.size > self.largest:
             self.largest = item.size
-        if self.bytes_told or self.byte_tail - self.byte_head < self.full_batch(0):
+        if self.bytes_notified or self.byte_tail - self.byte_head < self.full_batch(0):
             return False
-        self.bytes_told = True
+        self.bytes_notified = True
         return True
 
     cdef void put(self, const char *data, uint64_t size) noexcept nogil:
@@ -281,7 +281,7 @@ cdef class ByteRing(Ring):
         self.byte_tail += size
 
     cdef uint64_t full_batch(self, uint64_t size) noexcept nogil:
-        """How many bytes fill a batch: what one may have, or leave no room for more."""
+        """Bytes that fill a batch: the limit, or so many that no more entries fit."""
         return min(self.max_batch_bytes, self.max_bytes - max(self.largest, size) + 1)
 
     cdef PyObject *evict(self) noexcept nogil:
@@ -334,9 +334,9 @@ cdef class ByteRing(Ring):
         end = self.state.head + min(self.state.tail - self.state.head, end - start)
         cdef uint64_t size = self.start_of(end) - self.byte_head
         ring_unlock(&self.state.mutex)
-        # glibc uses memory again up to the largest size it has seen freed. What is
-        # larger is mapped anew, page by page while the batch is copied: 15 MB in 10 ms,
-        # not 2.5. In steps, a batch seldom is the largest yet.
+        # glibc reuses memory up to the largest size freed so far. Anything larger is
+        # mapped anew, page by page while the batch is copied: 15 MB in 10 ms instead of
+        # 2.5. With sizes in steps, a batch is seldom the largest so far.
         size = min(in_steps(size), self.max_batch_bytes)
         batch.payload = PyBytes_FromStringAndSize(NULL, size)
         batch.separator_size = self.separator_size
@@ -352,7 +352,7 @@ cdef class ByteRing(Ring):
         self.byte_head = self.start_of(head + count)
         if head + count == self.state.tail:
             self.largest = 0
-        self.bytes_told = False
+        self.bytes_notified = False
         return count
 
     cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
@@ -374,9 +374,9 @@ cdef class ByteRing(Ring):
             payload[size] = 0  # as every bytes object ends
             Py_SET_SIZE(<PyObject *> batch.payload, size)
 
-    cdef void forget(self) noexcept:
+    cdef void reset_layout(self) noexcept:
         self.byte_head = self.byte_tail = self.largest = 0
-        self.bytes_told = False
+        self.bytes_notified = False
 
     cdef uint64_t count_bytes(self) noexcept nogil:
         return self.byte_tail - self.byte_head

@@ -38,23 +38,23 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     """Hands entries to an async function in batches, in the background.
 
     Dispatches: an entry that finds the ring empty opens a window; `ms_delay` later all
-    that is pending goes to `dispatch_function`, never an empty batch. `max_batch`
-    entries pending, a flush, a close and the end of the loop dispatch sooner.
+    pending entries go to `dispatch_function`, never an empty batch. `max_batch` pending
+    entries, a flush, a close and the end of the loop dispatch sooner.
 
     Loses entries: when the ring is full (per `on_full`) or closed, or an entry larger
     than a batch may be; when a call raises, runs out of time, is cancelled or loses its
-    loop (it is not made again: retry inside it); when close or exit runs out of time,
-    or the dispatcher is let go of unclosed; when the process is killed. All but the
-    last are counted and reported.
+    loop (it is not repeated: retry inside it); when close or exit runs out of time, or
+    the dispatcher is collected unclosed; when the process is killed. All but the last
+    are counted and reported.
 
     Order: entries of one thread keep their order; batches start in order.
 
     Threads: `enqueue` may be called from any thread, event loop, signal handler or
-    finalizer. The dispatcher lives on the loop that its first entry came from, or on a
-    shared background thread where there was none.
+    finalizer. The dispatcher lives on the loop that its first entry came from, or, if
+    there was none, on a shared background thread.
 
     Shutdown: `await aclose()` in the application's lifespan. Otherwise the end of
-    `asyncio.run`, or of the process, dispatches what is pending within 5 seconds.
+    `asyncio.run`, or of the process, dispatches pending entries within 5 seconds.
 
     Args:
         dispatch_function: Async callable taking a batch (with the default layout a list
@@ -67,11 +67,11 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         max_in_flight: Most calls of the dispatch function at once.
         dispatch_timeout: Seconds after which a call has failed and is cancelled. None:
             never.
-        on_full: What becomes of an entry when the ring is full: `"drop_newest"` refuses
+        on_full: How to treat an entry when the ring is full: `"drop_newest"` refuses
             it, `"drop_oldest"` lets it displace the oldest, `"raise"` raises Full.
         layout: How entries lie in the ring, and what a batch is: `Objects()` any
             object, a list; `Records(dtype)` tuples of numbers, a numpy array;
-            `Bytes(...)` what was encoded, one payload.
+            `Bytes(...)` encoded entries, one payload.
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch, on
             the home or by the `close` that ran out of time.
@@ -192,7 +192,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         return self._engine.ring.closed
 
     def statistics(self) -> "Statistics":
-        """One consistent snapshot of the books; from any thread."""
+        """Take one consistent snapshot of the books; from any thread."""
         from ._statistics import Statistics  # noqa: PLC0415, see __init__.py
 
         batcher = self._engine
@@ -203,9 +203,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     ) -> bool:
         """Enqueue, waiting for room, whatever `on_full` says.
 
-        Waiters are served first come, first served, on any loop; a plain `enqueue` may
-        overtake them. Called from the dispatch function, it waits for room that its own
-        batch may have to make: give it a `timeout`.
+        Waiters are served in order of arrival, on any loop; a plain `enqueue` may
+        overtake them. Called from the dispatch function, it may wait for room that only
+        the calling batch can make: give it a `timeout`.
 
         Args:
             entry: What to enqueue.
@@ -218,7 +218,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0; or, as with
-                `enqueue`, the layout can't take the entry.
+                `enqueue`, the layout can't hold the entry.
         """
         timeout = _options.timeout(timeout)
         batcher = self._engine
@@ -235,17 +235,17 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         return bool(accepted)
 
     async def aflush(self, timeout: float | None = 5.0) -> bool:
-        """Dispatch now what is pending, and wait until it is settled.
+        """Dispatch the pending entries now, and wait until they are settled.
 
         Called from the dispatch function, it waits for everything but the calling
-        batch, and returns False at once where that batch holds the only place. Two
-        calls that flush wait for each other until one runs out of time.
+        batch, and returns False at once if that batch holds the only slot. Two calls
+        that flush wait for each other until one runs out of time.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
 
         Returns:
-            Whether all that was accepted before the call is settled.
+            Whether all entries accepted before the call are settled.
 
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0.
@@ -265,19 +265,19 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         return batcher.settlement.block(batcher.begin_flush(blocking=True), timeout)
 
     async def aclose(self, timeout: float | None = 5.0) -> bool:
-        """Refuse new entries, dispatch what is pending, wait for what is in flight.
+        """Refuse new entries, dispatch the pending ones, wait for those in flight.
 
-        When time runs out, what is in flight is cancelled and counts as failed, what
-        was not yet taken as abandoned. May be called again, and from several tasks at
-        once. Called from the dispatch function, it waits for everything but the calling
-        batch; where that holds the only place it returns False at once, and the rest
-        goes out when the batch ends.
+        When time runs out, calls in flight are cancelled: their entries count as
+        failed, pending ones as abandoned. May be called again, and from several tasks
+        at once. Called from the dispatch function, it waits for everything but the
+        calling batch; if that holds the only slot, it returns False at once, and the
+        rest goes out when the batch ends.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.
 
         Returns:
-            Whether all was settled in time.
+            Whether all entries were settled in time.
 
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0.
@@ -303,8 +303,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.
 
-        Neither another loop nor a thread takes the dispatcher away from it, not even
-        with `home="thread"`.
+        No other loop or thread takes over the dispatcher, even with `home="thread"`.
 
         Raises:
             RuntimeError: no loop is running in this thread.
@@ -348,7 +347,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             raise RuntimeError(f"{kind}.__init__ was not called") from None
 
     def _off_home(self, what: str) -> Batcher:
-        """The engine, for a call that blocks."""
+        """Return the engine for a call that blocks: not on the home's own thread."""
         batcher = self._engine
         if batcher.home is not None and batcher.home.here:
             raise RuntimeError(

@@ -1,11 +1,11 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
-# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
-"""How entries come into a ring: `enqueue`, in C from the caller down to the slot.
+# (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
+"""How entries enter a ring: `enqueue`, in C from the caller to the slot.
 
-One number, `stop`, stands for everything that can keep an enqueue from simply storing:
-a full or closed ring, a window not yet open, a batch that is full. Below it an enqueue
-is a store and an increment; at it, `enqueue_slow` sorts out why.
+One number, `stop`, stands for every reason not to store at once: a full or closed ring,
+an unclaimed window, a full batch. Below it an enqueue is a store and an increment; at
+it, `enqueue_slow` finds the reason.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -14,8 +14,8 @@ from libc.stdint cimport uint64_t
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
     FastCall,
+    CHECK_EVERY,
     Item,
-    LOOK_ROUND,
     Py_INCREF,
     Py_XDECREF,
     RingState,
@@ -47,20 +47,20 @@ cdef enum:
     RAISE
     WAIT
 
-# Given where it is not the fields of a row that come in.
+# The number of fields where an entry is given, not the fields of a row.
 cdef enum:
     ONE_ENTRY = -1
 
-# What came of an entry, as bits.
+# The outcome of an enqueue, as bits.
 cdef enum:
     REFUSED = 0
     STORED = 1
     OPENING = 2  # it went into an empty ring
-    UNCLAIMED = 4  # nothing will come for it unless the listener sees to that
-    REACHED = 8  # it filled a batch, or it is time to look round
+    UNCLAIMED = 4  # no pump() is promised for it yet
+    BATCH_FULL = 8  # it filled a batch, or a check of the home is due
     FIRST_DROP = 16  # it is the first drop since ring.rearm_drop_notice()
-    NO_ROOM = 32  # refused where the caller wants to know that it is for want of room
-    UNTIMED = 64  # nothing done: the window is unclaimed, and the time is not known
+    NO_ROOM = 32  # refused for lack of room, to a caller that reports it
+    UNTIMED = 64  # nothing done: the window is unclaimed, so the time is needed
     ADMISSIBLE = 128  # nothing done: there seems to be room
 
 POLICIES = {"drop_newest": DROP_NEWEST, "drop_oldest": DROP_OLDEST, "raise": RAISE}
@@ -74,15 +74,15 @@ cdef RingState unattached  # closed and empty, so that enqueue needs no test for
 
 
 cdef class EnqueueBase:
-    """The base class of every dispatcher: `enqueue`, and what it calls when it must.
+    """The base class of every dispatcher: `enqueue`, and the calls of its listener.
 
-    What its cold path finds goes to a *listener*, called after the entry is in the ring
-    and the lock is free; it may be entered again from a signal handler or a finalizer:
+    The cold path notifies a *listener*, after the entry is stored and the lock is free.
+    A signal handler or a finalizer may enter the listener's methods again:
 
     - `now()`: the time, in seconds; before an entry is stored that may open a window.
-    - `window_opened(position, context)`: the entry there found the window unclaimed. It
-      returns whether a pump() will come, which claims the window. `context` is None
-      for all but the opener.
+    - `window_opened(position, context)`: the entry there found the window unclaimed.
+      Returns whether a pump() will run; if so, the window is claimed. `context` is the
+      opener's, and None for any other entry.
     - `batch_full()`: a batch is full, or 4,096 entries have come since the last call.
     - `entries_dropped()`: the first drop since `Ring.rearm_drop_notice()`.
 
@@ -109,12 +109,12 @@ cdef class EnqueueBase:
         self.state.slow_path = enqueue_cold if self.state.slots else enqueue_plain
 
     def _offer(self, entry, context):
-        """Enqueue what ring.encoded() gave: None, and nothing counted, when full."""
+        """Enqueue a result of ring.encoded(); None, and not counted, when full."""
         cdef PyObject *given = <PyObject *> entry
         return enqueue_slow(self, &given, ONE_ENTRY, context, WAIT)
 
     cdef int store_timed(self, Item *item, int on_full) except -1:
-        """Store what finds the window unclaimed: only that needs the time."""
+        """Store an entry that finds the window unclaimed: only that needs the time."""
         try:
             item.now = 0.0 if self._listener is None else self._listener.now()
         except BaseException:
@@ -125,7 +125,7 @@ cdef class EnqueueBase:
         return store_locked(self._ring, item, on_full)
 
     def _reject_full(self):
-        """Count an entry that waited for room in vain."""
+        """Count an entry whose wait for room timed out."""
         ring_lock(&self.state.mutex)
         self.state.rejected_full += 1
         cdef bint first = not self.state.drop_announced
@@ -168,16 +168,16 @@ cdef PyObject *enqueue_plain(
 cdef PyObject *enqueue_cold(
     PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 ) noexcept:
-    """What the fast path could not do; nearly always with the entry alone."""
+    """Enqueue where the fast path could not; nearly always with the entry alone."""
     if kwnames is NULL and nargs == 1:
         return enqueue_entry(self, args, ONE_ENTRY, Py_None, (<EnqueueBase> self).on_full)
-    return sort_out(self, args, nargs, kwnames)
+    return parse(self, args, nargs, kwnames)
 
 
-cdef object enqueue_anyhow(
+cdef object enqueue_parsed(
     EnqueueBase self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 ):
-    """Sort out the arguments as `def enqueue(self, entry, context=None)` would."""
+    """Parse the arguments as `def enqueue(self, entry, context=None)` would."""
     if nargs == 2 and kwnames is NULL or (
         nargs == 1 and <object> kwnames == ("context",)
     ):
@@ -197,8 +197,8 @@ cdef object enqueue_anyhow(
 ctypedef PyObject *(*Admission)(
     PyObject *, PyObject *const *, Py_ssize_t, PyObject *, int
 ) noexcept
-cdef FastCall sort_out = <FastCall> enqueue_anyhow
-cdef FastCall sort_out_row = <FastCall> enqueue_row_anyhow
+cdef FastCall parse = <FastCall> enqueue_parsed
+cdef FastCall parse_row = <FastCall> enqueue_row_parsed
 cdef Admission enqueue_entry = <Admission> enqueue_slow
 unattached.slow_path = enqueue_cold
 
@@ -210,13 +210,13 @@ cdef PyObject *enqueue_row(
         if (<EnqueueBase> self)._ring.store_plain(args, nargs):
             Py_INCREF(Py_True)
             return Py_True
-    return sort_out_row(self, args, nargs, kwnames)
+    return parse_row(self, args, nargs, kwnames)
 
 
-cdef object enqueue_row_anyhow(
+cdef object enqueue_row_parsed(
     EnqueueBase self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames
 ):
-    """Sort out the arguments as def enqueue_row(self, *fields, context=None) would."""
+    """Parse the arguments as `def enqueue_row(self, *fields, context=None)` would."""
     context = None
     if kwnames is not NULL:
         if <object> kwnames != ("context",):
@@ -226,7 +226,7 @@ cdef object enqueue_row_anyhow(
 
 
 class Arguments:
-    """Python's own complaint about wrong arguments, under the name of the method."""
+    """Raises Python's own TypeError for wrong arguments, under the method's name."""
 
     @staticmethod
     def enqueue(entry, context=None):
@@ -240,12 +240,12 @@ cdef object enqueue_slow(
     object context,
     int on_full,
 ):
-    """Enqueue whatever the fast path could not, then tell those who must know of it."""
+    """Enqueue an entry that the fast path could not, then notify the listener."""
     cdef RingState *state = self.state
     cdef Item item
     if state is &unattached:
         raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
-    # What will be refused is not prepared first: a full ring costs no encoding.
+    # Refuse before preparing: where the ring is full, nothing is encoded.
     ring_lock(&state.mutex)
     cdef int outcome = reject_reason(state, on_full)
     ring_unlock(&state.mutex)
@@ -269,7 +269,7 @@ cdef object enqueue_slow(
 
 
 cdef inline int reject_reason(RingState *state, int on_full) noexcept nogil:
-    """Count an entry that can't come in, whatever its size; called under the lock."""
+    """Count an entry that is refused whatever its size; called under the lock."""
     if state.tail - state.head < state.limit:
         return ADMISSIBLE
     if state.limit == 0:
@@ -285,8 +285,8 @@ cdef inline int reject_full(RingState *state, int on_full) noexcept nogil:
         return NO_ROOM
     state.rejected_full += 1
     cdef int outcome = NO_ROOM if on_full == RAISE else REFUSED
-    if state.rejected_full % LOOK_ROUND == 0:
-        outcome |= REACHED
+    if state.rejected_full % CHECK_EVERY == 0:
+        outcome |= BATCH_FULL
     return outcome | first_drop(state)
 
 
@@ -298,7 +298,7 @@ cdef inline int first_drop(RingState *state) noexcept nogil:
 
 
 cdef inline int store_locked(Ring ring, Item *item, int on_full) noexcept nogil:
-    """Store the entry or refuse it, in one critical section; the outcome."""
+    """Store or refuse the entry in one critical section; returns the outcome."""
     ring_lock(&ring.state.mutex)
     cdef int outcome = store_or_refuse(ring, item, on_full)
     ring_unlock(&ring.state.mutex)
@@ -336,7 +336,7 @@ cdef inline int store_or_refuse(Ring ring, Item *item, int on_full) noexcept nog
         outcome |= UNCLAIMED
         set_notify_at(state)
     elif reached:
-        outcome |= REACHED
+        outcome |= BATCH_FULL
         set_notify_at(state)
     set_stop(state)
     return outcome
@@ -345,7 +345,7 @@ cdef inline int store_or_refuse(Ring ring, Item *item, int on_full) noexcept nog
 cdef inline void claim(RingState *state, Item *item) noexcept nogil:
     """Claim the window, unless a pump() began since the entry was stored.
 
-    That one has seen the entry; what it left, it has claimed itself.
+    That pump() has seen the entry, and has claimed what it left pending.
     """
     ring_lock(&state.mutex)
     if state.pumps == item.pumps and state.head <= item.position < state.tail:
@@ -357,14 +357,14 @@ cdef inline void claim(RingState *state, Item *item) noexcept nogil:
 cdef object notify(
     EnqueueBase self, object context, int on_full, int outcome, Item *item
 ):
-    """Call the listener as the outcome asks for; the lock is free."""
+    """Make the calls of the listener that the outcome requires; the lock is free."""
     listener = self._listener
     if outcome & UNCLAIMED:
         opener = context if outcome & OPENING else None
         if listener is None or listener.window_opened(item.position, opener):
             claim(self.state, item)
     if listener is not None:
-        if outcome & REACHED:
+        if outcome & BATCH_FULL:
             listener.batch_full()
         if outcome & FIRST_DROP:
             listener.entries_dropped()
@@ -381,9 +381,9 @@ cdef object notify(
 
 
 def install_enqueue(type cls):
-    """Put what enqueues into the class's own `__dict__`, unless the class overrides it.
+    """Put the enqueue methods into the class's own `__dict__`, unless overridden.
 
-    The interpreter's fast call wants it there: an inherited method takes twice the
+    The interpreter's fast call needs them there: an inherited method takes twice the
     instructions (benchmarks/enqueue_price.py).
     """
     install(cls, "enqueue", &enqueue_method)
@@ -406,25 +406,25 @@ enqueue_method.ml_flags = METH_FASTCALL | METH_KEYWORDS
 enqueue_method.ml_doc = b"""enqueue($self, entry, context=None)
 --
 
-Hand in one entry; it goes out with the next batch. Returns True if it was accepted.
+Add one entry to the next batch. Returns True if it was accepted.
 
 Never waits, never logs. May be called from any thread, any event loop, a signal handler
-or a finalizer. `context` is looked at only if this entry opens a window: its
-`wait_until(awaitable)` is handed an awaitable that ends when the entry is settled, its
-`log` is told of a failed dispatch.
+or a finalizer. `context` is used only if this entry opens a window: its
+`wait_until(awaitable)` is called with an awaitable that ends when the entry is settled,
+its `log` with the report of a failed dispatch.
 
 Raises:
     ringdispatch.Full: the ring is full and `on_full="raise"`.
-    TypeError, ValueError, OverflowError: the layout can't take the entry. What
-        its `encode` raises comes as it is."""
+    TypeError, ValueError, OverflowError: the layout can't hold the entry. What
+        its `encode` raises, `enqueue` raises unchanged."""
 enqueue_row_method.ml_name = "enqueue_row"
 enqueue_row_method.ml_meth = <void *> enqueue_row
 enqueue_row_method.ml_flags = METH_FASTCALL | METH_KEYWORDS
 enqueue_row_method.ml_doc = b"""enqueue_row($self, *fields, context=None)
 --
 
-As enqueue, of an entry given as its fields; for `layout=Records(...)`.
+As `enqueue`, with the fields of the row as arguments; for `layout=Records(...)`.
 
 Raises:
-    TypeError: another layout, which knows no fields.
-    ValueError: another number of fields; and all that enqueue raises."""
+    TypeError: the layout is not Records.
+    ValueError: the number of fields is wrong; and all that `enqueue` raises."""

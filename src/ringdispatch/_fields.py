@@ -1,4 +1,4 @@
-"""The fields of a record: which numpy's types they may have, which values they take."""
+"""The fields of a record: the numpy types and the values that they accept."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import numpy as np
 
 from ._ring import short_repr
 
-# What to do instead of the kinds that records don't keep.
+# The way out for each kind that records can't hold.
 _INSTEAD = {
     "O": "records keep no objects; use Objects() for them",
     "U": "encode text, and use S<number of bytes>",
@@ -25,7 +25,7 @@ _INSTEAD = {
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """One field: where it lies in a row, and what it takes.
+    """One field: its position in a row, and the values it accepts.
 
     Attributes:
         name: Its name.
@@ -56,12 +56,12 @@ class FieldRule:
     def plain(self, value: Any) -> bool | int | float | None:
         """Turn a number of any type into a plain one of exactly its value.
 
-        Only a float field rounds, as numpy does, and only what is within its range.
-        None: `value` is no number, or has no such equal.
+        Only a float field rounds, as numpy does, and only within its range. None:
+        `value` is not a number, or no plain number equals it.
         """
         if isinstance(value, np.datetime64 | np.timedelta64):
             return self._plain_time(value)
-        # numpy's own text and complex numbers would turn into floats, after a fashion.
+        # float() would accept numpy's own text and complex numbers.
         if self.kind == "S" or isinstance(value, str | bytes | np.complexfloating):
             return None
         if isinstance(value, np.ndarray) and value.ndim:
@@ -82,7 +82,7 @@ class FieldRule:
     def _plain_time(self, value: "np.datetime64 | np.timedelta64") -> int | None:
         if value.dtype.kind != self.kind:
             return None
-        # Years and months are of no fixed length; a finer unit may not hold as much.
+        # Years and months have no fixed length; a finer unit has a smaller range.
         if not np.can_cast(value.dtype, self.dtype, "same_kind"):
             return None
         try:
@@ -93,7 +93,7 @@ class FieldRule:
         return int(same.astype(np.int64)) if back == value or np.isnat(value) else None
 
     def refusal(self, value: Any) -> Exception:
-        """The error for a value that the field does not take."""
+        """Return the error for a value that the field does not accept."""
         what = f"field {self.name!r}: {short_repr(value)}"
         if self.kind == "S":
             if isinstance(value, bytes):
@@ -136,7 +136,7 @@ def _plain_float(value: Any) -> float | None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether it is a number, and one that is not infinite: of whatever size."""
+    """Whether it is a finite number, of any size."""
     if isinstance(value, np.timedelta64):  # counts as an integer there
         return False
     if isinstance(value, Decimal):
@@ -145,10 +145,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def record_type(value: Any) -> "np.dtype[Any]":
-    """What numpy makes of `value`, if records can be kept in it.
+    """Make a dtype of `value`, and check that records can have it.
 
     Raises:
-        TypeError: it is no type of named fields, or has one that records don't keep.
+        TypeError: it has no named fields, or has one that records can't hold.
     """
     try:
         dtype: np.dtype[Any] = np.dtype(value)
@@ -176,19 +176,19 @@ def record_type(value: Any) -> "np.dtype[Any]":
 
 
 def rules_of(dtype: "np.dtype[Any]") -> Iterator[FieldRule]:
-    """A rule for each field of a structured type."""
+    """Yield a rule for each field of a structured type."""
     for name in dtype.names or ():
         of, offset = dtype.fields[name][:2]  # type: ignore[index]
         yield FieldRule(name, of.kind, offset, of.itemsize, of)
 
 
 def reader(dtype: "np.dtype[Any]") -> Callable[[Any], "np.ndarray[Any, Any]"]:
-    """What makes an array of a buffer of rows, without copying."""
+    """Return a function that makes an array of a buffer of rows, without copying."""
     return partial(np.frombuffer, dtype=dtype)
 
 
 def _instead(of: "np.dtype[Any]") -> str | None:
-    """What to use instead of a field of this type; None if it may be."""
+    """Return the way out for a field of this type; None if records can hold it."""
     if of.names is not None:
         return "nested fields are not kept; make them fields of the record itself"
     if of.subdtype is not None:
@@ -198,7 +198,7 @@ def _instead(of: "np.dtype[Any]") -> str | None:
     if of.kind == "f" and of.itemsize not in (4, 8):
         return "use f4 or f8"
     if of.kind == "S" and of.itemsize == 0:
-        return "say how many bytes, such as S16"
+        return "give it a number of bytes, such as S16"
     if of.kind in "Mm" and np.datetime_data(of)[0] == "generic":
         return f"give it a unit, such as {of.kind}8[ms]"
     if of.kind in "biufSMm":

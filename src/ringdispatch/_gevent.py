@@ -1,8 +1,8 @@
 """Hides the background loop while its greenlet waits; imported only with greenlet.
 
 Under gevent the background thread is a greenlet, and while it waits the application
-goes on in the same thread: with a loop running there, `asyncio.run` and Django's ORM
-would refuse to work.
+runs on in the same thread: with a loop running there, `asyncio.run` and Django's ORM
+would raise.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def hidden_while_waiting(loop: Any) -> Iterator[None]:
 
 
 def swap_running_loop(loop: Any, hooks: Any) -> tuple[Any, Any]:
-    """Set this thread's running loop and generator hooks; returns what they were."""
+    """Set this thread's running loop and generator hooks; returns the former ones."""
     before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
     asyncio._set_running_loop(loop)
     sys.set_asyncgen_hooks(*hooks)

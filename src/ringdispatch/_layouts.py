@@ -1,4 +1,4 @@
-"""How entries lie in the ring, and so what a batch is."""
+"""Layouts: how entries lie in the ring, and what a batch is."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,10 +16,10 @@ _MOST_BYTES = 2**32 - 1
 
 
 class Layout:
-    """A value: equal where its options are, and never changed.
+    """An immutable value, equal to another of the same options.
 
-    What a frozen dataclass would be. Making three of those takes a tenth of the time
-    that importing this package may take (benchmarks/import_price.py).
+    Not a frozen dataclass: defining three of those takes a tenth of the time that
+    importing this package may take (benchmarks/import_price.py).
     """
 
     __slots__: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Objects(Layout):
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
-        del max_in_flight  # of no concern here
+        del max_in_flight  # for Records only
         return ObjectRing(capacity, max_batch)
 
 
@@ -71,24 +71,23 @@ class Records(Layout):
     """Entries are rows of numbers; a batch is a numpy structured array.
 
     `enqueue` takes a tuple with a value for each field, `enqueue_row` the values
-    themselves. A number is taken where the field can hold it exactly; float fields
-    round, as numpy does, and reading an `S<n>` leaves out zero bytes at its end, as
-    numpy does. The batch is the receiver's, to keep and to write.
+    themselves. A number is accepted if the field can hold it exactly; float fields
+    round, and reading an `S<n>` field drops zero bytes at its end, both as in numpy.
+    The receiver may keep the batch and write to it.
 
-    A pending entry costs `dtype.itemsize` bytes, and the garbage collector nothing.
-    `1 + max_in_flight` buffers of `capacity` rows are allocated by the dispatcher; a
-    batch gets the one it lies in, without copying, unless it is less than half of what
-    is pending. What refers to a batch keeps that buffer from being used again: keep a
-    copy instead of a few rows.
+    A pending entry costs `dtype.itemsize` bytes, and the garbage collector nothing. The
+    dispatcher allocates `1 + max_in_flight` buffers of `capacity` rows; a batch gets
+    its buffer without copying, unless it is less than half of the pending rows. Any
+    reference to a batch keeps its whole buffer: to keep a few rows, copy them.
 
     Args:
-        dtype: What `numpy.dtype` takes, with named fields of bool, integers of 8 to 64
-            bits, float32 or float64, `S<n>` bytes, or `M8`/`m8` with a unit (given as
-            integers).
+        dtype: Anything that `numpy.dtype` accepts, with named fields of bool, integers
+            of 8 to 64 bits, float32 or float64, `S<n>` bytes, or `M8`/`m8` with a unit
+            (given as integers).
 
     Raises:
         ImportError: numpy is not installed.
-        TypeError: `dtype` has no named fields, or one that records don't keep.
+        TypeError: `dtype` has no named fields, or has one that records can't hold.
     """
 
     __slots__ = ("dtype",)
@@ -111,7 +110,7 @@ class Records(Layout):
 
 
 def _with_numpy() -> Any:
-    """What knows numpy, which is an extra: imported only where records are asked for.
+    """Import the module that needs numpy, an extra: only Records calls this.
 
     Raises:
         ImportError: numpy is not installed.
@@ -128,18 +127,18 @@ def _with_numpy() -> Any:
 
 
 class Bytes(Layout):
-    """Entries are encoded when they come in; a batch is one payload.
+    """Entries are encoded when they are enqueued; a batch is one payload.
 
     A batch is a `BytesBatch`: `payload` is ready to post, with a separator after each
-    entry, `json_array()` the same as a JSON array.
+    entry; `json_array()` returns the entries as a JSON array.
 
-    A pending entry costs its bytes, those of the separator, and 4. An arena of
-    `max_bytes` is allocated by the dispatcher. An entry that no batch could hold is
-    refused as oversized, one for which there is no room now per `on_full`.
+    A pending entry costs its bytes, those of the separator, and 4. The dispatcher
+    allocates an arena of `max_bytes`. An entry larger than a batch may be is refused as
+    oversized; for one that finds no room, `on_full` decides.
 
     Args:
-        encode: Makes bytes of every entry, in the caller's own call; what it raises,
-            `enqueue` raises. None: entries are bytes, bytearray or memoryview.
+        encode: Returns an entry as bytes; `enqueue` calls it, and raises what it
+            raises. None: entries are bytes, bytearray or memoryview.
         separator: What follows each entry.
         max_bytes: Most bytes pending at once, separators included, < 4 GiB.
         max_batch_bytes: Most bytes in a batch, separators included; that many pending
@@ -168,8 +167,8 @@ class Bytes(Layout):
             _options.function("encode", encode)
             if _options.is_async(encode):
                 raise TypeError(
-                    f"encode={short_repr(encode)}: must be an ordinary function, "
-                    "enqueue awaits nothing"
+                    f"encode={short_repr(encode)}: must be a plain function, not "
+                    "async: enqueue does not await"
                 )
         if not isinstance(separator, bytes):
             raise TypeError(f"separator={short_repr(separator)}: must be bytes")
@@ -183,12 +182,12 @@ class Bytes(Layout):
         if most > max_bytes:
             raise ValueError(
                 f"max_batch_bytes={short_repr(most)}: must be <= "
-                f"max_bytes={max_bytes}, or the ring is full before a batch is"
+                f"max_bytes={max_bytes}: a batch cannot be larger than the ring"
             )
         if len(separator) > most:
             raise ValueError(
-                f"separator={short_repr(separator)}: must have at most {most} bytes, "
-                "or no batch could hold an entry"
+                f"separator={short_repr(separator)}: must have at most {most} bytes: "
+                "no entry would fit in a batch"
             )
         self._set(
             encode=encode,
@@ -199,7 +198,7 @@ class Bytes(Layout):
 
     def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
-        del max_in_flight  # of no concern here
+        del max_in_flight  # for Records only
         return ByteRing(
             capacity,
             max_batch,

@@ -1,4 +1,4 @@
-"""Checks of the constructor's options: each refusal names the option and its value."""
+"""Checks of the constructor's options: each error names the option and its value."""
 
 import inspect
 import math
@@ -51,7 +51,7 @@ def dispatch_timeout(value: Any) -> float | None:
 
 
 def timeout(value: Any) -> float | None:
-    """Check how long a caller will wait: seconds >= 0, or None for ever.
+    """Check the seconds that a caller will wait: >= 0, or None for ever.
 
     Raises:
         TypeError: `value` is not a number.
@@ -108,17 +108,17 @@ def max_batch(value: Any, most: int) -> int:
     checked = count("max_batch", value)
     if checked > most:
         raise ValueError(
-            f"max_batch={short_repr(checked)}: must be <= capacity={most}, "
-            "or the ring is full before a batch is"
+            f"max_batch={short_repr(checked)}: must be <= capacity={most}: "
+            "a batch cannot be larger than the ring"
         )
     return checked
 
 
 def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
-    """Check one of a few words.
+    """Check that a value is one of the known words.
 
     Raises:
-        ValueError: `value` is none of them.
+        ValueError: it is not.
     """
     if not isinstance(value, str) or value not in known:
         words = ", ".join(map(repr, known))
@@ -154,8 +154,8 @@ def dispatch_function(value: Any) -> Any:
     for each in (value, call):
         if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
             raise TypeError(
-                f"dispatch_function={short_repr(value)}: must not yield, "
-                "nobody would iterate it"
+                f"dispatch_function={short_repr(value)}: must be a plain or async "
+                "function, not a generator"
             )
     return value
 
@@ -174,7 +174,7 @@ def layout(value: Any) -> Any:
 
 
 def hook(name: str, value: Any) -> Any:
-    """Check an ordinary callable, or None.
+    """Check a plain callable, or None.
 
     Raises:
         TypeError: `value` cannot be called, or is async.
@@ -183,14 +183,14 @@ def hook(name: str, value: Any) -> Any:
         return None
     if is_async(function(name, value)):
         raise TypeError(
-            f"{name}={short_repr(value)}: must be an ordinary function, "
-            "nobody would await it; start a task in it if you must"
+            f"{name}={short_repr(value)}: must be a plain function, not async: "
+            "hooks are not awaited; start a task in it instead"
         )
     return value
 
 
 def name(value: Any, function: Any) -> str:
-    """Check the name; None takes the function's, also of a partial one.
+    """Check the name; None: that of the function, or of a partial's function.
 
     Raises:
         TypeError: `value` is not a string.

@@ -1,8 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True
-"""How a value becomes the bytes of a field.
+"""Packs a value into the bytes of a field.
 
-What runs here runs no code of the value's and raises nothing, so that it may be called
-under a ring's lock.
+Nothing here runs code of the value's or raises, so it may be called under a ring's
+lock.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -12,7 +12,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
-    # on borrowed pointers, and of exact meaning
+    # on borrowed pointers
     bint PyFloat_Check(PyObject *) noexcept
     bint PyFloat_CheckExact(PyObject *) noexcept
     bint PyLong_Check(PyObject *) noexcept
@@ -23,8 +23,8 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* Nearly every integer has one digit, and its value needs no call: two integer
-       fields of four, and a row takes 60 instructions less. */
+    /* Nearly every integer has one digit, and its value needs no call: that saves 60
+       instructions in a row with two integers of four fields. */
     static inline int one_digit(PyObject *value, int64_t *number) {
     #if PY_VERSION_HEX >= 0x030C0000
         if (!PyUnstable_Long_IsCompact((PyLongObject *) value)) return 0;
@@ -39,7 +39,7 @@ cdef extern from *:
     """
     bint one_digit(PyObject *, int64_t *) noexcept
 
-# How the bytes of a field are made from a value.
+# How a value is packed.
 cdef enum Kind:
     FLOAT64
     FLOAT32
@@ -53,7 +53,7 @@ ctypedef struct Field:
     Kind kind
     uint64_t offset
     uint64_t size
-    int64_t low  # the integers it can hold; pack() knows of those beyond int64
+    int64_t low  # the integers it holds, within int64; pack_extreme() packs the rest
     int64_t high
 
 
@@ -76,7 +76,7 @@ cdef inline bint pack(Field *field, PyObject *value, char *row) noexcept:
             return False
         single = <float> real
         memcpy(at, &single, 4)
-        # What is finite must not become infinite.
+        # A finite value must not become infinite.
         return -FLT_MAX <= single <= FLT_MAX or not -DBL_MAX <= real <= DBL_MAX
     if field.kind == BYTES:
         return PyBytes_Check(value) and pack_bytes(at, field.size, value)

@@ -1,4 +1,4 @@
-"""What happens to every dispatcher of a process when it forks and when it ends."""
+"""Fork and exit: what happens to every dispatcher of the process."""
 
 import asyncio
 import atexit
@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from ._background import forget_background, run_inline, stop_background
+from ._background import reset_background, run_inline, stop_background
 from ._closing import end
 from ._home import END_SECONDS, home_of, raise_from
 from ._ring import immortalize
@@ -23,7 +23,7 @@ _registered: set[int] = set()  # process ids, by register_exit()
 
 
 def register_exit() -> None:
-    """Have `at_exit` run in this process too.
+    """Make `at_exit` run in this process too.
 
     A child of `multiprocessing` forgets what was registered with atexit, and on 3.11
     and 3.12 runs nothing at its exit but multiprocessing's own finalizers.
@@ -41,7 +41,7 @@ def register_exit() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Let every dispatcher start empty.
+    """Reset every dispatcher to empty.
 
     What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
@@ -52,11 +52,11 @@ def after_fork_in_child() -> None:
     for batcher in living:
         immortalize(batcher.inherited())
         batcher.reset()
-    immortalize(forget_background())
+    immortalize(reset_background())
 
 
 def at_exit() -> None:
-    """Dispatch what is pending, within five seconds; report what cannot be."""
+    """Dispatch the pending entries within five seconds; report the rest."""
     deadline = time.monotonic() + END_SECONDS
     try:
         while time.monotonic() < deadline:
@@ -64,7 +64,7 @@ def at_exit() -> None:
                 _dispatch_all(deadline)
                 break
             except SystemExit:
-                continue  # by the handler of a second signal: the end is under way
+                continue  # from the handler of a second signal: the end is under way
     finally:
         for batcher in list(batchers):
             end(batcher)

@@ -1,10 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
-# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
+# (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """Rows of numbers, packed as numpy lays them out.
 
 Pending rows lie in one buffer. A batch gets the buffer itself, and the ring goes on in
-another; a buffer whose batch is let go of is used again. numpy is not needed here: it
+another; a buffer is used again once its batch is freed. numpy is not needed here: it
 reads the buffers through the buffer protocol.
 """
 
@@ -54,8 +54,8 @@ cdef extern from "Python.h":
     ctypedef struct PyTupleObject:
         PyObject **ob_item
 
-# By numpy's letter and the size; bools are 0 and 1, times integers of their unit. What
-# is not here is bytes.
+# By numpy's letter and the size; bools are 0 and 1, times integers of their unit. Any
+# other type is kept as bytes.
 KINDS = {
     ("f", 8): FLOAT64,
     ("f", 4): FLOAT32,
@@ -74,12 +74,12 @@ KINDS = {
 
 
 cdef class Buffers:
-    """Pieces of memory of one size, used again and again."""
+    """A pool of buffers of one size."""
 
     # never changed
     cdef uint64_t size
     cdef uint64_t most_free
-    # under `mutex`: batches are let go of in any thread
+    # under `mutex`: batches are freed in any thread
     cdef ring_mutex mutex
     cdef char **free
     cdef uint64_t free_count
@@ -113,7 +113,7 @@ cdef class Buffers:
         return memory
 
     cdef char *get(self) except NULL:
-        """A buffer that nobody uses; a new one if all are kept by their receivers."""
+        """Take a buffer from the pool; allocate one if the pool is empty."""
         cdef char *memory = NULL
         ring_lock(&self.mutex)
         if self.free_count:
@@ -123,7 +123,7 @@ cdef class Buffers:
         return self.get_new() if memory is NULL else memory
 
     cdef void put(self, char *memory, uint64_t generation) noexcept:
-        """Batch a buffer back, unless there are enough of them."""
+        """Return a buffer to the pool, or free it if the pool is full."""
         ring_lock(&self.mutex)
         if generation != self.generation:
             memory = NULL  # of the process before the fork: it may be in use there
@@ -134,8 +134,8 @@ cdef class Buffers:
         ring_unlock(&self.mutex)
         PyMem_RawFree(memory)
 
-    cdef void forget(self) noexcept:
-        """Start with none in a forked child: another thread may have been in here."""
+    cdef void reset(self) noexcept:
+        """Start empty in a forked child: another thread may have held the lock."""
         ring_renew(&self.mutex)
         self.free_count = 0
         self.generation += 1
@@ -143,7 +143,7 @@ cdef class Buffers:
 
 @cython.no_gc  # it refers to nothing that could refer to it
 cdef class RecordBuffer:
-    """What a batch of records lies in; its memory goes back when it is let go of."""
+    """The buffer of a batch of records; freed, it returns its memory to the pool."""
 
     cdef Buffers buffers
     cdef uint64_t generation
@@ -160,17 +160,17 @@ cdef class RecordBuffer:
 
 
 cdef class RecordRing(Ring):
-    """Entries as rows of a fixed size; what `as_batch` makes of a buffer as batch.
+    """Keeps rows of a fixed size; `as_batch` makes a batch of a buffer.
 
     Args:
         capacity: Most rows pending.
         max_batch: Most rows in a batch.
-        max_in_flight: How many batches may be out at once.
+        max_in_flight: Most batches in flight at once.
         itemsize: Bytes of a row.
         rules: For each field its `kind`, its `offset` and `size` in bytes, and the
-            integers that it holds, from `low` to `high`; a method `plain(value)`, which
-            turns a number of any type into a bool, int or float or returns None, and
-            `refusal(value)`, which returns the error to raise; in words by `str`.
+            integers that it holds, from `low` to `high`; `plain(value)` turns a number
+            of any type into a bool, int or float, or returns None; `refusal(value)`
+            returns the error to raise; `str` describes the field.
         as_batch: Makes a batch of an object that offers its rows as a buffer.
     """
 
@@ -211,13 +211,13 @@ cdef class RecordRing(Ring):
                 field.low, field.high = rule.low, min(rule.high, INT64_MAX)
             field += 1
         self.padded = used < itemsize
-        size = <object> capacity * itemsize  # as C counts, it might begin again at 0
+        size = <object> capacity * itemsize  # a Python int, which does not overflow
         try:
             self.buffers = Buffers(size, max_in_flight + 1)
         except (MemoryError, OverflowError):
             raise MemoryError(
                 f"capacity={capacity}, max_in_flight={max_in_flight}: no memory for "
-                f"{max_in_flight + 1} times {size:,} bytes; take smaller ones"
+                f"{max_in_flight + 1} times {size:,} bytes; choose smaller ones"
             ) from None
         self.memory = self.buffers.get()
 
@@ -336,8 +336,8 @@ cdef class RecordRing(Ring):
         buffer = storage
         buffer.size = count * self.itemsize
         if left <= count <= self.capacity - self.first:
-            # The batch takes the buffer itself; the fewer rows that came since, or are
-            # too many for it, go on in the new one.
+            # The batch gets the buffer itself; the rows that stay are fewer, and are
+            # copied to the new one.
             self.copy_rows(buffer.memory, self.first + count, left)
             memory, self.memory = self.memory, buffer.memory
             buffer.memory, buffer.offset = memory, self.first * self.itemsize
@@ -361,8 +361,8 @@ cdef class RecordRing(Ring):
         if self.first >= self.capacity:
             self.first -= self.capacity
 
-    cdef void forget(self) noexcept:
-        self.buffers.forget()
+    cdef void reset_layout(self) noexcept:
+        self.buffers.reset()
         self.first = 0
 
     cdef uint64_t count_bytes(self) noexcept nogil:

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Rings, as seen by what puts entries in."""
+"""Rings, declared for the modules that store entries in them."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -12,7 +12,7 @@ cdef class Ring:
     cdef RingState state
     cdef readonly uint64_t capacity
     cdef readonly str bound  # the option to raise where the ring is full
-    cdef object as_value  # makes of a batch's data what the function gets; None: it is that
+    cdef object as_value  # wraps a batch's data for the function; None: it needs none
 
     # ---- in: before the lock is taken, where user code may run
     cpdef object encoded(self, object entry)
@@ -30,7 +30,7 @@ cdef class Ring:
     cdef bint is_full(self, uint64_t first) noexcept nogil
     cdef uint64_t batch_end(self, uint64_t first, uint64_t most) noexcept nogil
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept
-    cdef void forget(self) noexcept
+    cdef void reset_layout(self) noexcept
     cdef uint64_t count_bytes(self) noexcept nogil
     cdef tuple bounds(self, uint64_t pending_bytes)
 

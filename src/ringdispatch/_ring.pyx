@@ -1,10 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
-# (The second line keeps out members nobody asked for; mypy.stubtest compares the rest.)
-"""Rings keep pending entries, and the books of all that came in and went out.
+# (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
+"""Rings keep the pending entries, and the books of every entry.
 
 Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `tail`
-counts what was accepted, `head` what has left. Entries come in by `_enqueue.pyx`.
+counts the entries accepted, `head` those that have left. `_enqueue.pyx` stores them.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
@@ -43,7 +43,7 @@ DROP_REASONS = (
 )
 
 
-cdef inline uint64_t look_at(RingState *state, uint64_t *field) noexcept nogil:
+cdef inline uint64_t read_field(RingState *state, uint64_t *field) noexcept nogil:
     ring_lock(&state.mutex)
     cdef uint64_t value = field[0]
     ring_unlock(&state.mutex)
@@ -57,8 +57,8 @@ cdef inline uint64_t count_pending(RingState *state) noexcept nogil:
     return pending
 
 
-cdef inline void leave(RingState *state, uint64_t count) noexcept nogil:
-    """Move `head` on, after the entries were taken or abandoned."""
+cdef inline void remove_oldest(RingState *state, uint64_t count) noexcept nogil:
+    """Remove the oldest entries, taken or abandoned, from the ring's positions."""
     if state.tail - state.head > state.peak_pending:
         state.peak_pending = state.tail - state.head
     move_head(state, count)
@@ -78,7 +78,7 @@ cdef inline void count_drops(RingState *state, uint64_t *totals) noexcept nogil:
 
 
 cdef class Ring:
-    """Positions and books of the pending entries; a subclass knows where they lie."""
+    """Positions and books of the pending entries; a subclass stores the entries."""
 
     def __cinit__(self, uint64_t capacity, uint64_t max_batch, *layout):
         self.capacity = capacity
@@ -92,10 +92,10 @@ cdef class Ring:
         self.state.mask -= 1
         set_notify_at(&self.state)
 
-    # What a layout does in its own way; here, what it does where it has none.
+    # For layouts to override; here is the default of each.
 
     cpdef object encoded(self, object entry):
-        """Do what prepare() need not do again for an entry that waits for room."""
+        """Encode an entry that may wait for room; prepare() does not do it again."""
         return entry
 
     cdef int prepare(
@@ -108,23 +108,23 @@ cdef class Ring:
         return 0
 
     cdef bint store_plain(self, PyObject *const *given, Py_ssize_t fields) noexcept:
-        """Store an entry that needs no preparation, below `stop`; False if it can't."""
+        """Store an entry that needs no preparation, below `stop`; False: not stored."""
         return False
 
     cdef bint fits(self, Item *item) noexcept nogil:
-        """Whether there is room, once there is for one more entry."""
+        """Whether the entry's bytes have room, in a ring that has a free slot."""
         return True
 
     cdef PyObject *evict(self) noexcept nogil:
-        """Drop the oldest entry, about to leave; returns what is then to be freed."""
+        """Drop the oldest entry; returns the reference to free after the lock."""
         return NULL
 
     cdef bint store(self, Item *item) noexcept nogil:
-        """Put the entry at `tail`; True if a batch is full for more than its count."""
+        """Put the entry at `tail`; True if the pending bytes now fill a batch."""
         return False
 
     cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        """Make what these entries move to; None where nothing is to be kept."""
+        """Allocate the storage that these entries move to; None if none are kept."""
 
     cdef bint is_full(self, uint64_t first) noexcept nogil:
         """Whether the entries from position `first` on fill a batch."""
@@ -135,26 +135,26 @@ cdef class Ring:
         return first + min(self.state.tail - first, most)
 
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
-        """Move the oldest entries, about to leave; returns how many found room."""
+        """Move up to `count` of the oldest entries there; returns how many fitted."""
 
-    cdef void forget(self) noexcept:
-        """Start empty in a forked child, whatever another thread was about here."""
+    cdef void reset_layout(self) noexcept:
+        """Start empty in a forked child, in whatever state a thread left this."""
 
     cdef uint64_t count_bytes(self) noexcept nogil:
         """How many bytes are pending; called under the lock."""
         return 0
 
     cdef tuple bounds(self, uint64_t pending_bytes):
-        """What `Statistics` says of bytes: pending, most pending, most in a batch."""
+        """The bytes in `Statistics`: pending, most pending, most in a batch."""
         return None, None, None
 
     @property
     def head(self):
-        return look_at(&self.state, &self.state.head)
+        return read_field(&self.state, &self.state.head)
 
     @property
     def tail(self):
-        return look_at(&self.state, &self.state.tail)
+        return read_field(&self.state, &self.state.tail)
 
     @property
     def pending(self):
@@ -162,11 +162,11 @@ cdef class Ring:
 
     @property
     def closed(self):
-        return look_at(&self.state, &self.state.limit) == 0
+        return read_field(&self.state, &self.state.limit) == 0
 
     @property
     def busy_slots(self):
-        return look_at(&self.state, &self.state.busy_slots)
+        return read_field(&self.state, &self.state.busy_slots)
 
     @property
     def drop_announced(self):
@@ -185,7 +185,7 @@ cdef class Ring:
         return opened
 
     def roll_window(self, double now):
-        """Let a window begin now, for the entries from the returned position on."""
+        """Begin a window now, for the entries from the returned position on."""
         ring_lock(&self.state.mutex)
         cdef uint64_t reopened_at = self.state.tail
         self.state.opened = now
@@ -198,7 +198,7 @@ cdef class Ring:
         return unclaim(&self.state)
 
     def claim_window(self, uint64_t pumps):
-        """Promise a pump() for what is pending, unless another has begun since."""
+        """Promise a pump() for the pending entries, unless another has begun since."""
         ring_lock(&self.state.mutex)
         if pumps == self.state.pumps and self.state.head < self.state.tail:
             self.state.claimed = True
@@ -206,7 +206,7 @@ cdef class Ring:
         ring_unlock(&self.state.mutex)
 
     def acquire_slot(self, uint64_t max_in_flight):
-        """A slot for one call of the dispatch function; None if all are busy."""
+        """Acquire a slot for a call of the dispatch function; None if all are busy."""
         cdef Slot slot = Slot.__new__(Slot)
         slot.ring, slot.state = self, &self.state
         ring_lock(&self.state.mutex)
@@ -218,7 +218,7 @@ cdef class Ring:
         return slot if held else None
 
     def wake(self, object home, object pump):
-        """Make what an event loop calls to have `pump` run with `home`."""
+        """Make the callback by which an event loop runs `pump` with `home`."""
         cdef Wake wake = Wake.__new__(Wake)
         wake.ring, wake.state = self, &self.state
         wake.home, wake.pump = home, pump
@@ -228,7 +228,7 @@ cdef class Ring:
         """The position below which every entry is settled, evicted or abandoned.
 
         Args:
-            past_excused: Pass over batches whose own calls wait in a flush or a close.
+            past_excused: Skip batches whose own calls wait in a flush or a close.
         """
         ring_lock(&self.state.mutex)
         cdef Unsettled *node = self.state.oldest
@@ -256,8 +256,8 @@ cdef class Ring:
         batch.ring, batch.state = self, state
         batch.as_value = self.as_value
         # Everything that allocates comes first: on 3.11 an allocation can run the
-        # collector, and the collector can enqueue. What is pending may change until
-        # the lock is held, so what moves is cut to the room that was made for it.
+        # collector, and the collector can enqueue. The pending entries may change until
+        # the lock is held, so no more of them move than were allocated for.
         ring_lock(&state.mutex)
         start, end = state.head, self.next_end(most, due, given_up)
         ring_unlock(&state.mutex)
@@ -268,7 +268,7 @@ cdef class Ring:
         batch.generation = state.generation
         batch.start = state.head
         batch.end = state.head + count
-        leave(state, count)
+        remove_oldest(state, count)
         if given_up:
             state.abandoned += count
         elif count:
@@ -298,11 +298,11 @@ cdef class Ring:
         return wants
 
     def take(self, uint64_t most, uint64_t due=UINT64_MAX):
-        """Batch up to `most` of the oldest entries; None if there is none to take.
+        """Take a batch of up to `most` of the oldest entries; None if there are none.
 
         Args:
             most: How many at most.
-            due: Of a batch that is not full, take what lies below this position.
+            due: Take a batch that is not full only up to this position.
         """
         cdef Batch batch = self.take_locked(most, due, False)
         return batch if batch.unsettled else None
@@ -313,7 +313,7 @@ cdef class Ring:
         return batch.end - batch.start
 
     def close(self):
-        """Refuse entries from now on: a closed ring is a ring with room for none."""
+        """Refuse entries from now on: a closed ring has room for none."""
         ring_lock(&self.state.mutex)
         self.state.limit = 0
         set_stop(&self.state)
@@ -329,7 +329,7 @@ cdef class Ring:
         """Start empty in a forked child.
 
         The lock may have been held by a thread that does not exist here, so it is made
-        anew first. The entries belong to the parent; they are forgotten by position,
+        anew first. The entries belong to the parent; they are dropped by position,
         not freed, because freeing them could run user code.
         """
         ring_renew(&self.state.mutex)
@@ -345,16 +345,16 @@ cdef class Ring:
         fresh.pumps = self.state.pumps + 1  # what the parent claimed is void
         set_notify_at(&fresh)
         self.state = fresh
-        self.forget()
+        self.reset_layout()
 
     def take_drops(self, reason, bint to_log=False):
         """How many entries were dropped since the last call with these arguments.
 
-        Two callers get numbers that add up.
+        What two callers get adds up to all drops.
 
         Args:
             reason: One of DROP_REASONS, which are counters of `Statistics`.
-            to_log: For the log, which hears of them less often than the hook.
+            to_log: Count for the log, which reports drops less often than the hook.
         """
         cdef int which = DROP_REASONS.index(reason)
         cdef uint64_t totals[5]
@@ -376,13 +376,13 @@ cdef class Ring:
         count_drops(&self.state, totals)
         for i in range(5):
             has |= totals[i] != self.state.drops_reported[i]
-            # what was abandoned is logged where it is, with what was in flight
+            # abandoned entries are logged at once, with those in flight
             has |= i < 4 and totals[i] != self.state.drops_reported[5 + i]
         ring_unlock(&self.state.mutex)
         return has
 
     def snapshot(self, double now):
-        """All that `Statistics` holds, in its order, at one moment."""
+        """The fields of `Statistics`, in their order, at one moment."""
         ring_lock(&self.state.mutex)
         cdef RingState seen = self.state
         cdef uint64_t pending_bytes = self.count_bytes()
@@ -411,15 +411,15 @@ cdef class Ring:
 
 
 cdef class ObjectRing(Ring):
-    """Entries as references: any object, a list as batch."""
+    """Keeps references to objects of any type; a batch is a list."""
 
     def __cinit__(self, uint64_t capacity, uint64_t max_batch):
         cdef size_t size = (self.state.mask + 1) * sizeof(PyObject *)
         self.state.slots = <PyObject **> PyMem_RawMalloc(size)
         if self.state.slots is NULL:
             raise MemoryError(
-                f"capacity={capacity}: no {size:,} bytes for the ring; "
-                "take a smaller one"
+                f"capacity={capacity}: no memory for a ring of {size:,} bytes; "
+                "choose a smaller capacity"
             )
         memset(self.state.slots, 0, size)  # touch the pages now, not in a request
 
@@ -444,7 +444,7 @@ cdef class ObjectRing(Ring):
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         Py_SET_SIZE(<PyObject *> storage, count)
         if count == 0:
-            return 0  # an empty list has no items to copy to, not even none of them
+            return 0  # an empty list has no array to copy to
         cdef PyObject **items = (<PyListObject *> storage).ob_item
         cdef uint64_t first = self.state.head & self.state.mask
         cdef uint64_t until_end = min(count, self.state.mask + 1 - first)
@@ -455,7 +455,7 @@ cdef class ObjectRing(Ring):
 
 
 def short_repr(object value):
-    """The value for a message: its repr, if it has one, and not too much of it."""
+    """Return the value's repr for a message, cut to 200 characters."""
     try:
         text = repr(value)
     except Exception as error:

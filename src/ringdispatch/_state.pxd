@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""A ring's plain C state: shared by what puts entries in and what takes them out."""
+"""The plain C state of a ring, shared by enqueueing and taking."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -41,7 +41,7 @@ ctypedef PyObject *(*FastCall)(
 ) noexcept
 
 
-# A batch that is out and not settled; linked in order of position.
+# An unsettled batch; linked in order of position.
 ctypedef struct Unsettled:
     uint64_t start
     uint64_t end
@@ -59,18 +59,18 @@ ctypedef struct RingState:
     uint64_t object_stop  # `stop` where references are kept, else 0
     uint64_t mask
     PyObject **slots  # NULL where no references are kept
-    FastCall slow_path  # what enqueue does where that does not do
-    uint64_t stop  # first position that can't be filled without a look round
+    FastCall slow_path  # called where the fast path does not apply
+    uint64_t stop  # first position that the fast path must not fill
     # what `stop` is made from
     uint64_t head  # position of the oldest pending entry
     uint64_t limit  # most pending entries: the capacity, or 0 once closed
     uint64_t max_batch
-    uint64_t notify_at  # position whose filling is announced: a full batch, or a look round
-    uint64_t most_bytes  # of one entry; no end where a layout does not count them
-    bint claimed  # the window: a pump() will come for the pending entries
+    uint64_t notify_at  # filling this position calls batch_full()
+    uint64_t most_bytes  # of one entry; UINT64_MAX where a layout does not count them
+    bint claimed  # the window: a pump() will run for the pending entries
     uint64_t pumps  # how many have begun; what an older one claims is void
-    bint drop_announced  # the listener knows of the drops
-    # the books; what is in flight is head less all that has left it
+    bint drop_announced  # the listener was notified of drops
+    # the books; in flight is `head` less the four that follow
     uint64_t dispatched
     uint64_t failed
     uint64_t evicted
@@ -82,7 +82,7 @@ ctypedef struct RingState:
     uint64_t failed_batches
     uint64_t peak_pending
     uint64_t busy_slots  # calls of the dispatch function that have not ended
-    Unsettled *oldest  # of the batches that are out
+    Unsettled *oldest  # of the unsettled batches
     Unsettled *newest
     uint64_t generation  # of the process: raised in each forked child
     double dispatch_seconds
@@ -102,21 +102,21 @@ ctypedef struct Item:
     PyObject *entry
     const char *data  # the bytes that go into the ring, where a layout keeps bytes
     uint64_t size  # how many of them count against a bound
-    bint encoded  # by Ring.encoded(), before
+    bint encoded  # already, by Ring.encoded()
     bint viewed  # `view` holds `data` still
     Py_buffer view
-    # what only an entry needs that finds the window unclaimed: when, and where it lies
+    # only for an entry that finds the window unclaimed: its time and position
     bint timed
     double now
     uint64_t position
     uint64_t pumps
-    PyObject *displaced  # an entry that had to go, to be freed after the lock is
+    PyObject *displaced  # an evicted entry, to be freed once the lock is free
     char row[ROW_BYTES]  # where `data` may be written
 
 
-# How often enqueue looks whether its home still runs, in entries taken or refused.
+# Entries accepted or refused between two checks that the home still runs.
 cdef enum:
-    LOOK_ROUND = 4096
+    CHECK_EVERY = 4096
 
 
 cdef inline void set_stop(RingState *state) noexcept nogil:
@@ -132,10 +132,10 @@ cdef inline void move_head(RingState *state, uint64_t count) noexcept nogil:
 
 
 cdef inline void set_notify_at(RingState *state) noexcept nogil:
-    """Announce next what comes first: a full batch, or the look round."""
+    """Notify next of what comes first: a full batch, or the next check."""
     cdef uint64_t full = state.head + state.max_batch - 1
-    cdef uint64_t look = state.tail + LOOK_ROUND - 1
-    state.notify_at = full if state.tail <= full and full < look else look
+    cdef uint64_t check = state.tail + CHECK_EVERY - 1
+    state.notify_at = full if state.tail <= full and full < check else check
 
 
 cdef inline uint64_t unclaim(RingState *state) noexcept nogil:

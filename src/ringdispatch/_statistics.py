@@ -1,4 +1,4 @@
-"""What a dispatcher has done so far, as one frozen snapshot."""
+"""The counters of a dispatcher, as one frozen snapshot."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Statistics:
         rejected_closed: Entries refused because the dispatcher was closed.
         rejected_oversized: Entries refused because they are larger than a batch may be.
         batches: Batches handed to the dispatch function.
-        failed_batches: Those of them that failed.
+        failed_batches: Batches that failed.
         peak_pending: Most entries that were ever pending at once.
         capacity: Most entries that can be pending at once.
         dispatch_seconds_total: Seconds from the start of a dispatch until its batch was
@@ -30,8 +30,8 @@ class Statistics:
         oldest_age_seconds: Upper bound of the oldest pending entry's age: seconds since
             its window opened; 0.0 when nothing is pending.
         max_batch: Most entries in a batch.
-        pending_bytes: Bytes of the pending entries; None where the layout does not
-            know, as of the two that follow.
+        pending_bytes: Bytes of the pending entries. This and the next two are None
+            where the layout does not count bytes.
         max_bytes: Most bytes that can be pending at once.
         max_batch_bytes: Most bytes in a batch.
     """

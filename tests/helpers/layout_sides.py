@@ -139,7 +139,7 @@ class ModelledRecords(ModelledLaid):
 
 
 def text(number: int, size: int) -> bytes:
-    """So many bytes that tell the number, if there is room for it."""
+    """So many bytes that show the number, if there is room for it."""
     return (b"%d." % number * size)[:size]
 
 

@@ -17,7 +17,7 @@ entry of late would find no room.
 
 `enqueue` notifies a listener of three things, so that nothing ever has to poll: that an
 entry found the window unclaimed (no pump will come for it), that it filled a batch (or
-that it is time for a look round), and of the first drop since the last was reported.
+that a check of the home is due), and of the first drop since the last was reported.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from typing import Any, Protocol
 from ringdispatch import Full
 from ringdispatch._ring import DROP_REASONS
 
-# Announce at least every so many entries, in case whoever was told is gone.
-LOOK_ROUND = 4096
+# Notify at least every so many entries, in case the home has ended.
+CHECK_EVERY = 4096
 
 
 @dataclass
@@ -79,7 +79,7 @@ class ModelSlot:
 
 
 class Listener(Protocol):
-    """Who is told. The ring is consistent by then: any of its methods may be called."""
+    """Notified of events; the ring is consistent by then: it may call any method."""
 
     def encode(self, entry: Any) -> Any:
         """Make of an entry what goes into the ring."""
@@ -91,13 +91,13 @@ class Listener(Protocol):
         """The entry at `position` found the window unclaimed; will a pump come?"""
 
     def batch_full(self) -> None:
-        """A batch is full, or it is time for a look round."""
+        """A batch is full, or a check of the home is due."""
 
     def entries_dropped(self) -> None:
         """The first drop since `rearm_drop_notice()`."""
 
     def freed(self, entry: Any) -> None:
-        """See the ring let go of an entry."""
+        """The ring has freed an entry."""
 
 
 class ModelRing:
@@ -145,9 +145,9 @@ class ModelRing:
         self.opened = 0.0
         self.oldest = 0.0  # no pending entry is older than this
         self.largest = 0  # bytes of an entry, since the ring was last taken empty
-        self.bytes_told = False  # somebody has been told that bytes fill a batch
+        self.bytes_notified = False  # the listener knows of a batch full of bytes
         self.reopened_at = 0  # from this position on, none is older than `opened`
-        self.drop_announced = False  # somebody has been told of the drops
+        self.drop_announced = False  # the listener knows of the drops
         self.busy_slots = 0
         self.peak_pending = 0
         self.in_flight = 0
@@ -167,10 +167,10 @@ class ModelRing:
         return len(self.pending) < self.limit
 
     def _announce_next(self) -> None:
-        """Choose the position whose filling is announced: a full batch's last."""
+        """Choose the position whose filling calls batch_full(): a full batch's last."""
         full = self.head + self.max_batch - 1
-        look = self.tail + LOOK_ROUND - 1
-        self.notify_at = full if self.tail <= full < look else look
+        check = self.tail + CHECK_EVERY - 1
+        self.notify_at = full if self.tail <= full < check else check
 
     # ---- entries come in
 
@@ -178,7 +178,7 @@ class ModelRing:
         self, entry: Any, context: Any = None, *, waits: bool = False
     ) -> bool | None:
         """Accept or refuse an entry; None if it `waits` and there is no room."""
-        # What will be refused is not encoded. Only who opens a window needs the time.
+        # A refused entry is not encoded. Only one that opens a window needs the time.
         # While entries are encoded and the clock is read, others may come in.
         displaces = self.on_full == "drop_oldest" and not waits
         refused = self.closed or (not displaces and not self._has_room())
@@ -186,17 +186,17 @@ class ModelRing:
             self.listener.encode(entry)
         now = 0.0 if self.claimed or self.closed or refused else self.listener.now()
 
-        # ---- one step, in which nobody else can do anything
+        # ---- one step, in which no other code runs
         size = self.size(entry)
         reason = self._reason_against(size, displaces)
         if reason == "rejected_full" and waits:
             return None
-        tells = reason is not None and self._count_drop(reason)
+        drops = reason is not None and self._count_drop(reason)
         accepted = reason is None
         displaced = []
         while accepted and not (self._has_room() and self._fits(size)):
             displaced += self._leave(1)
-            tells |= self._count_drop("evicted")
+            drops |= self._count_drop("evicted")
         fills = opens = False
         if accepted:
             opens = not self.claimed
@@ -206,8 +206,8 @@ class ModelRing:
             self.tail += 1
             self.peak_pending = max(self.peak_pending, len(self.pending))
             self.largest = max(self.largest, size)
-            if not self.bytes_told and self._bytes_are_full(self.head):
-                self.bytes_told = fills = True
+            if not self.bytes_notified and self._bytes_are_full(self.head):
+                self.bytes_notified = fills = True
         first = opens and len(self.pending) == 1
         if first:
             self.opened = self.oldest = now
@@ -215,9 +215,9 @@ class ModelRing:
         if opens or reaches:
             self._announce_next()
         rejected = self.books["rejected_full"]
-        looks = reason == "rejected_full" and rejected % LOOK_ROUND == 0
+        looks = reason == "rejected_full" and rejected % CHECK_EVERY == 0
         position = self.tail - 1
-        # ---- from here on they can, also from within what follows
+        # ---- from here on it can, also from within these calls
 
         for old in displaced:
             self.listener.freed(old)
@@ -227,7 +227,7 @@ class ModelRing:
                 self.claim_window(pumps)
         if reaches or looks:
             self.listener.batch_full()
-        if tells:
+        if drops:
             self.listener.entries_dropped()
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
@@ -288,7 +288,7 @@ class ModelRing:
     def bytes_from(self, position: int) -> int:
         """How many bytes are pending from that position on."""
         if self.max_bytes == math.inf:
-            return 0  # nobody counts them
+            return 0  # not counted
         return sum(map(self.size, islice(self.pending, position - self.head, None)))
 
     def _bytes_are_full(self, first: int) -> bool:
@@ -360,7 +360,7 @@ class ModelRing:
         if not self.pending:
             self.claimed = False
             self.largest = 0
-        self.bytes_told = False
+        self.bytes_notified = False
         self._announce_next()
         return ModelBatch(self, self.generation, start, start + count, entries)
 

@@ -1,4 +1,4 @@
-"""Threads that race, entries that tell whose they are, and rings to race for."""
+"""Threads that race, entries that name their producer, and rings to race for."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ KINDS = {
 
 
 class RaceLine(Line):
-    """Producers put their marks in, and are told what became of them."""
+    """Producers enqueue their marks, and note whether each was accepted."""
 
     def __init__(
         self, capacity: int, on_full: str = "drop_newest", kind: str = "objects"
     ) -> None:
         self.kind = KINDS[kind]
         super().__init__(self.kind.layout, capacity, on_full=on_full)
-        # What every producer has been told was accepted, or refused.
+        # What enqueue has reported to each producer as accepted, or refused.
         self.accepted: list[list[int]] = [[] for _ in range(PRODUCERS)]
         self.refused = [0] * PRODUCERS
         self.finished = [False] * PRODUCERS

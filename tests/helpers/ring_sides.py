@@ -135,7 +135,7 @@ class Listener:
 
 
 class Entry:
-    """An object that tells its side when it is freed, if there still is one."""
+    """An object that notifies its side when it is freed, if that still exists."""
 
     __slots__ = ("__weakref__", "number", "side")
 

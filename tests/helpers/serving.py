@@ -103,7 +103,7 @@ class Server:
     def wait_until_stopped(self) -> None:
         """Wait for the SIGSTOP that it sends itself."""
         deadline = time.monotonic() + END_SECONDS
-        # Each stop is told once. An end is left for the others to see.
+        # Each stop is reported once. An end is left for the others to see.
         while not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 pytest.fail(f"it did not stop:\n{self.notes()}\n{self.kill()}")

@@ -35,7 +35,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 
 
 class Sink:
-    """A dispatch function that records its batches and does what it is told.
+    """A dispatch function that records its batches, and holds or fails on demand.
 
     `hold()` makes calls wait for `release()`; `error` is raised instead of returning.
     """
@@ -105,7 +105,7 @@ def books_agree(dispatcher: BackgroundDispatcher[Any]) -> None:
     assert 0 <= seen.failed_batches <= seen.batches, seen
 
 
-def told(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """The project's log lines of one level."""
     return [
         record.getMessage()

@@ -1,4 +1,4 @@
-"""Drives a real kernel through the cells of a notebook, and ends it as it is told."""
+"""Drives a real kernel through the cells of a notebook, and ends it as ordered."""
 
 from __future__ import annotations
 

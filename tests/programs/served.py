@@ -1,6 +1,6 @@
 """What the servers of test_servers.py run: an application with one dispatcher.
 
-From the environment: RECORD, the file that is told what happens, one `pid word` to a
+From the environment: RECORD, the file that records what happens, one `pid word` to a
 line; MS_DELAY; CLOSES, what it does at its end; AT_IMPORT, whether importing it
 enqueues.
 """

@@ -38,7 +38,7 @@ async def send_any(entries: Sequence[Any]) -> int:
 def write(entries: list[str]) -> None: ...
 
 
-def told(reason: str, count: int) -> None: ...
+def note_drops(reason: str, count: int) -> None: ...
 
 
 def failed(error: BaseException, batch: object) -> None: ...
@@ -73,7 +73,7 @@ records: BackgroundDispatcher[Access] = BackgroundDispatcher(
     layout=Objects(),
     home="thread",
     on_error=failed,
-    on_drop=told,
+    on_drop=note_drops,
     name="access",
 )
 records.enqueue(Access())

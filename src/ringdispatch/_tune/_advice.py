@@ -1,4 +1,4 @@
-"""What the grid says of the usual advice: 10 ms for very high traffic, else 100 ms.
+"""What the grid says about the usual advice: 10 ms for very high traffic, else 100 ms.
 
 `benchmarks/tables.py` writes it into docs/tuning.md.
 """
@@ -10,15 +10,15 @@ from ._model import MIB, errors
 from ._results import Cell, Measured, Results
 
 SHORT, LONG = 10.0, 100.0
-# So many entries make a call worth while: fewer are hardly a batch.
+# Entries that make a call worth while: fewer are hardly a batch.
 FEW = 3.0
-# A prediction that is so much too low tells of other work on the machine.
+# A prediction that is too low by this share is a sign of other work on the machine.
 DISTURBED = 0.25
 
-# Cores: what the probes take is subtracted as without a load, and differs by so much.
+# Cores: what the probes take without a load is subtracted; it varies by this much.
 CPU_NOISE = 0.1
 
-# The figures that are compared, and what they are called.
+# The figures that are compared, and their names in the table.
 FIGURES = (
     ("entries_per_batch", "entries a batch"),
     ("calls_per_second", "calls/s"),
@@ -34,10 +34,10 @@ Pair = tuple[Measured, Measured]
 
 
 def advice(results: Results) -> list[str]:
-    """Lines of Markdown: what each delay does and costs, and from which rate it pays.
+    """Return Markdown: what each delay does and costs, and from which rate it pays.
 
     Args:
-        results: Of the suite: both delays at several rates and sinks.
+        results: A suite's, with both delays at several rates and sinks.
     """
     pairs = _pairs(results.cells)
     if not pairs:
@@ -160,7 +160,7 @@ def _slower(pair: Pair) -> bool:
 
 
 def _price(pairs: dict[tuple[float, float | None], Pair]) -> list[str]:
-    """What the shorter delay costs, and the longer, where the sink is fast."""
+    """The costs of the shorter and of the longer delay, where the sink is fast."""
     fast = min(sink for sink, _ in pairs)
     lines = []
     for (sink, rate), (short, long) in pairs.items():

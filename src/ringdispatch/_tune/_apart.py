@@ -24,7 +24,7 @@ _PROGRESS_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a process left behind.
+    """The output and the exit status of a process.
 
     Attributes:
         lines: The JSON values that it wrote, one a line.
@@ -37,7 +37,7 @@ class Ended:
     errors: str
 
     def why(self) -> str:
-        """The last thing it said, or how it died."""
+        """Its last line of errors, if any, and how it ended."""
         said = [line.strip() for line in self.errors.splitlines() if line.strip()]
         how = f"signal {-self.code}" if self.code < 0 else f"exit status {self.code}"
         return f"{how}: {said[-1]}" if said else how
@@ -50,12 +50,12 @@ def run_apart(
     on_progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Ended:
-    """Run `python -m module`, handing it the order as JSON.
+    """Run `python -m module` with the order as JSON.
 
     Args:
         module: Its name.
-        order: What it is to do.
-        expected: Seconds that it is expected to take. A minute later it is killed.
+        order: Its arguments.
+        expected: Seconds that it should take. A minute later it is killed.
         on_progress: Called every tenth of a second.
         environment: Variables to set for it.
 
@@ -108,11 +108,11 @@ def _wait(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End it, and what it has started."""
+    """Kill the process and its children."""
     if sys.platform == "win32":
         process.kill()
     else:
-        # macOS refuses where all that is left of a group has ended.
+        # macOS refuses where every process of the group has ended.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -123,9 +123,9 @@ def _read(file: IO[bytes]) -> str:
 
 
 def take_order() -> tuple[dict[str, Any], int]:
-    """The order that this process was started with, and where its answer goes.
+    """Return the order of this process, and the descriptor for its answers.
 
-    What else is printed, as by a user's own dispatch function, goes to standard error.
+    Other output, as of the user's dispatch function, goes to standard error.
     """
     answers = os.dup(1)
     os.dup2(2, 1)

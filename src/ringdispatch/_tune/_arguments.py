@@ -1,4 +1,4 @@
-"""The tuner's command line: what may be asked for, and what makes no sense."""
+"""The tuner's command line, and the checks of its options."""
 
 import argparse
 import math
@@ -19,7 +19,7 @@ EPILOG = """\
 example: python -m ringdispatch tune shop.logs:send --rate 2000 --entry samples.json
 docs/tuning.md says how to read the result."""
 
-# Runs of each setting, so that differences can be told from noise.
+# Runs of each setting, to separate differences from noise.
 REPEATS = 3
 # Fewer entries make no percentiles, nor the rate that was asked for.
 FEWEST_ENTRIES = 30
@@ -28,14 +28,14 @@ FOLDER = Path(".benchmarks")
 
 
 class UsageError(Exception):
-    """What was asked for can't be done; one line says why, and the way out."""
+    """The options can't be used; one line says why, and the way out."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
+        """Raise instead of printing the usage and exiting."""
         raise UsageError(f"{message}; --help lists the options")
 
 
@@ -92,7 +92,7 @@ def _count(words: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What reads the command line; what it can't read is a UsageError."""
+    """Make the parser of the command line; its errors are UsageErrors."""
     found = _Parser(prog="python -m ringdispatch", description=DESCRIPTION)
     tune = found.add_subparsers(
         dest="command", required=True, metavar="tune"
@@ -111,8 +111,8 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_load(tune.add_argument_group("the load").add_argument)
     _add_dispatcher(tune.add_argument_group("the dispatcher").add_argument)
-    _add_budgets(tune.add_argument_group("what you can afford").add_argument)
-    _add_output(tune.add_argument_group("what is written").add_argument)
+    _add_budgets(tune.add_argument_group("your limits").add_argument)
+    _add_output(tune.add_argument_group("the output").add_argument)
     return found
 
 
@@ -127,7 +127,7 @@ def _add_load(add: Callable[..., object]) -> None:
     add(
         "--entry",
         metavar="FILE|MODULE:FACTORY",
-        help="what entries are like: JSON samples (an array, or one a line), or a "
+        help="the entries: JSON samples (an array, or one a line), or a "
         "function that returns an entry (default: dicts of four numbers)",
     )
     add(
@@ -141,7 +141,7 @@ def _add_load(add: Callable[..., object]) -> None:
         "--dry",
         type=_latency,
         metavar="MS",
-        help="instead of the dispatch function, a stand-in that takes so long",
+        help="replace the dispatch function by a stand-in that takes MS milliseconds",
     )
     add("--seed", type=int, default=1, metavar="N", help="of the arrivals (default: 1)")
 
@@ -208,10 +208,10 @@ def _add_output(add: Callable[..., object]) -> None:
 
 
 def check(options: argparse.Namespace) -> Budgets:
-    """Check what belongs together; returns the budgets.
+    """Check that the options fit together; returns the budgets.
 
     Raises:
-        UsageError: it does not.
+        UsageError: they do not.
     """
     if options.target is None and options.dry is None:
         raise UsageError(
@@ -221,7 +221,7 @@ def check(options: argparse.Namespace) -> Budgets:
     if options.rate[0] * options.seconds < FEWEST_ENTRIES:
         raise UsageError(
             f"--rate {options.rate[0]:.12g} and --seconds {options.seconds:g} make "
-            f"fewer than {FEWEST_ENTRIES} entries, of which nothing can be told: give "
+            f"fewer than {FEWEST_ENTRIES} entries, too few to measure: give "
             f"it --seconds {math.ceil(FEWEST_ENTRIES / options.rate[0])}"
         )
     budgets = Budgets(options.budget_age, options.budget_memory, options.budget_calls)
@@ -253,7 +253,7 @@ def check(options: argparse.Namespace) -> Budgets:
 
 
 def check_memory(options: argparse.Namespace, entry_bytes: float) -> None:
-    """Check that the budget has room for what is set aside before anything comes.
+    """Check that the budget has room for the memory of an empty ring.
 
     Raises:
         UsageError: it has not.

@@ -1,4 +1,4 @@
-"""What each delay costs, of all that was measured, and how much of it is noise."""
+"""The measured costs of each delay, and how much of them is noise."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from ._load import TICK
 from ._model import ARENA, MIB, REFERENCE_BYTES, power_of_two
 from ._results import Cell, Measured, Setting
 
-# The ring has room for so many times what comes in the longest cycle.
+# The ring has room for this many times the entries of the longest cycle.
 HEADROOM = 2
 LEAST_CAPACITY = 1024
 
-# Of a figure, where no setting was measured twice.
+# Of a figure, if no setting was measured twice.
 ASSUMED_NOISE = 0.2
 # Of a figure, at least: repeats may agree by chance.
 LEAST_NOISE = 0.1
@@ -54,20 +54,21 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one delay costs.
+    """A delay that was measured, and its costs.
 
     Attributes:
-        setting: One of those that were measured.
+        setting: One of the settings measured with it.
+        slots: `max_in_flight`.
         grown: MiB, as measured.
-        dropped: Whether entries were, at any time.
-        entry_bytes: What a pending entry takes.
+        dropped: Whether any entries were dropped.
+        entry_bytes: Bytes of a pending entry.
     """
 
     delay: float
     setting: Setting
     rate: float
     sink: float
-    places: int
+    slots: int
     age: Figure
     grown: Figure
     calls: Figure
@@ -78,8 +79,8 @@ class Candidate:
 
     @property
     def pending(self) -> float:
-        """What comes from one take to the next at the highest rate."""
-        return self.rate / 1000 * (self.delay + self.sink / self.places)
+        """Entries from one batch to the next, at the highest rate."""
+        return self.rate / 1000 * (self.delay + self.sink / self.slots)
 
     @property
     def room(self) -> int:
@@ -88,8 +89,8 @@ class Candidate:
 
     @property
     def entry_bytes_full(self) -> float:
-        """What an entry of the capacity takes where the ring and all calls are full."""
-        return (1 + self.places) * (self.entry_bytes + REFERENCE_BYTES)
+        """Bytes for each entry of the capacity, when ring and calls are full."""
+        return (1 + self.slots) * (self.entry_bytes + REFERENCE_BYTES)
 
     @property
     def memory(self) -> Figure:
@@ -112,8 +113,8 @@ class Candidate:
 def _noise(cells: Sequence[Cell], name: str) -> Noise:
     """By how much repeats of a setting differ in a figure, as a share of the median.
 
-    The widest of all settings: to see a difference that is none would be worse than to
-    overlook one.
+    The widest of all settings: to report a difference that is noise would be worse than
+    to overlook one.
     """
     ranges = []
     for repeats in _repeats(cells):
@@ -126,7 +127,7 @@ def _noise(cells: Sequence[Cell], name: str) -> Noise:
 
 
 def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
-    """What was measured of each setting."""
+    """The measurements of each setting."""
     found: dict[object, list[Measured]] = {}
     for cell in cells:
         found.setdefault(cell.setting, []).append(cell.measured)
@@ -140,7 +141,7 @@ def _median(repeats: Sequence[Measured], name: str) -> float:
 def candidates(
     cells: Sequence[Cell], entry_bytes: float
 ) -> tuple[list[Candidate], Noise]:
-    """What each delay costs, the shortest first; and the noise of requests."""
+    """Return a candidate for each delay, ascending, and the noise of requests."""
     noises = {name: _noise(cells, name) for name in NOISY}
     delays = sorted({cell.setting.delay for cell in cells})
     found = [
@@ -170,7 +171,7 @@ def _candidate(
         setting=setting,
         rate=worst("rate"),
         sink=worst("sink_mean"),
-        places=setting.max_in_flight,
+        slots=setting.max_in_flight,
         age=figure("age_p99"),
         grown=figure("rss_growth", ARENA, MIB),
         calls=figure("calls_per_second"),

@@ -1,9 +1,9 @@
-"""Measures one setting: load on a schedule, a dispatcher, and what came of it.
+"""Measures one setting: a dispatcher under load on a schedule.
 
     python -m ringdispatch._tune._cell '{"setting": {...}, "seed": 1, ...}'
 
-prints the figures as JSON. Each cell has a process of its own, so that processor time
-and memory are its own, and no cell warms up another.
+prints the figures as JSON. Each cell runs in a process of its own: it shares neither
+processor time nor memory with another, and none warms up another.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from ._entries import (
     one_line,
 )
 from ._load import Load
-from ._probes import Requests, StallSelector, give_back, percentile, resident
+from ._probes import Requests, StallSelector, percentile, resident, trim_memory
 from ._results import Measured, Setting
 
-# Entries in each batch of the warm-up: so few that they leave memory as it was.
+# Entries in each batch of the warm-up: too few to change memory.
 _WARM_UP_ENTRIES = 100
 _WARM_UP_BATCHES = 3
-# Seconds for what is pending when the load ends, beyond the delay.
+# Seconds, beyond the delay, for the entries that are pending when the load ends.
 DRAIN_SECONDS = 10.0
-# Seconds to measure what the probes cost by themselves.
+# Seconds to measure the cost of the probes alone.
 _PROBE_SECONDS = 0.25
-# Ages that percentiles are taken of, about; fewer entries are all looked at.
+# About how many ages percentiles are taken of; of fewer entries, all.
 _MOST_AGES = 200_000
-# Seconds for a process to start, to warm up and to end; for progress bars.
+# Seconds in which a process starts, warms up and ends; for progress bars.
 _OTHER_SECONDS = 0.7
 
 DispatchFunction = Callable[[Any], object]
@@ -54,7 +54,7 @@ class _Recorder:
         self.calls: list[tuple[float, int]] = []
         self.error: BaseException | None = None
         self._function = function
-        # An ordinary function must be called by an ordinary one, in a worker thread.
+        # An ordinary function must be wrapped in one, to run in a worker thread.
         self.function = self._await if is_async(function) else self._call
 
     def _call(self, batch: Any) -> Any:
@@ -75,12 +75,12 @@ class _Recorder:
         if self.error is not None:
             raise CellError(
                 f"the dispatch function raised {one_line(self.error)} in one of its "
-                f"first {len(self.calls)} calls; see that it works, or try --dry"
+                f"first {len(self.calls)} calls; check that it works, or try --dry"
             )
 
 
 def stand_in(milliseconds: float) -> DispatchFunction:
-    """A dispatch function that takes so long, and does nothing."""
+    """Return a dispatch function that takes so long, and does nothing."""
 
     async def dispatch(batch: Any) -> None:
         del batch
@@ -101,7 +101,7 @@ def measure(
 
     Args:
         setting: What to measure.
-        seed: Of all that is drawn.
+        seed: Of everything random.
         function: The dispatch function. None: a stand-in that takes `setting.sink`.
         entries: Makes an endless iterator of entries. None: of four fields.
 
@@ -132,7 +132,7 @@ class _Cell:
         self.own = self.entries is not default_entries(setting.layout)
 
     async def run(self, selector: StallSelector) -> Measured:
-        """Offer the load on the running loop, and see what comes of it."""
+        """Offer the load on the running loop, and measure."""
         setting = self.setting
         stream = self._stream()
         sample = next(stream)
@@ -141,7 +141,7 @@ class _Cell:
         requests = Requests(setting.seconds, self.seed + 1)
         await self._warm_up(layout, stream)
         gc.collect()
-        give_back()  # before the probes, which take back what a loop needs anyhow
+        trim_memory()  # before the probes, which allocate what a loop needs anyway
         idle = await self._probes_alone()
         before = resident()
         recorder = _Recorder(self.function)
@@ -244,14 +244,14 @@ async def _drain(
             raise CellError(
                 f"a call did not end within {DRAIN_SECONDS:g} s after the load, with "
                 f"{seen.in_flight:,} entries in calls and {seen.pending:,} pending: "
-                "have calls take less, or try --dry"
+                "make calls shorter, or try --dry"
             )
         await asyncio.sleep(0.02)
     await dispatcher.aclose(0.0)
 
 
 def _dropped(seen: Statistics) -> int:
-    """Entries that no call got."""
+    """Entries that no call received."""
     return seen.rejected_full + seen.rejected_oversized + seen.evicted + seen.abandoned
 
 
@@ -265,7 +265,7 @@ def _frequency(calls: list[tuple[float, int]], seconds: float) -> float:
 def _ages(load: Load, calls: list[tuple[float, int]]) -> tuple[list[float], float]:
     """Ages of entries when their call began, in seconds, ascending; and the oldest's.
 
-    Of very many entries only each so-many-th. The oldest of a batch is its first.
+    Of very many entries a sample. The oldest of a batch is its first.
     """
     arrived = load.arrivals()
     step = max(1, len(arrived) // _MOST_AGES)
@@ -295,12 +295,12 @@ def measure_apart(
 
     Args:
         setting: What to measure.
-        seed: Of all that is drawn.
+        seed: Of everything random.
         target: The dispatch function, as "package.module:name". None: a stand-in that
             takes `setting.sink`.
-        entry: What entries are like: "package.module:factory", or a file of JSON
+        entry: The entries: "package.module:factory", or a file of JSON
             samples. None: dicts of four fields.
-        on_progress: Called with how much of the time has passed, from 0 to 1.
+        on_progress: Called with the share of the time that has passed.
 
     Raises:
         CellError: it can't be measured.
@@ -315,7 +315,7 @@ def measure_apart(
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
     if not ended.lines:
         raise CellError(
-            f"the measuring process died: {ended.why()}; see that the dispatch "
+            f"the measuring process died: {ended.why()}; check that the dispatch "
             "function does not end it, or try --dry"
         )
     found = ended.lines[-1]

@@ -24,7 +24,7 @@ from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
 
-# A producer that was disturbed once gets another chance.
+# A producer that was disturbed once gets another try.
 TRIES = 2
 NO_TERMINAL_WIDTH = 100
 
@@ -33,7 +33,7 @@ NO_TERMINAL_WIDTH = 100
 
 
 class _Bars:
-    """How far it is: bars on a terminal, else a line for each run."""
+    """Progress: bars on a terminal, else a line for each run."""
 
     def __init__(self, console: Console, runs: int) -> None:
         self._console = console
@@ -52,32 +52,32 @@ class _Bars:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """While it is measured."""
+        """Show the bars while the runs are measured."""
         with self._bars:
             yield
 
     def begin(self, words: str) -> None:
-        """A run begins."""
+        """Begin a run."""
         self._bars.reset(self._one, description=words)
         if not self._console.is_terminal:
             self._console.print(f"run {self._done + 1} of {self._runs}: {words}")
 
     def advance(self, share: float) -> None:
-        """Some of the run has passed."""
+        """Show what share of the run has passed."""
         self._bars.update(self._one, completed=share)
         self._bars.update(self._all, completed=self._done + share)
 
     def end(self) -> None:
-        """The run has ended."""
+        """End the run."""
         self._done += 1
         self._bars.update(self._all, completed=self._done)
 
 
 def _entry_bytes(options: argparse.Namespace) -> float:
-    """What one of the user's entries takes; shows whether there are any.
+    """The bytes of one of the user's entries, of which there must be one.
 
     Raises:
-        CellError: there are none.
+        CellError: there is none.
     """
     source = options.entry
     try:
@@ -92,7 +92,7 @@ def _entry_bytes(options: argparse.Namespace) -> float:
 def _measure_all(
     options: argparse.Namespace, size: float, console: Console
 ) -> list[Cell]:
-    """Every setting, some times: in turns, so that a disturbance is not one delay's."""
+    """Measure the settings in turns, so that a disturbance is not one delay's."""
     settings = [
         Setting(
             rate=rate,
@@ -132,13 +132,13 @@ def _measure(
             return measured
     raise UsageError(
         f"--rate {setting.rate:.12g}: the producer did not hold it with a delay of "
-        f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and what it "
+        f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and entries "
         f"enqueued late would count as old: try --rate {_held_rate(measured.rate):.12g}"
     )
 
 
 def _held_rate(reached: float) -> float:
-    """Some four fifths of it, to one figure."""
+    """About four fifths of it, to one figure."""
     unit = math.pow(10, math.floor(math.log10(max(0.8 * reached, 1))))
     return max(1.0, math.floor(0.8 * reached / unit) * unit)
 
@@ -160,13 +160,13 @@ HEADS = (
 )
 
 
-# Of them, those that a narrow terminal is spared, the least needed first.
+# Columns that a narrow terminal leaves out, the least needed first.
 SPARED = ("age p50\nms", "most\npending", "entries\na batch")
 UNBOUNDED = 10_000
 
 
 def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
-    """What was measured, and in the line below what the model says."""
+    """The measured figures, and the predicted ones in the line below."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     shown = [head not in spared for head in HEADS]
     for head in compress(HEADS, shown):
@@ -189,7 +189,7 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
 
 
 def _fitting_table(cells: Sequence[Cell], console: Console) -> Table:
-    """With as many columns as there is room for."""
+    """A table with as many columns as there is room for."""
     table = _table(cells)
     wide = console.options.update(width=UNBOUNDED)
     for count in range(1, len(SPARED) + 1):
@@ -200,7 +200,7 @@ def _fitting_table(cells: Sequence[Cell], console: Console) -> Table:
 
 
 def _figures(one: Measured | Predicted) -> list[str]:
-    """Those that are both measured and predicted."""
+    """The figures that are both measured and predicted."""
     return [
         f"{one.entries_per_batch:,.1f}",
         f"{one.calls_per_second:,.1f}",
@@ -211,7 +211,7 @@ def _figures(one: Measured | Predicted) -> list[str]:
 
 
 def _off(cell: Cell) -> str:
-    """The largest relative error of the figures that the model answers for."""
+    """The largest relative error of the figures that have a limit."""
     off = errors(cell)
     if isinstance(off, str):
         return off
@@ -252,7 +252,7 @@ def _results(
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name what can't be written: a full disk does not."""
+    """Name the file that can't be written: the error of a full disk does not."""
     try:
         yield
     except OSError as error:
@@ -275,11 +275,11 @@ def _tune(options: argparse.Namespace) -> None:
         results.write(options.json)
     with _named(options.report):
         write(results, options.report)
-    console.print(f"\n{options.report} shows it, {options.json} has the figures")
+    console.print(f"\nreport: {options.report}, figures: {options.json}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it; returns the exit status."""
+    """Run the tuner; returns the exit status."""
     try:
         _tune(parser().parse_args(arguments))
     except (UsageError, CellError, ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What arrives, what takes it, and the layout for it: stand-ins, or the user's own."""
+"""Entries, dispatch functions and layouts: stand-ins, or the user's own."""
 
 import importlib
 import inspect
@@ -15,7 +15,7 @@ from ringdispatch._options import dispatch_function, is_async
 
 from ._model import LEAST_ARENA, REFERENCE_BYTES
 
-JSON = "orjson" if find_spec("orjson") else "json"  # which does not install everywhere
+JSON = "orjson" if find_spec("orjson") else "json"  # orjson does not install everywhere
 
 Entries = Callable[[], Iterator[Any]]
 
@@ -63,7 +63,7 @@ def tuples() -> Iterator[tuple[float, ...]]:
 
 
 def default_entries(layout: str) -> Entries:
-    """What arrives where the user gave nothing."""
+    """The entries where the user gave none."""
     return tuples if layout == "records" else dicts
 
 
@@ -74,7 +74,7 @@ def make_layout(
 
     Args:
         name: Of LAYOUTS.
-        capacity: The dispatcher's: the arena of bytes has room for so many.
+        capacity: The dispatcher's: the arena of bytes has room for as many.
         sample: One entry.
         own: Whether the entries are the user's own.
 
@@ -97,10 +97,10 @@ def make_layout(
 
 
 def arena_bytes(capacity: int, line: float) -> int:
-    """The arena for so many lines of about that length.
+    """The size of an arena for `capacity` lines of about that length.
 
-    It has room for twice as many: entries differ in length, and capacity is to be the
-    bound. No less than the layout's default.
+    It has room for twice as many: lines differ in length, and capacity is to be the
+    bound. No smaller than the layout's default.
     """
     return min(max(LEAST_ARENA, round(2 * capacity * (line + 1))), 2**32 - 1)
 
@@ -116,9 +116,9 @@ def _dtype(row: Any) -> list[tuple[str, str]]:
 
 
 def entry_bytes(layout: str, entries: Entries | None = None) -> float:
-    """What a pending entry takes, in bytes, without its reference in the ring.
+    """The bytes of a pending entry, without its reference in the ring.
 
-    Objects are made and kept, which counts what they share once, as it is in a ring.
+    Objects are made and kept: what they share counts once, as in a ring.
 
     Args:
         layout: Of LAYOUTS.
@@ -194,7 +194,7 @@ def load_entries(source: str, layout: str) -> Entries:
 def _made_by(factory: Callable[[], Any], source: str) -> Entries:
     if inspect.isgeneratorfunction(factory) or is_async(factory):
         raise CellError(
-            f"--entry {source}: must be an ordinary function that returns an entry; of "
+            f"--entry {source}: must be a plain function that returns an entry; for "
             "a generator function gen, give functools.partial(next, gen()) a name"
         )
 
@@ -235,7 +235,7 @@ def _load(what: str, target: str) -> Any:
         way_out = (
             'put what it runs under if __name__ == "__main__"'
             if isinstance(error, SystemExit)
-            else "run from the folder it is imported from"
+            else "run from the folder that it is imported from"
         )
         raise CellError(
             f"{what} {target!r}: importing {name} raised {one_line(error)}; {way_out}"

@@ -1,4 +1,4 @@
-"""The figures of the report: memory over time, what calls cost, and end to end."""
+"""The figures of the report: memory over time, cost of calls, and end to end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Key:
     """A piece of a line, to stand beside its name in the text.
 
     Attributes:
-        style: Of the line.
-        name: What it is.
+        style: The line's.
+        name: The line's.
         kind: How it is drawn: `"measured"`, `"hollow"`, or `"predicted"`.
-        verdict: What was found of it.
+        verdict: The finding, in words.
     """
 
     style: int
@@ -48,7 +48,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Several, and the key to their lines.
+    """Several figures, and the key to their lines.
 
     Attributes:
         layout: A class of the style sheet: `""`, `"small"`, or `"two"`.
@@ -71,12 +71,12 @@ def ours(name: str) -> bool:
 
 
 def memory_figures(memory: Sequence[Memory]) -> Figures:
-    """Memory over time: all of them, and those that are bounded once more, closer."""
+    """Memory over time: all runs, and the bounded ones again, enlarged."""
     limits = sorted({one.limit for one in memory if one.limit is not None})
     bounded = [one for one in memory if not one.died and one.bound is not None]
-    figures = [_memory_figure("All, and what the process was allowed", memory, limits)]
+    figures = [_memory_figure("All runs, with their limit", memory, limits)]
     if bounded and len(bounded) < len(memory):
-        figures.append(_memory_figure("What is bounded, closer", bounded, [], memory))
+        figures.append(_memory_figure("Bounded runs, enlarged", bounded, [], memory))
     keys = [
         Key(style, one.name, verdict=one.verdict) for style, one in enumerate(memory)
     ]
@@ -119,7 +119,7 @@ def _memory_figure(
 
 
 def condition(price: Price) -> str:
-    """Under which conditions a call was measured, as a heading."""
+    """The conditions under which a call was measured, as a heading."""
     threads = "one thread" if price.threads == 1 else f"{price.threads} threads"
     return f"{threads}, {'no room' if price.full else 'with room'}"
 

@@ -19,12 +19,12 @@ def number(value: float | None) -> str:
 
 
 def plain(value: float) -> str:
-    """A number that a person chose: as few figures as it takes."""
+    """A number that a person chose: with no more figures than it needs."""
     return f"{value:,.6g}".replace("-", MINUS)
 
 
 def short(value: float) -> str:
-    """The same in a plot, where there is little room: 50k."""
+    """The same for a plot, where there is little room: 50k."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10 ** max(power, 4):
             return f"{value / 10**power:.4g}{letter}".replace("-", MINUS)

@@ -12,7 +12,7 @@ from ._results import Cell, Measured, Predicted, Setting
 
 USUAL_CAPACITY = 65_536
 
-# The lines of a plot: the name of each, its style, its cells. Panels have a heading.
+# The lines of a plot: name, style and cells of each. Panels have a heading.
 Rows = list[tuple[str, int, list[Cell]]]
 Panels = dict[str, Rows]
 
@@ -106,25 +106,25 @@ def variant_name(options: tuple[str, int, int | None, int]) -> str:
 
 
 def rate_name(rate: float | None) -> str:
-    """The rate that was asked for."""
+    """The requested rate, in words."""
     return "the most it holds" if rate is None else f"{plain(rate)}/s"
 
 
 def sink_name(sink: float | None) -> str:
-    """What the sink does, as a heading."""
+    """The sink's duration, as a heading."""
     if sink is None:
         return "your dispatch function"
     return f"the sink takes {plain(sink)} ms" if sink else "the sink returns at once"
 
 
 def remark(cell: Cell) -> str:
-    """Why a prediction is not judged; empty where it is, or where there is none."""
+    """Why a prediction is not judged; empty if it is, or if there is none."""
     found = errors(cell)
     return found if isinstance(found, str) and cell.predicted else ""
 
 
 def by_rate(cell: Cell) -> tuple[float, float, float]:
-    """The order of a grid: rate, sink, delay; what has no number is last."""
+    """The order of a grid: rate, sink, delay; a missing number is last."""
     setting = cell.setting
     infinite = float("inf")
     return (
@@ -166,7 +166,7 @@ def grid_figures(cells: Sequence[Cell]) -> Figures | None:
 
 
 def variant_figures(cells: Sequence[Cell]) -> Figures | None:
-    """Layouts and options beside each other, where some share rate and sink."""
+    """Layouts and options side by side, where some share rate and sink."""
     common = usual(cells)
     others = [one for one in cells if variant(one.setting) != common]
     loads = {(one.setting.rate, one.setting.sink) for one in others}
@@ -199,7 +199,7 @@ def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
 
 
 def _are_lines(rows: Rows) -> bool:
-    """Whether one of them has two delays at least: else there is no line to draw."""
+    """Whether one of them has at least two delays: else there is no line to draw."""
     return any(len({one.setting.delay for one in cells}) > 1 for _, _, cells in rows)
 
 
@@ -255,7 +255,7 @@ def _point(measure: Measure, name: str, cell: Cell) -> Point:
 
 
 def _in_words(measure: Measure, lines: list[Line]) -> str:
-    """What a plot shows, for readers who do not see it."""
+    """A plot in words, for screen readers."""
     parts = [
         f"{line.label}: "
         + ", ".join(

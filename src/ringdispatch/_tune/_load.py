@@ -1,10 +1,10 @@
-"""Open-loop load: entries arrive on a schedule, whether or not anyone keeps up.
+"""Open-loop load: entries arrive on a schedule, whether or not the sink keeps up.
 
-The schedule is drawn before the run from a seed: a Poisson process, given how many
-arrive in all. A producer on the event loop wakes about once a millisecond and enqueues
-all that is due. What is late, for whatever reason, is charged to the entries: their age
-counts from the schedule. So a loop that stands still can't hide the entries that would
-have come meanwhile (coordinated omission).
+The schedule is drawn from a seed before the run: a Poisson process, given its count. A
+producer on the event loop wakes about once a millisecond and enqueues all entries that
+are due. Any lateness is charged to the entries: their age counts from the schedule. So
+a loop that stands still can't hide the entries that would have come meanwhile
+(coordinated omission).
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from itertools import accumulate, islice
 from time import perf_counter
 from typing import Any
 
-# Seconds that the producer sleeps at least. Timers of the loop are no finer.
+# The shortest sleep of the producer, seconds. Timers of the loop are no finer.
 TICK = 0.001
-# Entries enqueued before others on the loop have a turn: some tenths of a millisecond.
+# Entries enqueued before other tasks run: some tenths of a millisecond.
 CHUNK = 500
 # A producer that holds this share of the rate asked for has held it.
 HELD = 0.98
-# No thread makes more entries a second, so no schedule has more.
+# No thread makes more entries a second, so a schedule has no more.
 _MOST_PER_SECOND = 5_000_000
 
 Put = Callable[[Any], object]
@@ -33,9 +33,9 @@ Put = Callable[[Any], object]
 def schedule(rate: float, seconds: float, seed: int) -> "array[float]":
     """When entries arrive, in seconds from the start, ascending.
 
-    Exactly `rate * seconds` of them, rounded: so two seeds differ in when entries
-    arrive, not in how many. That is a Poisson process given its count, whose arrivals
-    lie as the sums of exponential gaps do when they are scaled to the whole time.
+    Exactly `rate * seconds` of them, rounded, so that two seeds differ in the times of
+    arrival, not in their number. That is a Poisson process given its count: its
+    arrivals are the sums of exponential gaps, scaled to the whole time.
     """
     count = _count(min(rate, _MOST_PER_SECOND), seconds)
     draw, log = random.Random(seed).random, math.log
@@ -51,19 +51,19 @@ def _count(rate: float, seconds: float) -> int:
 
 @dataclass(slots=True)
 class Load:
-    """What is to arrive, and what became of it.
+    """A load, and what arrived of it.
 
     Attributes:
-        rate: Entries a second; None: as many as the machine holds. They arrive when
-            they are enqueued then.
+        rate: Entries a second; None: as many as the machine holds, which then arrive
+            when they are enqueued.
         seconds: For how long.
         seed: Of the schedule.
         began: When it began, on `time.perf_counter`'s clock.
         offered: Entries handed to `put`.
         elapsed: Seconds it took.
-        own_lateness: By how many seconds the producer was itself late, summed over all
-            entries: its own work since it last was up to date. That of others on the
-            loop is not counted.
+        own_lateness: Seconds by which the producer made itself late, summed over all
+            entries: its own work since it was last up to date, without that of other
+            tasks on the loop.
     """
 
     rate: float | None
@@ -84,7 +84,7 @@ class Load:
             self._due = schedule(self.rate, self.seconds, self.seed)
 
     async def offer(self, put: Put, entries: Iterator[Any]) -> None:
-        """Enqueue the entries by `put`, which returns False for one that it refuses."""
+        """Enqueue the entries by `put`, which returns False for a refused entry."""
         self.began = perf_counter()
         try:
             if self.rate is None:
@@ -102,13 +102,13 @@ class Load:
 
     async def _on_schedule(self, put: Put, entries: Iterator[Any]) -> None:
         due, count = self._due, len(self._due)
-        own = 0.0  # seconds of its own work since it was up to date
+        own = 0.0  # seconds of its own work since it was last up to date
         while self.offered < count:
             now = perf_counter() - self.began
             if now >= self.seconds and (
                 own > (1 - HELD) * self.seconds or now > 2 * self.seconds
             ):
-                return  # it can't keep up
+                return  # the producer can't keep up
             come = bisect_right(due, now, self.offered)
             chunk = min(come - self.offered, CHUNK)
             if chunk:
@@ -139,13 +139,13 @@ class Load:
 
     @property
     def noted_bytes(self) -> int:
-        """What it keeps of the run itself, in bytes."""
+        """The size of its own notes of the run, in bytes."""
         notes = (self._offered, self._accepted, self._moments)
         return sum(len(note) * note.itemsize for note in notes)
 
     @property
     def reached(self) -> float:
-        """Entries a second that really arrived."""
+        """Entries a second that arrived."""
         if self.rate is not None and self.offered == _count(self.rate, self.seconds):
             return self.rate
         return self.offered / self.elapsed
@@ -154,8 +154,8 @@ class Load:
         """Whether the load was the one asked for, not a slower or a later one.
 
         Args:
-            mean_age: Of the entries, in seconds. Where the producer's own lateness is
-                more than half of it, it measures the producer.
+            mean_age: Of the entries, in seconds. If the producer's own lateness is more
+                than half of it, the run measures the producer.
         """
         if self.rate is None:
             return True

@@ -1,4 +1,4 @@
-"""What a reader of figures must know of where they come from."""
+"""The machine and the run that figures come from."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ from typing import Any
 from ._entries import JSON
 
 _GIB = 1 << 30
-# What the measured code itself uses, where it is installed.
+# The packages that the measured code uses, if they are installed.
 _PACKAGES = ("ringdispatch", "numpy", "orjson")
 
 
@@ -23,9 +23,9 @@ def describe(*, seed: int, mode: str, peers: Sequence[str] = ()) -> dict[str, An
     """Describe this machine and this run, for Results.machine.
 
     Args:
-        seed: Of all that was drawn.
-        mode: Which run this was, as "quick".
-        peers: Names of further packages, as they are installed by.
+        seed: Of everything random.
+        mode: The kind of run, such as "quick".
+        peers: Further packages, by the names that install them.
     """
     return {
         "cpu": _cpu(),
@@ -51,7 +51,7 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -82,14 +82,14 @@ def _version(package: str) -> str:
 
 
 def _system() -> str:
-    """Its name and version, without a builder's own words behind it."""
+    """The name and version of the system, without a builder's suffix."""
     return re.sub(r"(-\d+\.\d+).*", r"\1", platform.platform(terse=True))
 
 
 def _commit() -> str:
-    """Of the checkout that this file belongs to; with a word where it was changed."""
+    """The commit of this file's checkout, marked if it has changes."""
     if not _git("ls-files", Path(__file__).name):
-        return "not a checkout"  # it may lie in one of another project
+        return "not a checkout"  # it may lie in another project's
     return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 

@@ -2,8 +2,8 @@
 
     python -m ringdispatch._tune._memory '{"setting": {...}, "by_hand": true, ...}'
 
-offers the load in a process of its own, in a box: with so much address space and no
-more. What is bounded lives in it; what is not runs out of memory, really.
+offers the load in a process of its own, with a limit of address space. What is bounded
+lives within it; what is not bounded runs out of memory.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from ._results import Memory, Setting
 
 OURS = "ringdispatch"
 BY_HAND = "asyncio.Queue and a task, by hand"
-# Bytes that a process may take above what it has when the load begins.
+# Bytes that a process may take above its size when the load begins.
 LIMIT = 256 * MIB
-# Where there is no box: what a verdict supposes.
+# What a verdict assumes where the system has no limit of address space.
 _SUPPOSED_LIMIT = 512 * MIB
 _SAMPLE_SECONDS = 0.02
 _MOST_POINTS = 200
-# What levels off does so for at least this share of the time, and from then on grows
-# by less than this share of the slope before, or by next to nothing.
+# Memory has levelled off if it does so for at least this share of the time, and then
+# grows by less than this share of the slope before, or by next to nothing.
 _LEVEL_SHARE = 0.25
 _LEVEL_SLOPE = 0.05
 _LEVEL_BYTES = 0.5 * MIB
-# The allocator of free-threaded builds would set aside a GiB of addresses before the
-# limit is drawn, and live on them.
+# The allocator of free-threaded builds would reserve a GiB of addresses before the
+# limit is set, and live on them.
 _ENVIRONMENT = {"MIMALLOC_ARENA_RESERVE": "0"}
 _STATM = Path("/proc/self/statm")
 
@@ -54,20 +54,20 @@ def grow_apart(
     limit: int = LIMIT,
     on_progress: OnProgress | None = None,
 ) -> Memory:
-    """Offer a load in a fresh process, in a box, and see what memory does.
+    """Offer a load in a fresh process with a limit, and measure its memory.
 
     Args:
-        setting: The load, the sink (a stand-in), and the dispatcher's options. More
-            than the sink takes is `rate > 1000 * max_batch / sink`.
+        setting: The load, the sink (a stand-in), and the dispatcher's options. The load
+            exceeds the sink if `rate > 1000 * max_batch / sink`.
         seed: Of the schedule.
         by_hand: Whether an unbounded queue written by hand takes the load, instead of
             the dispatcher.
-        limit: Bytes that the process may take above what it has at the start.
-        on_progress: Called with how much of the time has passed, from 0 to 1.
+        limit: Bytes that the process may take above its size at the start.
+        on_progress: Called with the share of the time that has passed.
 
     Raises:
-        CellError: the dispatcher did not live, its books do not agree with what came
-            and went, or there is nothing to measure memory with.
+        CellError: the dispatcher did not survive, its books do not agree with the
+            entries offered and received, or memory can't be measured here.
     """
     order = {
         "setting": asdict(setting),
@@ -84,7 +84,7 @@ def grow_apart(
     said = next((line for line in ended.lines if isinstance(line, dict)), {})
     died = by_hand and ended.code != 0 and "MemoryError" in ended.errors
     if not points or not (died or said):
-        raise CellError(f"the process that was to show memory died: {ended.why()}")
+        raise CellError(f"the process that measures memory died: {ended.why()}")
     if not by_hand and said["wrong"]:
         raise CellError(f"the books do not agree: {said['wrong']}")
     slope, level = (_slope(points), None) if died else fit(points)
@@ -106,10 +106,10 @@ def grow_apart(
 
 
 def _predicted(setting: Setting, rate: float) -> float:
-    """Bytes at the peak, as the model has it for the load that really came."""
-    told = replace(setting, rate=rate)
+    """Bytes at the peak, as the model predicts for the load that arrived."""
+    given = replace(setting, rate=rate)
     size = entry_bytes(setting.layout)
-    return predict(told, sink_ms=setting.sink or 0.0, entry_bytes=size).memory
+    return predict(given, sink_ms=setting.sink or 0.0, entry_bytes=size).memory
 
 
 def verdict(
@@ -118,13 +118,13 @@ def verdict(
     limit: int | None,
     died_after: float | None,
 ) -> str:
-    """What memory did, in words.
+    """Describe the growth of memory in words.
 
     Args:
         slope: Bytes a second.
         level: (seconds, bytes) at which it levelled off; None: it did not.
-        limit: Of the box, in bytes; None: there was none.
-        died_after: Seconds; None: it lived.
+        limit: Of address space, in bytes; None: there was none.
+        died_after: Seconds; None: it survived.
     """
     box = "" if limit is None else f" in a box of {limit / MIB:.0f} MiB"
     if level is not None:
@@ -149,10 +149,9 @@ def verdict(
 def fit(
     points: list[tuple[float, float]],
 ) -> tuple[float, tuple[float, float] | None]:
-    """Fit a line that goes over into a level one.
+    """Fit a line that turns into a level one.
 
-    Of all places where it may do so, that with the least squares counts; the slope is
-    that of the part before.
+    The turn is the one with the least squares; the slope is that of the part before.
 
     Returns:
         The slope, in bytes a second, and (seconds, bytes) where it levelled off; None:
@@ -175,7 +174,7 @@ def fit(
 
 
 def _misfit(points: list[tuple[float, float]], turn: int) -> float:
-    """Squares of what is left of a line up to that point, and a level from it on."""
+    """Squared errors of a line up to that point, and of a level one from it on."""
     before, after = points[: turn + 1], [size for _, size in points[turn:]]
     line = statistics.linear_regression(*zip(*before, strict=True))
     mean = statistics.fmean(after)
@@ -185,7 +184,7 @@ def _misfit(points: list[tuple[float, float]], turn: int) -> float:
 
 
 def _slope(points: list[tuple[float, float]]) -> float:
-    """By least squares; 0.0 of fewer than two points."""
+    """The slope by least squares; 0.0 of fewer than two points."""
     if len(points) < 2:
         return 0.0
     return statistics.linear_regression(*zip(*points, strict=True)).slope
@@ -197,7 +196,7 @@ def _slope(points: list[tuple[float, float]]) -> float:
 async def queue_by_hand(
     queue: "asyncio.Queue[Any]", sink: Callable[[Any], Awaitable[None]], most: int
 ) -> None:
-    """What many services have: a queue without a bound, and a task that empties it."""
+    """Run what many services have: an unbounded queue, emptied by a task."""
     while True:
         batch = [await queue.get()]
         while len(batch) < most and not queue.empty():
@@ -206,7 +205,7 @@ async def queue_by_hand(
 
 
 class _Sink:
-    """Takes its time, and counts what it gets."""
+    """Takes its time, and counts the entries it receives."""
 
     def __init__(self, milliseconds: float) -> None:
         self.received = 0
@@ -218,7 +217,7 @@ class _Sink:
 
 
 async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
-    """Offer the load, writing points; returns what the books say at the end."""
+    """Offer the load, and write points; returns what is wrong with the books."""
     setting, limit = Setting(**order["setting"]), order["limit"]
     asyncio.get_running_loop().set_exception_handler(_die_of_memory)
     load = Load(setting.rate, setting.seconds, order["seed"])
@@ -265,7 +264,7 @@ async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
 
 
 def _disagreement(seen: Statistics, load: Load, received: int) -> str:
-    """What the books say otherwise than what came and went; empty: nothing."""
+    """Where the books differ from the entries offered and received; empty: nowhere."""
     came = (load.accepted, load.offered - load.accepted)
     went = (load.accepted - seen.abandoned, 0, 0)
     if (seen.accepted, seen.rejected_full) == came and (
@@ -273,11 +272,11 @@ def _disagreement(seen: Statistics, load: Load, received: int) -> str:
         and seen.dispatched + seen.failed == received
     ):
         return ""
-    return f"{load.offered} came, {load.accepted} accepted, {received} sent: {seen}"
+    return f"{load.offered} offered, {load.accepted} accepted, {received} sent: {seen}"
 
 
 def _box(limit: int) -> bool:
-    """Allow this process so many bytes more; returns whether the system can do that."""
+    """Allow this process `limit` bytes more; returns whether the system can."""
     if not _STATM.exists():  # pragma: no cover - another system
         return False  # macOS accepts the limit and does nothing, Windows has none
     resource: Any = importlib.import_module("resource")
@@ -287,7 +286,7 @@ def _box(limit: int) -> bool:
 
 
 def _die_of_memory(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Die also where the loop would log it, and the producer would never wake."""
+    """Exit where the loop would only log it, and the producer would never wake."""
     if isinstance(context.get("exception"), MemoryError):
         os.write(2, b"MemoryError in a callback of the loop\n")
         os._exit(1)

@@ -10,11 +10,11 @@ from statistics import NormalDist, median
 
 from ._results import Cell, Measured, Predicted, Setting
 
-# Milliseconds; docs/tuning.md says why. The timer that ends a window is that late on
-# average, ...
+# Milliseconds; docs/tuning.md says why. How late the timer that ends a window is on
+# average.
 TIMER_LATE = 0.5
-# ... and that long ago the arrivals that are enqueued now were due, or those that just
-# missed the batch: the producer wakes once a millisecond.
+# How long ago the arrivals were due that are enqueued now, or just missed the batch:
+# the producer wakes once a millisecond.
 ARRIVAL_LATE = 1.0
 
 # How long after the entry that fills a batch the loop takes it.
@@ -25,11 +25,11 @@ FEWEST_BATCHES = 30
 
 MIB = 1 << 20
 
-# Bytes that the layout of bytes sets aside at least (_entries.arena_bytes).
+# Bytes that the layout of bytes allocates at least (_entries.arena_bytes).
 LEAST_ARENA = 16 * MIB
 
-# What the allocator may hold beyond what is alive: it takes memory by the arena, and an
-# arena in which anything is alive stays. Memory is compared where that hardly counts.
+# What the allocator may hold beyond live objects: it takes memory by the arena, and
+# keeps an arena with any live object. Memory is compared where that hardly counts.
 ARENA = MIB
 MEMORY_LIMIT = 0.15
 
@@ -41,41 +41,41 @@ LIMITS = {
     "memory": 0.15,
 }
 
-# What a reference takes, in the ring and in a batch.
+# The size of a reference, in the ring and in a batch.
 REFERENCE_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _Flow:
-    """What flows: the terms of the formulas."""
+    """The terms of the formulas."""
 
     load: float  # entries that arrive in a millisecond
     delay: float  # from a window's opening to its end
     sink: float  # a call's duration
-    places: int  # calls at once
+    slots: int  # calls at once
     largest: int  # batch
     capacity: int
     duration: float  # of the run
 
     @property
-    def place(self) -> float:
-        """How long until a place is free: many places are one with shorter calls."""
-        return self.sink / self.places
+    def slot_time(self) -> float:
+        """How long until a slot is free: many slots are one with shorter calls."""
+        return self.sink / self.slots
 
     @property
     def saturated(self) -> bool:
         """Whether more arrives than calls can take."""
-        return self.load * self.place > self.largest
+        return self.load * self.slot_time > self.largest
 
     @property
     def fills_ring(self) -> bool:
-        """Whether the ring is full when a batch is: what comes then is dropped."""
+        """Whether the ring is full when a batch is: later entries are dropped."""
         return self.largest == self.capacity < self.load * self.delay
 
 
 @dataclass(frozen=True, slots=True)
 class _Steady:
-    """How it flows when it has been flowing for long."""
+    """The figures of a steady flow."""
 
     per_batch: float
     calls: float
@@ -85,13 +85,13 @@ class _Steady:
 
 
 def predict(setting: Setting, *, sink_ms: float, entry_bytes: float) -> Predicted:
-    """Predict a cell from what it is given.
+    """Predict a cell from its setting and the duration of a call.
 
     Args:
-        setting: Its rate must be a number: of a cell that is to take as much as the
-            machine holds, the rate that was measured.
-        sink_ms: What a call of the dispatch function takes, milliseconds.
-        entry_bytes: What a pending entry takes, without its reference in the ring.
+        setting: Its rate must be a number: for a cell at the machine's limit, the rate
+            that was measured.
+        sink_ms: The duration of a call of the dispatch function, milliseconds.
+        entry_bytes: Bytes of a pending entry, without its reference in the ring.
 
     Raises:
         ValueError: the setting has no rate.
@@ -102,7 +102,7 @@ def predict(setting: Setting, *, sink_ms: float, entry_bytes: float) -> Predicte
         load=setting.rate / 1000,
         delay=setting.delay + TIMER_LATE,
         sink=sink_ms,
-        places=setting.max_in_flight,
+        slots=setting.max_in_flight,
         largest=min(setting.max_batch or setting.capacity, setting.capacity),
         capacity=setting.capacity,
         duration=1000 * setting.seconds,
@@ -128,32 +128,32 @@ def predict(setting: Setting, *, sink_ms: float, entry_bytes: float) -> Predicte
 def _ended_by_delay(flow: _Flow) -> _Steady:
     """The delay ends windows, or the end of a call that lasts longer.
 
-    A cycle, from take to take, is the gap before the next opener and the delay, or the
-    time until a place is free, whichever is longer. The gap is exponential.
+    A cycle, from batch to batch, is the gap before the next opener and the delay, or
+    the time until a slot is free, whichever is longer. The gap is exponential.
     """
-    delay, place = flow.delay, flow.place
-    spare = max(place - delay, 0.0)
+    delay, slot = flow.delay, flow.slot_time
+    spare = max(slot - delay, 0.0)
     cycle = delay + spare + math.exp(-flow.load * spare) / flow.load
 
     def age(quantile: float) -> float:
         if quantile * cycle < delay:
             return quantile * cycle
-        return max(delay, place - (1 - quantile) * cycle)
+        return max(delay, slot - (1 - quantile) * cycle)
 
     return _Steady(
         per_batch=flow.load * cycle,
         calls=1 / cycle,
         age_p50=age(0.5),
         age_p99=age(0.99),
-        peak=_highest(flow.load * max(delay, place), flow.duration / cycle),
+        peak=_highest(flow.load * max(delay, slot), flow.duration / cycle),
     )
 
 
 def _ended_by_count(flow: _Flow) -> _Steady:
     """Full batches go out early.
 
-    Where more has come until a full batch is taken, its window stays open, and what is
-    left when the delay ends goes out as a small batch. Else the window closes with it.
+    If more entries come until a full batch is taken, its window stays open, and the
+    rest goes out as a small batch when the delay ends. Else the window closes with it.
     """
     arrive = flow.load * flow.delay
     full = math.floor(arrive / flow.largest)
@@ -183,18 +183,18 @@ def _ended_by_count(flow: _Flow) -> _Steady:
 
 
 def _without_end(flow: _Flow) -> _Steady:
-    """More arrives than calls can take: what is pending grows until the ring is full.
+    """More arrives than calls can take: pending entries grow until the ring is full.
 
-    From then on a batch is what has come since the last, and an entry that was accepted
-    waits for as many calls as there are batches in the ring.
+    From then on a batch makes room for the next entries, and an accepted entry waits
+    for as many calls as there are batches in the ring.
     """
-    left = flow.load - flow.largest / flow.place
+    left = flow.load - flow.largest / flow.slot_time
     peak = min(flow.capacity, flow.largest + left * flow.duration)
-    oldest = flow.place * peak / flow.largest
+    oldest = flow.slot_time * peak / flow.largest
     refill = flow.largest / flow.load
     return _Steady(
         per_batch=flow.largest,
-        calls=1 / flow.place,
+        calls=1 / flow.slot_time,
         age_p50=oldest - 0.50 * refill,
         age_p99=oldest - 0.01 * refill,
         peak=peak,
@@ -202,7 +202,7 @@ def _without_end(flow: _Flow) -> _Steady:
 
 
 def _highest(mean: float, cycles: float) -> float:
-    """The most that is pending in the longest of so many cycles.
+    """The most entries pending in the longest of so many cycles.
 
     The expected largest of as many Poisson counts, by Blom's approximation, with the
     skewness of Cornish and Fisher.
@@ -215,8 +215,8 @@ def _highest(mean: float, cycles: float) -> float:
 def _memory(
     setting: Setting, flow: _Flow, steady: _Steady, peak: float, entry_bytes: float
 ) -> float:
-    """Bytes at the peak: the ring, what is pending, and what is in calls."""
-    in_calls = min(flow.load * flow.sink, flow.places * steady.per_batch)
+    """Bytes at the peak: the ring, pending entries, and entries in calls."""
+    in_calls = min(flow.load * flow.sink, flow.slots * steady.per_batch)
     fixed = fixed_bytes(setting, entry_bytes)
     if setting.layout == "records":
         return fixed
@@ -226,7 +226,7 @@ def _memory(
 
 
 def fixed_bytes(setting: Setting, entry_bytes: float) -> float:
-    """What is set aside before anything comes."""
+    """The bytes of an empty ring."""
     capacity = setting.capacity
     ring = REFERENCE_BYTES * power_of_two(capacity)
     if setting.layout == "records":
@@ -237,28 +237,28 @@ def fixed_bytes(setting: Setting, entry_bytes: float) -> float:
 
 
 def power_of_two(least: float) -> int:
-    """The smallest that is no less: what a ring has slots for."""
+    """The smallest power of two that is no less: the ring's own size."""
     return 1 << (max(math.ceil(least), 1) - 1).bit_length()
 
 
 def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) -> Cell:
-    """Put beside what was measured what the model says of it.
+    """Make a cell of what was measured and what the model predicts.
 
-    The model is told how long a call took, which is the sink's affair, and nothing else
-    that was measured; of a cell without a rate, also the rate.
+    The model gets one measured value, the duration of a call, which is up to the sink;
+    for a cell without a rate, also the rate.
     """
-    told = setting if setting.rate else replace(setting, rate=measured.rate)
+    given = setting if setting.rate else replace(setting, rate=measured.rate)
     return Cell(
         setting,
         measured,
-        predict(told, sink_ms=measured.sink_mean, entry_bytes=entry_bytes),
+        predict(given, sink_ms=measured.sink_mean, entry_bytes=entry_bytes),
     )
 
 
 def merged(cells: Sequence[Cell]) -> list[Cell]:
     """One cell for all repeats of a setting: their medians; batches add up.
 
-    Of what was dropped the most: a delay that dropped once is not recommended.
+    Of the dropped entries the most: a delay that dropped once is not recommended.
     """
     repeats: dict[Setting, list[Cell]] = {}
     for cell in cells:
@@ -286,9 +286,9 @@ def errors(cell: Cell) -> dict[str, float] | str:
     """How far off the prediction is, as a share of what was measured.
 
     Returns:
-        By figure of `Predicted`, without memory where it is too small to be seen; or,
-        where there is nothing to compare, why not: with as much as the machine holds,
-        the loop never sleeps, and what is late is the machine's affair.
+        By figure of `Predicted`, without memory where it is too small to measure; or,
+        where nothing can be compared, the reason: at the machine's limit the loop never
+        sleeps, and lateness is up to the machine.
     """
     predicted, measured = cell.predicted, cell.measured
     if predicted is None:

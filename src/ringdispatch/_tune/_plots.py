@@ -2,7 +2,7 @@
 
 Colours, weights and dashes are the style sheet's: the n-th line has the class `s<n>`.
 Lines differ in lightness and in the shape of their points too, for grey print and for
-readers who see no colours. docs/rationale.md says why no library draws them.
+colour-blind readers. docs/rationale.md says why no library draws them.
 """
 
 import math
@@ -52,17 +52,17 @@ class Line:
     died: bool = False
 
     def marked(self, shown: Sequence[Point]) -> Sequence[Point]:
-        """Those of its points that get their shape."""
+        """The points that get their shape."""
         step = math.ceil(len(shown) / FEW_SHAPES) if self.plain else 1
         return [] if self.dashed else shown[step // 2 :: step]
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From values to places.
+    """Maps values to places.
 
     Attributes:
-        unit: What its figures are.
+        unit: Of its figures.
         low: Value at `start`; high at `end`.
         log: Whether equal steps are equal ratios.
     """
@@ -74,7 +74,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], unit: str, *, log: bool) -> "Axis":
-        """An axis with room for these values; one that is not logarithmic has 0 too."""
+        """An axis with room for these values; a linear one also has 0."""
         seen = [value for value in values if value > 0 or not log]
         if not seen:
             return cls(unit, 1, 10, log)
@@ -93,11 +93,11 @@ class Axis:
         return round(start + part * (end - start), 1)
 
     def shows(self, value: float) -> bool:
-        """Whether a value has a place at all."""
+        """Whether a value has a place on the axis."""
         return value > 0 or not self.log
 
     def ticks(self, most: int) -> list[float]:
-        """Round values, at most so many."""
+        """Round values, at most `most` of them."""
         if not self.log:
             return self._linear(most)
         decades = range(
@@ -123,7 +123,7 @@ class LinePlot:
     """Lines on two axes.
 
     Attributes:
-        words: What it shows, for readers who do not see it.
+        words: The plot in words, for screen readers.
         lines: To draw; dashed ones first, so that measured ones lie above them.
         x: The axis below.
         y: The axis on the left.
@@ -157,7 +157,7 @@ class LinePlot:
         ]
 
     def path(self, points: Sequence[Point]) -> str:
-        """From point to point."""
+        """The path from point to point."""
         return "M" + "L".join(f"{self.across(x)} {self.down(y)}" for x, y, *_ in points)
 
     def x_ticks(self) -> list[float]:
@@ -206,7 +206,7 @@ def spread(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
 
 
 def thin(points: Sequence[Point], most: int = 200) -> list[Point]:
-    """At most about so many points of a long series, the last one among them."""
+    """About `most` points of a long series, with the last one."""
     step = max(len(points) // most, 1)
     kept = list(points[::step])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
@@ -217,14 +217,14 @@ def thin(points: Sequence[Point], most: int = 200) -> list[Point]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A value, with its name and what is said of it.
+    """A value, with its name and figures.
 
     Attributes:
         name: Above the mark, on the left.
         value: Where the mark is, or ends.
         figure: Above the mark, on the right.
         reach: Where a thin line from the mark ends: the 99th percentile.
-        reach_figure: The same as text, for readers who point at the row.
+        reach_figure: The same as text, shown when a reader points at the row.
         ours: Whether to highlight it.
     """
 
@@ -236,7 +236,7 @@ class Row:
     ours: bool = False
 
     def short_name(self) -> str:
-        """As much of the name as has room."""
+        """The name, cut to the room there is."""
         if len(self.name) <= LONGEST_NAME:
             return self.name
         return f"{self.name[: LONGEST_NAME - 1]}…"
@@ -247,7 +247,7 @@ class RowPlot:
     """Rows, one below the other: bars, or dots where the axis has no zero.
 
     Attributes:
-        words: What it shows, for readers who do not see it.
+        words: The plot in words, for screen readers.
         rows: From top to bottom.
         axis: From left to right.
     """

@@ -1,4 +1,4 @@
-"""What else a run tells: of the loop, of requests it serves, and of memory."""
+"""Probes of a run: stalls of the loop, requests that it serves, and memory."""
 
 import asyncio
 import ctypes
@@ -20,10 +20,10 @@ REQUESTS = 200.0
 
 
 class StallSelector(selectors.DefaultSelector):
-    """Notes how long the loop runs callbacks before it looks for events again.
+    """Notes how long the loop runs callbacks before it polls for events again.
 
-    That is how long it stands still for everyone else. It costs 0.5 us an iteration
-    and wakes nobody, which a probe that sleeps would.
+    For that long everything else on the loop stands still. It costs 0.5 us an iteration
+    and adds no wake-ups, as a probe that sleeps would.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StallSelector(selectors.DefaultSelector):
         self.restart()
 
     def restart(self) -> None:
-        """Count from here."""
+        """Measure from now on."""
         self.longest = 0.0
         self._woke = perf_counter()
 
@@ -48,10 +48,10 @@ class StallSelector(selectors.DefaultSelector):
 class Requests:
     """Small requests on a schedule of their own, served as a gateway would.
 
-    What each took counts from its scheduled arrival. With nothing else to do that is
-    0.8 ms, and up to 1.1, since the timers of the loop are no finer. A request takes
-    0.1 ms of processor time, most of it for waking up: 2 % of a core in all, which is
-    measured and subtracted. Each also samples the resident memory.
+    Each request's time counts from its scheduled arrival. On an idle loop that is 0.8
+    to 1.1 ms, since the timers of the loop are no finer. A request takes 0.1 ms of
+    processor time, most of it for waking up: 2 % of a core in all, which is measured
+    and subtracted. Each also samples the resident memory.
     """
 
     def __init__(self, seconds: float, seed: int) -> None:
@@ -60,7 +60,7 @@ class Requests:
         self.peak_resident = resident()
 
     async def serve(self) -> None:
-        """Serve them all."""
+        """Serve all requests."""
         began = perf_counter()
         async with asyncio.TaskGroup() as group:
             for due in self._due:
@@ -93,8 +93,8 @@ def resident() -> int:
     return size
 
 
-def give_back() -> None:
-    """Have the C allocator give back what was freed: it would hide what grows."""
+def trim_memory() -> None:
+    """Make the C allocator return freed memory, which would hide growth."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim is not None:  # pragma: no branch - glibc has it
@@ -103,7 +103,7 @@ def give_back() -> None:
 
 @cache
 def _statm() -> int | None:
-    """Kept open: reading it takes 5 us then, instead of 20."""
+    """Keep the file open: reading it then takes 5 us instead of 20."""
     try:
         return os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:  # pragma: no cover - macOS and Windows have no /proc
@@ -111,7 +111,7 @@ def _statm() -> int | None:
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The least value that so many percent of all do not exceed; 0.0 of none."""
+    """The least value that `percent` of all values do not exceed; 0.0 of none."""
     if not ascending:
         return 0.0
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]

@@ -22,20 +22,20 @@ from ._candidates import (
 from ._model import MIB, power_of_two, predict
 from ._results import Cell
 
-# Batches of objects beyond that stop the loop for longer, when they are let go.
+# Larger batches of objects stop the loop for longer when they are freed.
 GOOD_BATCH = 2000
-# Repeats that differ by more than their median tell nothing.
+# Repeats that differ by more than their median show nothing.
 TOO_NOISY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What the user can afford; None: any.
+    """The user's limits; None: no limit.
 
     Attributes:
         age: 99th percentile of the age of entries, milliseconds.
         memory: MiB.
-        calls: Of the dispatch function, a second.
+        calls: Calls of the dispatch function a second.
     """
 
     age: float | None = None
@@ -45,17 +45,16 @@ class Budgets:
 
 @dataclass(slots=True)
 class Recommendation:
-    """What to set, why, and what it costs.
+    """The options to set, with reasons and costs.
 
     Attributes:
-        sentence: What to set, and nothing else.
+        sentence: The options to set, and nothing else.
         delay: None: no delay meets the budgets.
-        binds: The budgets that ruled out what else had been better, a delay or a
-            capacity; None: none did.
-        ties: Delays that are as good, within the noise.
+        binds: The budgets that ruled out a better delay or capacity; None: none did.
+        ties: Delays that are as good within the noise.
         relax: The budgets to raise, and to what, where no delay meets them.
-        costs: What the delay costs: name and value.
-        reasons: What it costs in words, then why.
+        costs: The costs of the delay: name and value.
+        reasons: The costs in words, then the reasons.
         noise: By how much repeats of the same setting differ, as a share.
     """
 
@@ -81,10 +80,10 @@ def recommend(
     """Recommend what to set for all the rates that were measured.
 
     Args:
-        cells: Alike but for rate and delay; those of the same setting are repeats, and
-            tell the noise.
-        budgets: What must not be exceeded at any of the rates.
-        entry_bytes: What a pending entry takes.
+        cells: Alike but for rate and delay; cells of the same setting are repeats, and
+            show the noise.
+        budgets: The limits, at each of the rates.
+        entry_bytes: Bytes of a pending entry.
 
     Raises:
         ValueError: no cells.
@@ -132,7 +131,7 @@ def recommend(
 
 
 def _exceeded(one: Candidate, budgets: Budgets) -> dict[str, float]:
-    """The budgets that a delay does not meet, and what it needs."""
+    """The budgets that a delay does not meet, and the values that it needs."""
     needs = {}
     for name, limit in asdict(budgets).items():
         value = getattr(one, name).value
@@ -142,7 +141,7 @@ def _exceeded(one: Candidate, budgets: Budgets) -> dict[str, float]:
 
 
 def _is_close(one: Candidate, budgets: Budgets) -> bool:
-    """Whether it is for the noise alone that a delay does not meet the budgets."""
+    """Whether a delay misses the budgets only by the noise."""
     return all(
         getattr(one, name).least <= getattr(budgets, name)
         for name in _exceeded(one, budgets)
@@ -150,7 +149,7 @@ def _is_close(one: Candidate, budgets: Budgets) -> bool:
 
 
 def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
-    """The best of them, and those that are as good within the noise."""
+    """Return the best candidate, and those that are as good within the noise."""
     fastest = min(candidates, key=lambda one: one.request.value)
     good = [one for one in candidates if one.request.value <= fastest.request.most]
     best = min(good, key=lambda one: (round(one.calls.value, 1), one.delay))
@@ -163,12 +162,12 @@ def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
 def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
     """Room for twice the longest cycle.
 
-    With a memory budget, no more than fits it when the ring and the calls are full.
+    With a memory budget, no more than it has room for when ring and calls are full.
     """
     capacity = one.room
     why = (
         f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
-        f"delay and {one.sink / one.places:.3g} ms of a call are {one.pending:,.0f}; "
+        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.pending:,.0f}; "
         f"twice that, as a power of two, and no less than {LEAST_CAPACITY:,}"
     )
     if budgets.memory is None:
@@ -186,7 +185,7 @@ def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
 
 
 def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
-    """Small batches of objects, where batches would be large and calls can be more."""
+    """Limit batches of objects that would be large, if more calls are affordable."""
     if (layout := one.setting.layout) != "objects":
         return None, f"no max_batch: freeing a batch of {layout} costs nothing"
     if one.per_batch <= GOOD_BATCH:
@@ -194,7 +193,7 @@ def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
             f"no max_batch: a batch has {one.per_batch:,.0f} entries, and up to "
             f"{GOOD_BATCH:,} are freed in less than a millisecond"
         )
-    in_a_call = HEADROOM * one.rate / 1000 * one.sink / one.places
+    in_a_call = HEADROOM * one.rate / 1000 * one.sink / one.slots
     size = max(GOOD_BATCH, power_of_two(in_a_call))
     if size >= one.per_batch:
         return None, (
@@ -220,9 +219,9 @@ def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
 def _costs(
     one: Candidate, capacity: int, max_batch: int | None = None
 ) -> dict[str, float]:
-    """As measured, with the ring that is recommended.
+    """The measured costs, with the recommended ring.
 
-    With a max_batch, which was not measured, calls and ages as predicted.
+    With a max_batch, which was not measured: the predicted calls and ages.
     """
     costs = {
         "age": one.age.value,
@@ -302,8 +301,8 @@ def _why_not_longer(found: Recommendation, wanted: Candidate, budgets: Budgets) 
         return f"{limits} binds: {wanted.delay:g} ms would need {needs}{close}"
     if budgets == Budgets():
         return (
-            f"no budget was given: {_amount('age', found.costs['age'])} are taken to "
-            "be affordable; --budget-age says what is"
+            f"no budget was given: {_amount('age', found.costs['age'])} counts as "
+            "affordable; set --budget-age to limit it"
         )
     return (
         f"no budget binds the delay: without them, too, it would be {found.delay:g} ms"
@@ -311,7 +310,7 @@ def _why_not_longer(found: Recommendation, wanted: Candidate, budgets: Budgets) 
 
 
 def _in_words(found: Recommendation) -> str:
-    """What it costs."""
+    """The costs, as a sentence."""
     costs = found.costs
     binding = f"the {found.binds} budget binds" if found.binds else "no budget binds"
     return (
@@ -325,7 +324,7 @@ def _in_words(found: Recommendation) -> str:
 def _relaxed(
     able: Sequence[Candidate], budgets: Budgets, noise: float
 ) -> Recommendation:
-    """No delay meets the budgets: what to relax, for the one that comes closest."""
+    """No delay meets the budgets: recommend which to relax, for the closest one."""
 
     def distance(one: Candidate) -> tuple[int, float]:
         needs = _exceeded(one, budgets)
@@ -366,7 +365,7 @@ def _rounded_up(value: float) -> float:
 
 
 def _saturated(candidates: Sequence[Candidate], noise: float) -> Recommendation:
-    """Entries were dropped with every delay: none is to be recommended."""
+    """Entries were dropped with every delay: recommend none."""
     one = candidates[-1]
     capacity, why = _capacity(one, Budgets())
     how = (

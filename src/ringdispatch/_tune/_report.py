@@ -1,4 +1,4 @@
-"""Writes a run as one page of HTML that needs nothing else: no script, no network."""
+"""Writes a run as one page of HTML: no script, no network, no other file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,11 +47,11 @@ TEMPLATES.filters["short"] = short
 
 
 def write(results: Results, path: Path) -> None:
-    """Write the report; what was not measured is left out.
+    """Write the report, without the parts that were not measured.
 
     Args:
-        results: Of the suite or of the tuner.
-        path: Of the page; missing folders are made.
+        results: The suite's or the tuner's.
+        path: Of the page; missing folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(results), encoding="utf-8")
@@ -88,7 +88,7 @@ def page(results: Results) -> str:
 
 
 def _findings(results: Results) -> list[tuple[str, str]]:
-    """What was found: of what, and in words."""
+    """The findings: subject and words."""
     found = [(one.name, one.verdict) for one in results.memory]
     found += _call_in_words(results.prices)
     if model := model_in_words(results.cells):
@@ -97,7 +97,7 @@ def _findings(results: Results) -> list[tuple[str, str]]:
 
 
 def _call_in_words(prices: Sequence[Price]) -> list[tuple[str, str]]:
-    """What our cheapest call costs, and which others are cheaper."""
+    """The cost of our cheapest call, and the others that are cheaper."""
     alike = [one for one in prices if one.threads == 1 and not one.full]
     own = [one for one in alike if ours(one.name)]
     if not own:

@@ -1,4 +1,4 @@
-"""What was measured, as plain data: written as JSON, read by reports and tables."""
+"""Measurements as plain data: written as JSON, read by reports and tables."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What one cell is measured under.
+    """The conditions of one cell.
 
     Attributes:
         rate: Entries per second that arrive; None: as many as the machine holds.
@@ -34,26 +34,26 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one cell did.
+    """The figures measured in one cell.
 
     Attributes:
-        rate: Entries per second that really arrived.
-        held: Whether the producer held the rate that was asked for.
+        rate: Entries per second that arrived.
+        held: Whether the producer held the requested rate.
         batches: Calls of the dispatch function.
         entries_per_batch: Their mean size.
         calls_per_second: How many of them there were a second.
         age_p50: Median age of an entry when its call began, from its scheduled
             arrival on, milliseconds; age_p99, age_max alike.
         stall_max: The longest that the event loop stood still, milliseconds.
-        request_p99: 99th percentile of what a request took that the same loop served,
-            from its scheduled arrival on, milliseconds.
+        request_p99: 99th percentile of the duration of requests served by the same
+            loop, from their scheduled arrival on, milliseconds.
         cpu_seconds_per_million: Processor time per million entries: making and
-            enqueuing them, dispatching them, and what the sink does in this process.
+            enqueuing them, dispatching them, and the sink's work in this process.
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
         rss_growth: Most resident bytes, above those before the dispatcher was made.
-        dropped: Entries that no call got: rejected for want of room or as oversized,
-            evicted, or abandoned.
+        dropped: Entries that no call received: rejected for lack of room or as
+            oversized, evicted, or abandoned.
     """
 
     rate: float
@@ -75,11 +75,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What the model says a cell will do; units as in Measured.
+    """The figures predicted for a cell; units as in Measured.
 
     Attributes:
         saturated: Whether more arrives than calls can take: entries are dropped.
-        memory: Bytes at the peak: the ring, what is pending, what is in calls.
+        memory: Bytes at the peak: the ring, pending entries, entries in calls.
     """
 
     entries_per_batch: float
@@ -102,16 +102,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory over time, under a load that is more than the sink takes.
+    """Resident memory over time, under a load that exceeds the sink.
 
     Attributes:
-        name: What held the entries.
+        name: The holder of the entries.
         points: (seconds, bytes above the start).
         slope: Bytes a second, fitted to the part before the bound.
         bound: Bytes at which it levelled off; None: it did not.
-        predicted_bound: What the model said; None: there is none.
+        predicted_bound: Of the model; None: there is none.
         bounded_after: Seconds until it levelled off.
-        limit: Bytes that the process was allowed above its start; None: any.
+        limit: Bytes that the process might take above its start; None: any.
         died: Whether it ran out of memory.
         verdict: All of that in words.
     """
@@ -129,11 +129,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What the producer's call costs.
+    """The cost of `enqueue` or its like.
 
     Attributes:
-        name: Whose call.
-        threads: How many called at once.
+        name: Of the call.
+        threads: How many threads called at once.
         full: Whether there was no room.
         ns_min: Nanoseconds; ns_median and ns_p99 alike.
         ratio: Of the medians, to `collections.deque.append` in the same run.
@@ -154,14 +154,14 @@ class Results:
 
     Attributes:
         kind: `"suite"` or `"tune"`.
-        machine: Name and value of all that a reader must know of it: CPU, cores,
+        machine: Name and value of each fact about the machine and the run: CPU, cores,
             memory, system, Python, versions of packages, commit, seed, date, mode.
-        prices: Of the producer's call.
+        prices: Of `enqueue` and its like.
         takes: Of taking a batch: `{"entries": 10_000, "ns_per_entry": 0.2}`.
         whole_way: `{"name": ..., "producers": 1, "million_per_second": ...}`.
         cells: Of the grid.
         memory: Under too much load.
-        recommendation: What to set, with `sentence`, and `reasons`; None: not asked.
+        recommendation: With `sentence` and `reasons`; None: there is none.
     """
 
     kind: str
@@ -174,13 +174,13 @@ class Results:
     recommendation: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the results as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """Read what `write` wrote."""
+        """Read results that `write` wrote."""
         seen = json.loads(path.read_text())
         seen["prices"] = [Price(**one) for one in seen["prices"]]
         seen["cells"] = [_cell(one) for one in seen["cells"]]

@@ -12,7 +12,7 @@ from ._grid import by_rate, rate_name, remark, variant, variant_name
 from ._model import LIMITS, errors
 from ._results import Cell, Memory, Price, Results
 
-# What is said of a cell: its name, its place in `errors`, how far off it may be.
+# The judged figures of a cell: title, key in `errors`, limit of the error.
 JUDGED = tuple(
     (title, name, LIMITS.get(name))
     for title, name in (
@@ -46,7 +46,7 @@ Text = str | Marked
 
 
 class Fact(NamedTuple):
-    """What a reader must know of the machine or the run."""
+    """A fact about the machine or the run."""
 
     name: str
     value: str
@@ -62,11 +62,11 @@ class Table:
     """A table in a box of its own, which scrolls where the table is too wide.
 
     Attributes:
-        caption: Over it.
+        caption: Above the table.
         heads: Of the columns.
         groups: Of rows, set apart by a line; a row of one cell heads the others.
         above: A row of heads over several columns each: the text, how many.
-        words: So many columns on the left are words, the others figures.
+        words: How many columns on the left are words; the others are figures.
     """
 
     caption: str
@@ -82,7 +82,7 @@ def marked(name: str) -> Text:
 
 
 def machine_facts(results: Results) -> list[Fact]:
-    """Name and value of all that a reader must know of the machine and the run."""
+    """Name and value of each fact about the machine and the run."""
     return [
         Fact(name.replace("_", " "), _plain(value))
         for name, value in results.machine.items()
@@ -126,7 +126,7 @@ def price_table(prices: Sequence[Price]) -> Table:
 
 
 def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
-    """Rows of any fields, as they come."""
+    """Rows of any fields, in their order."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
     words = [
         field
@@ -148,7 +148,7 @@ def plain_table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
 
 
 def memory_table(memory: Sequence[Memory]) -> Table:
-    """Slope, bound and end of each, beside what was predicted."""
+    """Slope, bound and end of each, beside the prediction."""
     rows = [
         [
             one.name,
@@ -165,7 +165,7 @@ def memory_table(memory: Sequence[Memory]) -> Table:
         for one in memory
     ]
     heads = [
-        Head("what held the entries"),
+        Head("holder of the entries"),
         Head("slope", "before the bound"),
         Head("bound", "measured"),
         Head("bound", "predicted"),
@@ -181,7 +181,7 @@ def memory_table(memory: Sequence[Memory]) -> Table:
 
 
 def measured_table(cells: Sequence[Cell]) -> Table:
-    """All that was measured in each cell."""
+    """All measured figures of each cell."""
     columns: list[tuple[Head, Callable[[Cell], Text]]] = [
         (Head("arrived", "entries/s"), _arrived),
         (Head("batches"), lambda one: number(one.measured.batches)),
@@ -219,10 +219,10 @@ def _dropped(cell: Cell) -> Text:
 
 
 def predicted_table(cells: Sequence[Cell]) -> Table:
-    """Measured and predicted side by side, and how far apart.
+    """Measured and predicted figures side by side, and the difference.
 
     Args:
-        cells: All with a prediction.
+        cells: Each with a prediction.
     """
     heads = [Head("rate"), Head("sink", "ms"), Head("delay", "ms")]
     for _ in JUDGED:
@@ -321,7 +321,7 @@ def versus_table(cells: Sequence[Cell]) -> Table | None:
 
 
 def model_table(cells: Sequence[Cell]) -> Table | None:
-    """How far off the model is, over all cells that are judged."""
+    """The errors of the model, over all judged cells."""
     judged = [found for one in cells if isinstance(found := errors(one), dict)]
     if not judged:
         return None
@@ -361,6 +361,6 @@ def model_in_words(cells: Sequence[Cell]) -> str:
 
 
 def remarks(cells: Sequence[Cell]) -> str:
-    """Which cells are not judged, and why: 3 saturated, 2 too few."""
+    """How many cells are not judged, and why: 3 saturated, 2 too few."""
     why = [remark(one) for one in cells if remark(one)]
     return ", ".join(f"{why.count(one)} {one}" for one in dict.fromkeys(why))

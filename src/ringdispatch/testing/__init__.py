@@ -2,7 +2,7 @@
 
 `RecordingDispatcher` stands in for a dispatcher: each entry is dispatched at once, and
 recorded. `SteppedClock` makes delays and timeouts pass without waiting for them.
-`FaultyDispatch` is a dispatch function that fails, hangs and is slow as it is told.
+`FaultyDispatch` is a dispatch function that fails, hangs or is slow on demand.
 
 `ringdispatch.testing.plugin` has a fixture for pytest. It is loaded only where it is
 named, and nothing else here imports pytest.

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 from ringdispatch._batcher import Batcher
 
-# Steps of the loop within which whatever can run has run. A program that never waits
-# would take for ever.
+# Steps of the loop within which everything that can run has run. A program that never
+# waits would run for ever.
 _LEAST_STEPS = 20
 _MOST_STEPS = 10_000
 _RESOLUTION = 1e-6  # seconds within which a timer is due
 
-# The clock that every dispatcher goes by now, if any.
+# The clock that every dispatcher follows now, if any.
 _entered: list["SteppedClock"] = []
 
 
@@ -26,14 +26,14 @@ class SteppedClock:
             dispatcher.enqueue({"status": 200})
             await clock.advance(0.1)  # ms_delay=100 has passed
 
-    While it is entered the event loop goes by it, and every dispatcher of the process:
+    While it is entered, the event loop and every dispatcher of the process follow it:
     one clock at a time. `asyncio.sleep`, `call_later` and `asyncio.timeout` wait for
-    `advance`. When it is left the clock runs on from where it stands, so that time
+    `advance`. When the clock is left, it runs on from where it stands, so that time
     never goes back for a dispatcher that outlives the test.
 
-    Threads and sockets take real time: neither an ordinary dispatch function nor a real
-    server is waited for by `advance`. `await dispatcher.aflush()` waits for both; its
-    timeout, as that of `aclose`, waits for `advance`. A dispatcher that lives on
+    Threads and sockets take real time: `advance` waits neither for an ordinary dispatch
+    function nor for a real server. `await dispatcher.aflush()` waits for both; its
+    timeout, like that of `aclose`, waits for `advance`. A dispatcher that lives on
     another loop, or on the background thread, stands still: its windows are due by this
     clock, its loop wakes by its own.
 
@@ -52,7 +52,7 @@ class SteppedClock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds that `advance` and `block` have moved the clock in all."""
+        """Seconds in all by which `advance` and `block` have moved the clock."""
         return self._elapsed or 0.0
 
     def __enter__(self) -> Self:
@@ -60,13 +60,13 @@ class SteppedClock:
             raise RuntimeError(f"{self!r} was entered before: make another")
         if _entered:
             raise RuntimeError(
-                f"{_entered[0]!r} is entered, and all dispatchers go by one clock: "
+                f"{_entered[0]!r} is entered, and all dispatchers follow one clock: "
                 "leave it first"
             )
         if self._loop is None:
             self._loop = _steppable(asyncio.get_running_loop())
         self._elapsed = 0.0
-        # Floats are no finer some months from where the clock began.
+        # Floats are no finer than this some months after the clock's start.
         self._resolution = self._loop._clock_resolution
         self._loop._clock_resolution = _RESOLUTION
         _entered.append(self)
@@ -93,7 +93,7 @@ class SteppedClock:
         )
 
     async def settle(self) -> None:
-        """Let everything run that can run without time passing."""
+        """Run everything that can run without time passing."""
         for step in range(_MOST_STEPS):
             await asyncio.sleep(0)
             if step >= _LEAST_STEPS and not self._loop._ready:
@@ -119,7 +119,7 @@ class SteppedClock:
         await self.settle()
 
     def block(self, seconds: float) -> None:
-        """Let time pass while nothing runs, as code does that blocks the loop.
+        """Let time pass while nothing runs, like code that blocks the loop.
 
         Args:
             seconds: How long, >= 0.
@@ -160,7 +160,7 @@ def _set_clocks(
     loop: Any, loop_time: Callable[[], float], now: Callable[[], float]
 ) -> None:
     loop.time = loop_time
-    # The one thing here that is not public: what a dispatcher takes for the time.
+    # The one private name of the package that is used here: the dispatchers' clock.
     Batcher.now = staticmethod(now)
 
 
@@ -169,6 +169,6 @@ def _stepped(clock: SteppedClock, origin: float) -> Callable[[], float]:
 
 
 def _ahead(clock: Callable[[], float], now: float) -> Callable[[], float]:
-    """A clock that shows `now` at this moment, and runs as `clock` does."""
+    """Return a clock that shows `now` at this moment, and runs as `clock` does."""
     ahead = now - clock()
     return lambda: clock() + ahead

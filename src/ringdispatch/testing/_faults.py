@@ -1,4 +1,4 @@
-"""A dispatch function that does what a test wants to see handled."""
+"""A dispatch function that fails in the ways that a test prescribes."""
 
 import asyncio
 import enum
@@ -25,7 +25,7 @@ Fault = BaseException | type[BaseException] | float | _Hang | None
 
 
 class FaultyDispatch:
-    """A dispatch function that records its batches and fails as it is told.
+    """A dispatch function that records its batches and fails on demand.
 
         send = FaultyDispatch(None, ConnectionError("refused"), HANG, 2.5)
         dispatcher = BackgroundDispatcher(send, ms_delay=100, dispatch_timeout=30)
@@ -42,7 +42,7 @@ class FaultyDispatch:
         then: What every later call does.
 
     Attributes:
-        batches: What it was called with, in order.
+        batches: The batches that it was called with, in order.
 
     Raises:
         TypeError: a fault is none of these.
@@ -81,7 +81,7 @@ class FaultyDispatch:
             await asyncio.sleep(fault)
 
     def release(self) -> None:
-        """Let the calls return that hang now."""
+        """Let the calls that hang now return."""
         hanging, self._hanging = self._hanging, []
         for call in hanging:
             with suppress(InvalidStateError):  # cancelled meanwhile

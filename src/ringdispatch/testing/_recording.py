@@ -11,8 +11,8 @@ Entry = TypeVar("Entry")
 
 
 def kept(batch: Any) -> Any:
-    """The batch, as it may be kept for long."""
-    # Of an array that is kept, a copy: the array itself keeps a buffer of `capacity`.
+    """Return the batch in a form that may be kept for long."""
+    # A copy of an array: the array itself would keep a buffer of `capacity` rows.
     return batch.copy() if hasattr(batch, "copy") else batch
 
 
@@ -20,22 +20,22 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
     """A dispatcher whose entries are in `batches` when `enqueue` returns.
 
     It is a BackgroundDispatcher in all else: layouts check and encode entries, contexts
-    are told, the statistics are real, and it can be closed. Each entry is a batch of
-    its own, and the call waits until it is recorded; an event loop is not needed. On
+    are notified, the statistics are real, and it can be closed. Each entry is a batch
+    of its own, and the call waits until it is recorded; an event loop is not needed. On
     the background thread itself, in another dispatcher's dispatch function, it can't
     wait: the entry is recorded when that function next awaits.
 
-    It takes the arguments of a BackgroundDispatcher and checks them as that does, so
-    that it can replace the class itself. The dispatch function is never called.
+    It takes and checks the arguments of a BackgroundDispatcher, so that it can replace
+    the class itself. The dispatch function is never called.
     `ms_delay`, `max_batch` and `home` have no effect.
 
     Attributes:
-        batches: What the dispatch function would have been called with, in order.
+        batches: The batches that the dispatch function would have got, in order.
 
     Args:
         dispatch_function: Lends its name; not called.
         ms_delay: Not waited for.
-        layout: As with BackgroundDispatcher, as all other options.
+        layout: As with BackgroundDispatcher; so are all other options.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -54,7 +54,7 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         layout: Objects | Records | Bytes = Objects(),
         **options: Unpack[Options],
     ) -> None:
-        batches: list[Any] = []  # not by way of self, which would keep itself alive
+        batches: list[Any] = []  # not through self, which would keep itself alive
 
         async def record(batch: Any) -> None:
             batches.append(kept(batch))
@@ -63,12 +63,12 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
             _options.dispatch_function(dispatch_function)
         named = type(self) if dispatch_function is None else dispatch_function
         options["name"] = _options.name(options.get("name"), named)
-        # What has no effect is checked all the same.
+        # Options without effect are checked all the same.
         capacity = _options.capacity(options.setdefault("capacity", 65_536))
         _options.max_batch(options.get("max_batch"), capacity)
         _options.choice("home", options.get("home", "auto"), ("auto", "thread"))
         options["max_batch"] = 1  # a full batch goes out at once
-        options["home"] = "thread"  # another thread: the caller's may wait for it
+        options["home"] = "thread"  # another thread: the caller's can wait for it
         given: Any = {"layout": layout, **options}
         super().__init__(record, ms_delay=ms_delay, **given)
         self.batches = batches
@@ -79,7 +79,7 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         return [entry for batch in self.batches for entry in batch]
 
     def clear(self) -> None:
-        """Forget what was recorded; the statistics stay."""
+        """Drop the recorded batches; the statistics stay."""
         self.batches.clear()
 
     def enqueue(self, entry: Entry, context: Any = None) -> bool:
@@ -103,7 +103,7 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         return accepted
 
     def _record_now(self) -> None:
-        # On the background thread itself, where another dispatcher's dispatch function
-        # may be at work, nobody can wait for it: it is recorded as soon as that awaits.
+        # On the background thread itself, in another dispatcher's dispatch function,
+        # flush() raises: the entry is recorded as soon as that function awaits.
         with contextlib.suppress(RuntimeError):
             self.flush(timeout=None)
