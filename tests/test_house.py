@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 
 # They check, describe or show; everything else that the dispatcher reaches is policy.
 NOT_POLICY = {"_options", "_layouts", "_fields", "_statistics"}
-POLICY_LINES = 2_495
+POLICY_LINES = 2_480
 FILE_LINES = 450
 
 
