@@ -126,8 +126,7 @@ class Batcher:
         posted = self.wake_home(self._ensure_home())
         if self.ring.head > position:  # another thread was quicker than add_opener()
             self.wake_home(self.home)
-        # The caller's own context, in the caller's own call: a serverless runtime takes
-        # no promise after the request has ended.
+        # In the caller's own call: a serverless runtime takes no promise after it.
         try:
             wait_until = getattr(context, "wait_until", None)
             if wait_until is not None:
@@ -243,10 +242,7 @@ class Batcher:
             self.home.post(callback)
 
     def loop_closed(self, home: Home) -> None:
-        """Move what waits for a loop that was closed.
-
-        But from no other loop: one that is only stopped keeps its entries.
-        """
+        """Move what waits for a loop that was closed, and from no other loop."""
         self._posted = None
         self.drops.loop_closed()
         for call in list(self.calls):
@@ -387,14 +383,9 @@ class Batcher:
         if waiter.settled is not None:
             return waiter
         home, posted = self.home, self._posted
-        if (
-            posted is None
-            or not posted.pending
-            or posted.home is not home
-            or home is None
-            or home.stalled
-            or self.now() > self._posted_at + _POSTED_SECONDS
-        ):
+        is_posted = posted is not None and posted.pending and posted.home is home
+        recent = self.now() <= self._posted_at + _POSTED_SECONDS
+        if not (is_posted and recent) or home is None or home.stalled:
             self.wake(blocking=blocking)
         return waiter
 

@@ -81,12 +81,7 @@ class Reports:
     ) -> None:
         """Report a failed dispatch to the log, to contexts and to `on_error`.
 
-        Args:
-            error: What the dispatch function raised, or what ended it.
-            batch: The batch, as the dispatch function got it.
-            count: How many entries it holds.
-            contexts: The openers' contexts; their `log` gets the message too.
-            quiet: Whether the failure is logged elsewhere.
+        `contexts` are the openers'; `quiet`: the failure is logged elsewhere.
         """
         try:
             what = repr(error)
