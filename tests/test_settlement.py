@@ -1,4 +1,4 @@
-"""C5 to C11: whatever happens, each accepted entry is settled and reported once, in order.
+"""C5 to C11: each accepted entry is settled once, in order, and reported.
 
 A history is made of steps (entries, time, flushes, cancellations, a close) and of what
 each call of the dispatch function does. It runs on a loop whose time stands still, next
