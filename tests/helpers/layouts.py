@@ -32,7 +32,7 @@ class Aside:
         self.boxes: dict[int, list[Any]] = {}
 
     def put(self, entry: Any) -> int:
-        # The address of what is kept is a number that is unique; finding it needs
+        # The address of what is kept is a unique number; finding it needs
         # no lock, so that this may be entered again from anywhere.
         box = [entry]
         self.boxes[id(box)] = box
