@@ -48,3 +48,5 @@ cdef class Finalizer:
     # never changed
     cdef object function
     cdef tuple arguments
+    # by its last holder
+    cdef bint done

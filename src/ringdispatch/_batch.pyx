@@ -177,21 +177,29 @@ cdef class Wake:
 
 
 cdef class Finalizer:
-    """Calls `function(*arguments)` once, when it is freed, however its holder ended.
+    """Calls `function(*arguments)` once: at finish(), or else when it is freed.
 
-    Compiled, so that nothing can be raised in between. A RuntimeError is ignored: it
-    means that the event loop to be notified is closed.
+    Without the GIL what another thread frees may wait for its owner, so that a holder
+    that gets to its end calls that. Compiled, so that nothing can be raised in between. A
+    RuntimeError is ignored: the event loop that is to be called is closed.
     """
 
     def __cinit__(self, function, *arguments):
         self.function = function
         self.arguments = arguments
 
-    def __del__(self):
+    def finish(self):
+        """Call the function now, unless it was called before."""
+        if self.done:
+            return
+        self.done = True
         try:
             self.function(*self.arguments)
         except RuntimeError:
             pass
+
+    def __del__(self):
+        self.finish()
 
 
 def resolve(future):

@@ -52,8 +52,10 @@ class Workers:
         try:
             job = jobs.get()
             while job is not None:
-                job[0]()
-                del job  # frees its Finalizer
+                work, ended = job
+                work()
+                ended.finish()
+                del job, work, ended  # or they would keep the batch
                 if self._ended:
                     return
                 self._idle.append(jobs)
@@ -99,6 +101,7 @@ class Worker:
             if not self._home.is_ours:
                 raise
             self._work()
+            ended.finish()
 
     async def result(self) -> None:
         """Wait for the function, and for the awaitable that it may have returned."""
