@@ -26,7 +26,7 @@ DROPS = ("rejected_full", "rejected_closed", "evicted", "abandoned")
 
 # The log lines that count failures, of an outage and at close.
 FAILED = re.compile(
-    r"(?:since the last success )?(\d+) batch(?:es)? failed \((\d+) entr(?:y|ies)\)"
+    r"(?:closed; before that )?(\d+) batch(?:es)? failed \((\d+) entr(?:y|ies)\)"
 )
 
 # The timeout's timer is set before the batch is taken: on 3.11 an iteration of the loop
