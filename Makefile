@@ -53,14 +53,14 @@ stress := stress
 # What depends on the version of the interpreter: compiled code, what CPython does at the
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
-	context end exit fork gevent home life packaging record_buffers records \
+	context end exit fork gevent home life ordered packaging record_buffers records \
 	records_refused reentry ring ring_threads stopped threads unclosed waiting
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
-	leaks leaks_layouts record_buffers records records_refused reentry ring ring_model \
+	leaks leaks_layouts ordered record_buffers records records_refused reentry ring ring_model \
 	ring_threads threads
 # What races in threads of its own; and what may be run in several at once.
-threads_tests := threads ring_threads
+threads_tests := threads ring_threads ordered
 rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 

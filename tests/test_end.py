@@ -170,6 +170,45 @@ def test_end_of_run_takes_five_seconds_at_most(loop_name: str, layout: str) -> N
 
 
 @on_each_loop
+def test_end_of_run_does_not_wait_for_a_call_on_another_loop(
+    loop_name: str, layout: str
+) -> None:  # C16
+    run_snippet(
+        """
+        began, goes_on = threading.Event(), threading.Event()
+        def slow(batch):
+            began.set()
+            assert goes_on.wait(10)
+        dispatcher = BackgroundDispatcher(slow, ms_delay=1, max_in_flight=2)
+        def elsewhere():
+            async def first():
+                dispatcher.bind()
+                dispatcher.enqueue("a")
+                await asyncio.to_thread(began.wait)
+                await asyncio.to_thread(goes_on.wait)
+                assert await dispatcher.aflush()
+            asyncio.run(first())
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        assert began.wait(10)
+
+        async def main():
+            dispatcher.bind()
+        started = time.monotonic()
+        run(main())
+        assert not goes_on.is_set()
+        assert time.monotonic() - started < 4
+        goes_on.set()
+        thread.join()
+        assert dispatcher.close()
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        layout=layout,
+    )
+
+
+@on_each_loop
 def test_end_of_run_with_a_dispatcher_that_is_closed_warns_of_nothing(
     loop_name: str,
     layout: str,

@@ -390,3 +390,27 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
         layout=layout,
     )
     assert outcome.lines == ["['parent']", "['child']"]
+
+
+def test_child_that_drops_a_dispatcher_does_not_wake_the_parents_loop() -> None:  # C17
+    """The sockets that wake the background loop are the parent's, too."""
+    outcome = forked(
+        """
+    dispatcher.enqueue("a")
+    loop = dispatcher._batcher.home.loop
+    woken = []
+    loop._write_to_self = lambda: woken.append(1)
+    def body():
+        global dispatcher
+        woken.clear()
+        del dispatcher
+        gc.collect()
+        assert not woken
+        say("dropped")
+    pid = child(body)
+    del loop._write_to_self
+    join(pid)
+    assert dispatcher.close()
+    """
+    )
+    assert outcome.lines == ["dropped", "parent ['a']"]

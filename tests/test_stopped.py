@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+
 import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, new_loop, put, run_on
@@ -113,3 +117,29 @@ def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(
     assert dispatcher.close()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
+
+
+def test_call_whose_loop_stops_before_its_first_step_is_dropped(
+    loop_name: str, dispatcher_class: type
+) -> None:
+    """Another loop has its entries; its own says nothing when it runs again."""
+    sink = Place()  # C14
+    dispatcher = dispatcher_class(sink, ms_delay=60_000, max_batch=1)
+    loop = new_loop(loop_name)
+    complaints: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+
+    async def stop_behind_the_wake_up() -> None:
+        dispatcher.enqueue("a")
+        loop.call_soon(loop.stop)
+
+    with contextlib.suppress(RuntimeError):  # stopped before the future was done
+        loop.run_until_complete(stop_behind_the_wake_up())
+    dispatcher.flush()
+    assert sink.entries == ["a"]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    gc.collect()
+    assert complaints == []
+    loop.close()
+    assert dispatcher.close()
+    books_agree(dispatcher)

@@ -78,6 +78,9 @@ def reset_background() -> object:
     """Start without a background thread in a forked child; returns the parent's."""
     inherited = dict(_background)
     _background.clear()
+    for background in inherited.values():
+        if background.home is not None:
+            background.home.on_deserted = None  # it would wake the parent's loop
     return inherited
 
 

@@ -5,7 +5,6 @@ import logging
 import math
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
@@ -17,9 +16,10 @@ from ._background import choose_home
 from ._batch import Batch, Wake
 from ._call import EAGER, Call, current_call
 from ._home import Home, running_loop
+from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue, first
+from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue
 from ._worker import Workers
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -29,6 +29,9 @@ _TICK_SECONDS = 1e-3  # no loop waits more finely
 
 # A posted pump() older than this may have gone down with its loop: post another.
 _POSTED_SECONDS = 0.1
+
+# How often a loop that ends looks whether only others have anything left.
+_LOOK_SECONDS = 0.1
 
 
 class Batcher:
@@ -80,14 +83,13 @@ class Batcher:
         self._taken_at = -math.inf  # when the delay's last take was
         self._out_of_memory = False  # for the last batch
         self._timer: tuple[Wake, asyncio.TimerHandle] | None = None
-        # any thread, by single operations of a dict or deque
-        # strong: a loop holds its tasks weakly; in order: one emptied from the front
-        self.calls: OrderedDict[Call, None] = OrderedDict()
+        # any thread, by single operations of a set or deque
+        # strong: a loop holds its tasks weakly; in the order of their start
+        self.calls: OrderedSet[Call] = OrderedSet()
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
         self.workers = Workers()
-        self._former_homes: dict[Home, None] = {}
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
         self._bound_home: Home | None = None  # by bind(), which wins over a choice
@@ -101,7 +103,6 @@ class Batcher:
         """What a forked child must never free: it lives on in the parent."""
         return (
             self.home,
-            self._former_homes,
             self.calls,
             self.settlement,
             self.room,
@@ -202,19 +203,16 @@ class Batcher:
     def _move_to(self, home: Home) -> None:
         home.attach(self)
         before, self.home = self.home, home
-        if before is not None and before is not home:
-            self._former_homes[before] = None  # calls may run there yet
-
-    def _forget_former_homes(self) -> None:
-        for call in list(self.calls):
+        for call in self.calls:
             if call.is_orphaned():
                 call.orphan()
-        needed = {self.home, *(call.home for call in list(self.calls))}
-        for home in list(self._former_homes):
-            if home not in needed:
-                home.remove(self)
-            if home not in needed or home is self.home:
-                self._former_homes.pop(home, None)
+        if before is not None:
+            self._leave(before)
+
+    def _leave(self, home: Home) -> None:
+        """Leave a former home, with the last call that runs there."""
+        if home not in {self.home, *(call.home for call in self.calls)}:
+            home.remove(self)
 
     def wake(self, *, blocking: bool = False) -> None:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
@@ -245,7 +243,7 @@ class Batcher:
         """Move what waits for a loop that was closed, and from no other loop."""
         self._posted = None
         self.drops.loop_closed()
-        for call in list(self.calls):
+        for call in self.calls:
             if call.home is home:
                 call.orphan()
         if self.has_work:
@@ -260,8 +258,6 @@ class Batcher:
         """
         if not home.is_guarded or home.thread != get_ident():
             home.arrive()
-        if self._former_homes:
-            self._forget_former_homes()
         if home is not self.home or home.ended:
             self.settlement.finish()
             if self.ring.pending:
@@ -292,9 +288,11 @@ class Batcher:
         return max(self.ring.opened, self._taken_at) + self._delay
 
     def _expire_calls(self, now: float) -> None:
-        """Expire the longest running call where its own timer was interrupted."""
-        call = first(self.calls)
-        if call is not None and call.deadline is not None and now > call.deadline + 1:
+        """End the longest running call where its loop or its timer did not."""
+        call = self.calls.first()
+        if call is not None and call.is_orphaned():
+            call.orphan()
+        elif call is not None and call.deadline is not None and now > call.deadline + 1:
             call.expire()
 
     @property
@@ -339,6 +337,7 @@ class Batcher:
         if self.settlement.openers:
             self.settlement.move_openers(batch.start, batch.end, call.openers)
         if call.home is not self.home:
+            call.home.attach(self)  # moved before it began, it has left there
             if self.ring.pending:
                 self.wake_home(self.home)
         elif not EAGER and (self._timer or self.ring.pending):  # else pump() goes on
@@ -362,6 +361,8 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if self.settlement.excused:
             self.settlement.excused.pop(call, None)
+        if call.home is not self.home:
+            self._leave(call.home)
         if not self.ring.pending and not self.ring.closed:
             self.settlement.finish()
         elif here and call.home is self.home:
@@ -407,7 +408,8 @@ class Batcher:
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
             self.settlement.add(waiter)
             self.pump(home, self.ring.unclaim_window())
-            await self.settlement.wait(waiter, left)
+            # It may wait for a slow call on another loop, which must not hold this one.
+            await self.settlement.wait(waiter, min(left, _LOOK_SECONDS))
         home.ended = True
         for call in self._running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
@@ -418,7 +420,7 @@ class Batcher:
         """The calls that are not settled, on that home or on any."""
         return [
             call
-            for call in list(self.calls)
+            for call in self.calls
             if (home is None or call.home is home)
             and (call.batch is None or not call.batch.settled)
         ]

@@ -88,7 +88,7 @@ class Call:
             if self._slot is None:
                 return False
             main = self._run(loop)
-            batcher.calls[self] = None
+            batcher.calls.add(self)
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
             if EAGER and task.done():
                 if not self._ended:
@@ -115,6 +115,8 @@ class Call:
     ) -> None:
         """See to a call whose first step is over."""
         if self._ended:
+            if task.done() and not task.cancelled():
+                task.exception()  # orphaned, it could take no step
             return
         # Ended by whatever was raised, at whatever line, it frees its slot.
         task.add_done_callback(self._on_done, context=Context())
@@ -205,7 +207,7 @@ class Call:
             self._slot.release()
         if not EAGER:
             batcher.unstarted.pop(self, None)
-        batcher.calls.pop(self, None)
+        batcher.calls.discard(self)
         if self._suspended:  # else pump() goes on
             batcher.slot_freed(self, here=here)
         self._ended = True

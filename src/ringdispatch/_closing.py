@@ -52,7 +52,7 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
     """Cancel what is in flight, abandon what is pending, log it once."""
     abandoned = batcher.ring.abandon()
     failed = 0
-    for call in list(batcher.calls):
+    for call in batcher.calls:
         if call is not excused:
             failed += call.fail(TimeoutError(why), report=False)
             call.stop()

@@ -86,7 +86,7 @@ async def _end_one(batcher: "Batcher", seconds: float) -> None:
     loop = asyncio.get_running_loop()
     try:
         # A loop in a daemon thread runs on meanwhile, and so do the calls there.
-        for call in list(batcher.calls):
+        for call in batcher.calls:
             if call.home.stalled:
                 call.orphan()
         home = home_of(loop)

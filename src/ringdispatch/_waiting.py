@@ -1,19 +1,19 @@
 """Waiting: for entries to be settled, and for room in the ring.
 
-Both queues are in order; every operation is a single one of a dict: no lock is needed.
+Both queues are in order; every operation is a single one of a set or a dict: no lock is
+needed.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator
 from contextvars import Context
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from ._batch import resolve
+from ._batch import Finalizer, resolve
+from ._ordered import OrderedSet
 from ._ring import Ring
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # How often a waiter for room looks whether the loops of those before it still run.
 _LOOK_SECONDS = 1.0
-
-_GONE = object()
 
 
 class FlushWaiter:
@@ -75,12 +73,12 @@ class SettlementQueue:
         # never changed
         self._ring = ring
         self._max_in_flight = max_in_flight
-        # any thread, by single operations of a dict
+        # any thread, by single operations of a set or dict
         # By position. Threads that flush at once may stand the other way round, and
         # then the first waits for the second.
-        self._flushes: OrderedDict[FlushWaiter, None] = OrderedDict()
+        self._flushes: OrderedSet[FlushWaiter] = OrderedSet()
         # Flushes from within calls, which wait for no call that waits itself.
-        self._inner: OrderedDict[FlushWaiter, None] = OrderedDict()
+        self._inner: OrderedSet[FlushWaiter] = OrderedSet()
         self.excused: dict[Call, int] = {}  # how often each of these waits
         self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
         self.urgent_end = 0  # entries below are to go out now
@@ -95,15 +93,15 @@ class SettlementQueue:
         """Have its entries go out now, and finish it when they are settled."""
         self.urgent_end = max(self.urgent_end, waiter.end)
         if waiter.excused is None:
-            self._flushes[waiter] = None
+            self._flushes.add(waiter)
         else:
             self._excuse(waiter.excused, 1)
-            self._inner[waiter] = None
+            self._inner.add(waiter)
 
     def remove(self, waiter: FlushWaiter) -> None:
         """Forget a waiter that waits no longer."""
-        self._flushes.pop(waiter, None)
-        if self._inner.pop(waiter, _GONE) is None and waiter.excused is not None:
+        self._flushes.discard(waiter)
+        if self._inner.discard(waiter) and waiter.excused is not None:
             self._excuse(waiter.excused, -1)
 
     def _excuse(self, call: "Call", waits: int) -> None:
@@ -151,9 +149,9 @@ class SettlementQueue:
                 if opener is not None:
                     opener.finish()
 
-    def _finish_below(self, waiters: "_Waiters", end: int) -> None:
+    def _finish_below(self, waiters: "OrderedSet[FlushWaiter]", end: int) -> None:
         over = []
-        while (waiter := first(waiters)) is not None and waiter.end <= end:
+        while (waiter := waiters.first()) is not None and waiter.end <= end:
             self.remove(waiter)
             over.append(waiter)
         if over:
@@ -198,8 +196,10 @@ class RoomQueue:
     """
 
     def __init__(self) -> None:
-        self.tickets: OrderedDict[_Ticket, None] = OrderedDict()
-        self._stalled: dict[_Ticket, None] = {}  # woken, but their loop stands still
+        self.tickets: OrderedSet[_Ticket] = OrderedSet()
+        self._stalled: OrderedSet[_Ticket] = (
+            OrderedSet()
+        )  # woken, but their loop stands still
         self._loops: set[int] = set()  # seen since it was last empty
 
     def __len__(self) -> int:
@@ -209,25 +209,18 @@ class RoomQueue:
         self, attempt: Callable[[], bool | None], timeout: float | None
     ) -> bool | None:
         """Repeat `attempt` until it returns True or False; None when time runs out."""
-        ticket = _Ticket(asyncio.get_running_loop())
-        try:
-            return await self._wait(ticket, attempt, timeout)
-        finally:  # again, where the first time was interrupted
-            self._leave(ticket)
-
-    async def _wait(
-        self, ticket: _Ticket, attempt: Callable[[], bool | None], timeout: float | None
-    ) -> bool | None:
-        loop = ticket.loop
+        loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         if not self:
             self._loops.clear()
         self._loops.add(id(loop))
+        ticket = _Ticket(loop)
+        leaving = Finalizer(self._leave, ticket)  # freed, where finish() is interrupted
         try:
-            self.tickets[ticket] = None
+            self.tickets.add(ticket)
             while True:
                 ticket.wake = loop.create_future()  # before it looks
-                if first(self.tickets) is ticket:
+                if self.tickets.first() is ticket:
                     accepted = attempt()
                     if accepted is not None:
                         return accepted
@@ -237,55 +230,35 @@ class RoomQueue:
                 if len(self._loops) > 1:  # that of the first may have stopped
                     seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
                 await wait_for(ticket.wake, seconds)
-                if self._stalled.pop(ticket, _GONE) is None:
-                    self.tickets[ticket] = None
-                    self.tickets.move_to_end(ticket, last=False)
+                if self._stalled.discard(ticket):
+                    self.tickets.add_first(ticket)
                 elif len(self._loops) > 1:
                     self.wake(1)
         finally:
-            self._leave(ticket)
+            leaving.finish()
 
     def _leave(self, ticket: _Ticket) -> None:
-        self.tickets.pop(ticket, None)
-        self._stalled.pop(ticket, None)
+        self.tickets.discard(ticket)
+        self._stalled.discard(ticket)
         self.wake(1)
 
     def wake(self, count: int) -> None:
         """Wake the first `count` whose loops run: there may be room for them."""
         futures: list[asyncio.Future[None]] = []
-        while count > 0 and (tickets := _first_few(self.tickets, count)):
+        while count > 0 and (tickets := self.tickets.first_few(count)):
             count = 0
             for ticket in tickets:
-                if not ticket.loop.is_running():  # it has its turn when that runs again
-                    self._stalled[ticket] = None
-                    self.tickets.pop(ticket, None)
+                if not ticket.loop.is_running():
+                    if not ticket.loop.is_closed():
+                        self._stalled.add(ticket)  # until that runs again
+                    self.tickets.discard(ticket)
                     count += 1
-                    if ticket.loop.is_closed():
-                        self._stalled.pop(ticket, None)
-                        continue
                 futures.append(ticket.wake)
         resolve_all(futures)
 
     def wake_all(self) -> None:
         """Wake every waiter: the ring was closed."""
         self.wake(len(self.tickets))
-
-
-_Waiters = OrderedDict[FlushWaiter, None]
-_Waiter = TypeVar("_Waiter")
-
-
-def first(waiters: "OrderedDict[_Waiter, None]") -> "_Waiter | None":
-    """The first in order, or None."""
-    return next(iter(_first_few(waiters, 1)), None)
-
-
-def _first_few(waiters: "OrderedDict[_Waiter, None]", count: int) -> "list[_Waiter]":
-    while True:
-        try:
-            return list(islice(waiters, count))
-        except RuntimeError:  # another thread changed it
-            continue
 
 
 async def wait_for(future: "asyncio.Future[None]", seconds: float | None) -> None:
