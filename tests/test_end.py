@@ -79,15 +79,69 @@ def test_f11_f41_end_of_run_dispatches_on_the_same_loop(
 
 @on_each_loop
 @debug_or_not
-def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
+def test_f11_dispatch_in_flight_at_the_end_of_run_may_finish(
+    loop_name: str, debug: bool, layout: str
+) -> None:  # C16
+    """The run's end cancels all tasks: not this, and not its timeout's either."""
+    outcome = run_snippet(
+        """
+        loops, entries = [], []
+        async def rows(batch):
+            for entry in batch:
+                await asyncio.sleep(0.05)
+                yield entry
+        async def send(batch):
+            loops.append(asyncio.get_running_loop())
+            async with asyncio.timeout(5):
+                async for entry in rows(batch):
+                    entries.append(entry)
+            try:
+                async with asyncio.timeout(0.01):
+                    await asyncio.sleep(3600)
+            except TimeoutError:
+                loops.append(asyncio.get_running_loop())
+        dispatcher = BackgroundDispatcher(send, ms_delay=1, max_batch=2)
+
+        def ordinary(batch):
+            time.sleep(0.1)
+            entries.append("ordinary")
+        threaded = BackgroundDispatcher(ordinary, ms_delay=1)
+
+        async def main():
+            for entry in "abcd":
+                dispatcher.enqueue(entry)
+            threaded.enqueue("e")
+            while not loops or threaded.pending:
+                await asyncio.sleep(0.001)
+            loops.append(asyncio.get_running_loop())
+
+        run(main())
+        assert sorted(entries) == ["a", "b", "c", "d", "ordinary"], entries
+        assert len(loops) == 5 and len(set(loops)) == 1, loops
+        for each in (dispatcher, threaded):
+            books(each)
+        """,
+        loop=loop_name,
+        debug=debug,
+        layout=layout,
+    )
+    assert outcome.lines == ["accepted=4 dispatched=4", "accepted=1 dispatched=1"]
+
+
+@on_each_loop
+@debug_or_not
+def test_f11_hung_dispatch_at_the_end_of_run_leaves_time_for_the_rest(
     loop_name: str, debug: bool, layout: str
 ) -> None:  # C16
     outcome = run_snippet(
         """
+        import ringdispatch._home
+        ringdispatch._home.END_SECONDS = 0.5
         began = threading.Event()
-        batches = []
+        batches, loops = [], []
         async def send(batch):
             batches.append(batch)
+            loops.append(asyncio.get_running_loop())
             if batch == ["in flight"]:
                 began.set()
                 await asyncio.sleep(3600)
@@ -101,17 +155,61 @@ def test_f11_dispatch_in_flight_at_the_end_of_run_has_failed(
 
         run(main())
         say(batches)
+        assert loops[0] is loops[1]
         books(dispatcher)
         """,
         loop=loop_name,
         debug=debug,
-        stderr=".*dispatch failed .1 entry.: CancelledError.*",
+        stderr=".*dispatch failed .1 entry.: TimeoutError.*",
         layout=layout,
     )
     assert outcome.lines == [
         "[['in flight'], ['a', 'b']]",
         "accepted=3 dispatched=2 failed=1",
     ]
+
+
+@on_each_loop
+def test_loop_whose_tasks_are_cancelled_may_go_on(
+    loop_name: str, layout: str
+) -> None:  # C16
+    """As a server does that ends its tasks before it ends itself."""
+    outcome = run_snippet(
+        """
+        entries, began, goes_on = [], asyncio.Event(), asyncio.Event()
+        async def send(batch):
+            began.set()
+            await goes_on.wait()
+            entries.extend(batch)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+
+        async def main():
+            mine = asyncio.all_tasks()
+            assert len(mine) == 1, mine
+            for entry in "ab":
+                began.clear()
+                dispatcher.enqueue(entry)
+                await began.wait()
+                others = asyncio.all_tasks() - mine
+                assert len(others) == 1, others
+                for other in others:
+                    assert other.cancel()
+                asyncio.get_running_loop().call_later(0.05, goes_on.set)
+                await asyncio.gather(*others)
+                assert entries[-1] == entry
+                goes_on.clear()
+                assert asyncio.all_tasks() == mine
+            dispatcher.enqueue("c")
+            goes_on.set()
+
+        run(main())
+        say(entries)
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        layout=layout,
+    )
+    assert outcome.lines == ["['a', 'b', 'c']", "accepted=3 dispatched=3"]
 
 
 @on_each_loop

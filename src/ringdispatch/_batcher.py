@@ -393,16 +393,17 @@ class Batcher:
     # ---- the end
 
     async def drain(
-        self, home: Home, timeout: float, *, everywhere: bool = False
+        self, home: Home, timeout: float, *, last: bool, everywhere: bool = False
     ) -> None:
         """Dispatch what is pending on the running loop, which is about to end.
 
-        `everywhere` waits for calls on other loops too.
+        `everywhere` waits for calls on other loops too; after the `last` time no call
+        starts here any more.
         """
         deadline = self.now() + timeout
         while (left := deadline - self.now()) > 0:
             here = home is self.home
-            running = self._running_on(None if everywhere else home)
+            running = self.running_on(None if everywhere else home)
             if not running and not (here and self.ring.pending):
                 return
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
@@ -410,13 +411,13 @@ class Batcher:
             self.pump(home, self.ring.unclaim_window())
             # It may wait for a slow call on another loop, which must not hold this one.
             await self.settlement.wait(waiter, min(left, _LOOK_SECONDS))
-        home.ended = True
-        for call in self._running_on(home):
-            call.fail(TimeoutError(f"the loop ended, {timeout} s were not enough"))
+        home.ended = last
+        for call in self.running_on(home):
+            call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
             call.stop()
         await asyncio.sleep(0)
 
-    def _running_on(self, home: Home | None) -> list[Call]:
+    def running_on(self, home: Home | None) -> list[Call]:
         """The calls that are not settled, on that home or on any."""
         return [
             call

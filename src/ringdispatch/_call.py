@@ -96,6 +96,7 @@ class Call:
             else:
                 self._task = task
                 self._suspended = True
+                asyncio._unregister_task(task)  # Home gives it time at the loop's end
                 if EAGER:
                     self._watch(loop, task)
                 else:

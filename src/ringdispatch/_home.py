@@ -1,6 +1,7 @@
 """The event loops that dispatchers live on, and what notices the end of a loop.
 
-An async generator, which the loop's own shutdown closes, drains what lives there. The
+Whatever ends a loop cancels its tasks, then closes its async generators, then itself.
+The first gives calls in flight their time; a generator drains what lives there; the
 wrapped `close` of the loop moves what is left.
 """
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 # How long the end of a loop or of the process may take over what is still pending.
 END_SECONDS = 5.0
+
+# Of these, for the calls in flight when the loop's tasks are cancelled: where one
+# hangs, the pending entries have the rest.
+_CALL_SHARE = 0.8
 
 _Reference = Callable[[], asyncio.AbstractEventLoop | None]
 
@@ -86,6 +91,8 @@ class Home:
         running = asyncio._get_running_loop() is loop
         self.thread: int | None = threading.get_ident() if running else None
         self._guard: AsyncGenerator[None, None] | None = None
+        self._in_flight = _InFlight(self)
+        self.ends_at = 0.0  # by the loop's clock, once its tasks were cancelled
         self.is_guarded = False
         self.ended = False  # drained: a new home takes over for later entries
 
@@ -188,11 +195,12 @@ class Home:
             self.ended = True
         else:
             self._guard = guard
+            asyncio._register_task(self._in_flight)  # type: ignore[arg-type]
             self.is_guarded = True
 
-    async def drain(self) -> None:
+    async def drain(self, seconds: float, *, last: bool = True) -> None:
         """Dispatch what is pending here; the loop is about to end."""
-        drains = [one.drain(self, END_SECONDS) for one in self.residents()]
+        drains = [one.drain(self, seconds, last=last) for one in self.residents()]
         for outcome in await asyncio.gather(*drains, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -225,6 +233,40 @@ class Home:
             loop.close = close_and_notify  # type: ignore[method-assign]
 
 
+class _InFlight:
+    """Stands for the calls in flight among a loop's tasks, while there are any.
+
+    Whatever ends a loop cancels all tasks, and waits for them. Calls are hidden from
+    that; to cancel this gives them the time that the end of the loop has.
+    """
+
+    _asyncio_future_blocking = False  # by this asyncio knows a future
+
+    def __init__(self, home: Home) -> None:
+        self._home = weakref.ref(home)
+        self._drain: asyncio.Task[None] | None = None
+
+    def get_loop(self) -> asyncio.AbstractEventLoop | None:
+        home = self._home()
+        return None if home is None else home.loop
+
+    def done(self) -> bool:
+        home = self._home()
+        return home is None or not any(b.running_on(home) for b in home.residents())
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
+        home = self._home()
+        loop = home and home.loop
+        if home and loop and (self._drain is None or self._drain.done()):
+            home.ends_at = loop.time() + END_SECONDS
+            drain = home.drain(END_SECONDS * _CALL_SHARE, last=False)
+            self._drain = loop.create_task(drain, context=Context())
+        return self._drain is not None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_drain"], name)  # what waits for its end
+
+
 def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
     """Undo it, or loop and wrapper would keep each other; leave what others did."""
     if loop.close is wrapper:
@@ -250,8 +292,9 @@ async def _drain_at_end(reference: "weakref.ref[Home]") -> AsyncGenerator[None, 
             # inside the user's client; the drain is what it is waiting for. The loop
             # restores the hooks itself when it stops.
             sys.set_asyncgen_hooks(firstiter=None)
+            left = home.ends_at - loop.time()
             try:
-                await home.drain()
+                await home.drain(left if left > 0 else END_SECONDS)
             finally:
                 home.ended = True
 

@@ -91,7 +91,7 @@ async def _end_one(batcher: "Batcher", seconds: float) -> None:
                 call.orphan()
         home = home_of(loop)
         batcher.bind(home)
-        await batcher.drain(home, seconds, everywhere=True)
+        await batcher.drain(home, seconds, last=True, everywhere=True)
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
         raise_from(loop, error)
 
