@@ -113,8 +113,8 @@ hammer: $(call needs,test)
 # Two at once: they count instructions, which a busy machine does not change.
 prices: $(call needs,test)
 	@printf '%s\n' $(prices) | xargs -P 2 -I NAME sh -c \
-		'told=$$($(python) benchmarks/NAME_price.py --check 2>&1); status=$$?; \
-		echo "NAME: $$told"; exit $$status'
+		'output=$$($(python) benchmarks/NAME_price.py --check 2>&1); status=$$?; \
+		echo "NAME: $$output"; exit $$status'
 
 $(prices:%=%-price) import-price: %-price: $(call needs,test)
 	$(python) benchmarks/$*_price.py --check $(ARGS)

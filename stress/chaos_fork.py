@@ -19,7 +19,7 @@ FINE = b"fine"
 
 
 def fork(dispatcher: BackgroundDispatcher[Entry], record: Record, rng: Random) -> None:
-    """Fork; the child uses the dispatcher, and tells the parent how it went."""
+    """Fork; the child uses the dispatcher, and reports to the parent how it went."""
     count, on_a_loop = rng.randint(0, 50), rng.random() < 0.5
     readable, writable = os.pipe()
     child = os.fork()

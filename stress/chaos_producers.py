@@ -68,7 +68,7 @@ class Producers:
         record: Where they note what they did and were answered.
         options: The dispatcher's.
         over: Whether the round is over.
-        loops: Told of every loop made.
+        loops: Notified of every loop made.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class Producers:
     def flusher(self, who: str, rng: Random) -> None:
         while not self.over():
             timeout = rng.choice((0, 0.01, 0.1, 0.5))
-            with self.flushing(timeout) as told:
-                told(self.dispatcher.flush(timeout))
+            with self.flushing(timeout) as report:
+                report(self.dispatcher.flush(timeout))
             time.sleep(rng.uniform(0, 0.03))
 
     def closer(self, who: str, rng: Random) -> None:
@@ -298,8 +298,8 @@ class Producers:
     async def flushing_here(self, who: str, rng: Random) -> None:
         while not self.over():
             timeout = rng.choice((0, 0.01, 0.1))
-            with self.flushing(timeout) as told:
-                told(await self.dispatcher.aflush(timeout))
+            with self.flushing(timeout) as report:
+                report(await self.dispatcher.aflush(timeout))
             await asyncio.sleep(rng.uniform(0, 0.01))
 
     async def closing_here(self, who: str, rng: Random) -> None:

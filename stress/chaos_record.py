@@ -19,8 +19,8 @@ from support import adds_up
 
 Entry = tuple[str, int]  # whose it is, and its number
 
-# Those who may be entered again in the middle of their own enqueue, or who wait in a
-# line of their own: their entries have no order of their own.
+# They may be entered again in the middle of their own enqueue, or wait in a line of
+# their own: their entries have no order.
 UNORDERED = ("signal", "finalizer", "collector", "dispatch", "waiter")
 DROPS = ("rejected_full", "rejected_closed", "evicted", "abandoned")
 
@@ -58,7 +58,7 @@ class SeenCall:
 
 @dataclass(frozen=True)
 class Failure:
-    """What on_error was told; not the error itself, whose traceback keeps frames."""
+    """What on_error got; not the error itself, whose traceback keeps frames."""
 
     kind: type[BaseException]
     text: str
@@ -217,9 +217,12 @@ class Judge:
 
     def _drops(self) -> Iterator[str]:  # C10, C15
         record, books = self.record, self.books
-        told = record.dropped()
+        reported = record.dropped()
         yield from differences(
-            *((f"told {name}", told[name], getattr(books, name)) for name in DROPS)
+            *(
+                (f"reported {name}", reported[name], getattr(books, name))
+                for name in DROPS
+            )
         )
         on_full = self.options["on_full"]
         if books.evicted and on_full != "drop_oldest":
@@ -285,7 +288,7 @@ class Judge:
                 continue
             call = calls.get(failure.batch[0])
             if call is None or call.batch != failure.batch:
-                yield f"on_error was told of a batch nobody received: {failure}"
+                yield f"on_error got a batch that was never received: {failure}"
             elif not self._justified(failure, call):
                 yield (
                     f"{failure.kind.__name__}: {failure.text!r} is no reason for a "

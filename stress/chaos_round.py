@@ -106,7 +106,7 @@ class Round:
             **plan.options,
         )
         self.sink.dispatcher = self.dispatcher
-        # It outlives a dispatcher that is let go of.
+        # It outlives a dispatcher that is dropped.
         self.ring = self.dispatcher._batcher.ring
         dispatchers.add(self.dispatcher)
 
@@ -257,8 +257,8 @@ class Round:
             runner.run(await_all())
 
     def told_everything(self) -> bool:
-        books, told = self.books(), self.record.dropped()
-        return all(told[name] == getattr(books, name) for name in DROPS)
+        books, dropped = self.books(), self.record.dropped()
+        return all(dropped[name] == getattr(books, name) for name in DROPS)
 
 
 def eventually_or(
@@ -298,7 +298,7 @@ class Watch(logging.Handler):
         if record.name == "ringdispatch":
             self.record.logged.append(line)
         elif record.name == "concurrent.futures" and "is closed" in str(error):
-            pass  # asyncio asks whether the loop is closed, and is told too early
+            pass  # asyncio asks whether the loop is closed, and gets its answer too early
         else:
             self.record.problems.append(f"logged by {record.name}: {line}")
 

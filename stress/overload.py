@@ -43,7 +43,7 @@ DEADLINE = 30.0
 
 
 class HangingSink:
-    """Hangs in its first call, whoever cancels it, until it is let go."""
+    """Hangs in its first call, cancelled or not, until it is released."""
 
     def __init__(self) -> None:
         self.recovers = threading.Event()
@@ -131,7 +131,7 @@ def overload(seconds: float, policy: str, layout: str) -> list[str]:
         bound *= 2
     if most > bound:
         wrong.append(f"{most / MIB:.1f} MiB, above the bound of {bound / MIB:.1f} MiB")
-    wrong += told(dispatcher, lines, seconds, producers)
+    wrong += reported(dispatcher, lines, seconds, producers)
     tried = sum(producer.tried for producer in producers)
     tenths = zip(*(p.prices for p in producers), strict=True)
     print(
@@ -164,7 +164,7 @@ def recovery(
     return wrong
 
 
-def told(
+def reported(
     dispatcher: BackgroundDispatcher[Any],
     lines: Lines,
     seconds: float,
@@ -207,7 +207,7 @@ def main() -> int:
     for policy in [given.policy] if given.policy else POLICIES:
         found = overload(given.seconds, policy, given.layout)
         wrong += [f"{policy}: {what}" for what in found]
-    print("\n".join(wrong) if wrong else "bounded, told, and recovered")
+    print("\n".join(wrong) if wrong else "bounded, reported, and recovered")
     return 1 if wrong else 0
 
 

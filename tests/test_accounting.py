@@ -227,7 +227,7 @@ def test_oldest_age_counts_from_the_opening_of_the_window(
 
 
 @pytest.mark.parametrize("flushes", [0, 3])
-def test_oldest_age_grows_while_entries_wait_for_a_place(
+def test_oldest_age_grows_while_entries_wait_for_a_slot(
     stepped: SteppedLoop, sink: Sink, flushes: int, dispatcher_class: type
 ) -> None:  # an upper bound, however often it was read
     async def main() -> None:

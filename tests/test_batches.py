@@ -145,7 +145,7 @@ def test_max_in_flight_is_never_exceeded_and_entries_wait_in_the_ring(
     stepped.run_until_complete(main())
 
 
-def test_one_free_place_is_used_while_others_are_taken(
+def test_one_free_slot_is_used_while_others_are_taken(
     stepped: SteppedLoop,
     dispatcher_class: type,
 ) -> None:  # C6
@@ -258,7 +258,7 @@ def test_entries_that_join_a_backlog_do_not_inherit_its_age(
     stepped.run_until_complete(main())
 
 
-def test_window_left_over_while_the_place_was_taken_goes_out_when_it_is_free(
+def test_window_left_over_while_the_slot_was_taken_goes_out_when_it_is_free(
     stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C6: it was due meanwhile
     async def main() -> None:
@@ -277,7 +277,7 @@ def test_window_left_over_while_the_place_was_taken_goes_out_when_it_is_free(
     stepped.run_until_complete(main())
 
 
-def test_window_not_yet_due_when_the_place_is_free_waits_for_its_time(
+def test_window_not_yet_due_when_the_slot_is_free_waits_for_its_time(
     stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:  # C1, C6
     async def main() -> None:

@@ -140,7 +140,7 @@ def test_bytes_that_fill_up_again_after_an_eviction_go_out_at_once(
             collector, ms_delay=100, layout=Bytes(max_bytes=100), on_full="drop_oldest"
         )
         dispatcher.enqueue(bytes(98))
-        assert dispatcher.enqueue(bytes(9))  # displaces it before anybody looked
+        assert dispatcher.enqueue(bytes(9))  # displaces it before the home looked
         await stepped.settle()
         assert [batch.nbytes for batch in collector.batches] == [10]
         assert dispatcher.statistics().evicted == 1

@@ -103,7 +103,7 @@ def test_nothing_is_encoded_for_a_closed_ring(
     stepped.run_until_complete(main())
 
 
-def test_entry_whose_time_cannot_be_told_is_let_go_of() -> None:  # C9
+def test_entry_whose_time_cannot_be_read_is_freed() -> None:  # C9
     class Timeless:
         def now(self) -> float:
             raise OverflowError("no time")
@@ -171,7 +171,7 @@ def test_f27_entry_larger_than_the_ring_is_refused_and_counted() -> None:
             assert line.take().nbytes == 100
 
 
-def test_f27_oversized_entries_are_told_with_the_way_out(
+def test_f27_oversized_entries_are_reported_with_the_way_out(
     stepped: SteppedLoop, caplog: pytest.LogCaptureFixture
 ) -> None:  # C10
     drops: list[tuple[str, int]] = []

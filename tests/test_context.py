@@ -301,7 +301,7 @@ def test_receipt_that_nobody_awaits_is_no_burden(
     stepped.run_until_complete(main())
 
 
-def test_context_log_is_told_of_failures_of_its_batch_only(
+def test_context_log_gets_failures_of_its_batch_only(
     stepped: SteppedLoop, sink: Sink, dispatcher_class: type
 ) -> None:
     async def main() -> None:

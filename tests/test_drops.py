@@ -60,7 +60,7 @@ def test_full_says_how_full_and_what_to_do(
     stepped.run_until_complete(main())
 
 
-def test_enqueue_itself_tells_nobody(
+def test_enqueue_itself_reports_nothing(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -99,7 +99,7 @@ def test_enqueue_itself_tells_nobody(
         ("drop_oldest", "evicted"),
     ],
 )
-def test_drops_of_a_full_ring_are_told_once_with_number_and_remedy(
+def test_drops_of_a_full_ring_are_reported_once_with_number_and_remedy(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -161,7 +161,7 @@ def test_f30_lasting_overflow_makes_one_line_per_period(
     stepped.run_until_complete(main())
 
 
-def test_drops_are_told_by_a_timer_while_no_batch_goes_out(
+def test_drops_are_reported_by_a_timer_while_no_batch_goes_out(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -204,7 +204,7 @@ def test_drops_are_told_by_a_timer_while_no_batch_goes_out(
     stepped.run_until_complete(main())
 
 
-def test_drops_are_told_by_the_time_close_returns(
+def test_drops_are_reported_by_the_time_close_returns(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -228,7 +228,7 @@ def test_drops_are_told_by_the_time_close_returns(
     stepped.run_until_complete(main())
 
 
-def test_close_has_drops_told_that_came_while_a_hook_was_telling(
+def test_close_reports_drops_that_came_while_a_hook_was_running(
     dispatcher_class: type,
 ) -> None:  # C10
     gate, reporting, going_on, went_on = (threading.Event() for _ in range(4))
@@ -277,7 +277,7 @@ def test_the_first_drop_is_logged_however_early_it_is(
     assert lines(caplog, "rejected_full") == [1]
 
 
-def test_entries_refused_after_close_are_told(
+def test_entries_refused_after_close_are_reported(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -301,7 +301,7 @@ def test_entries_refused_after_close_are_told(
     stepped.run_until_complete(main())
 
 
-def test_entries_refused_by_a_dispatcher_that_never_had_one_are_told(
+def test_entries_refused_by_a_dispatcher_that_never_had_one_are_reported(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -319,7 +319,7 @@ def test_entries_refused_by_a_dispatcher_that_never_had_one_are_told(
     stepped.run_until_complete(main())
 
 
-def test_what_close_gives_up_is_told_in_one_line(
+def test_what_close_gives_up_is_logged_in_one_line(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -351,7 +351,7 @@ def test_what_close_gives_up_is_told_in_one_line(
     stepped.run_until_complete(main())
 
 
-def test_reasons_are_told_apart(
+def test_reasons_are_counted_apart(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -420,7 +420,7 @@ def test_hook_that_enqueues_and_drops_again_is_no_loop(
 
 
 @pytest.mark.parametrize("end", ["collected", "another batch"])
-def test_drops_whose_report_went_down_with_its_loop_are_told_in_the_end(
+def test_drops_whose_report_went_down_with_its_loop_are_reported_in_the_end(
     end: str,
     dispatcher_class: type,
 ) -> None:  # C10

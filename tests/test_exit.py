@@ -266,7 +266,7 @@ def test_signal_in_the_middle_of_the_end_leaves_no_task_behind(
     assert outcome.lines == ["['a']"]
 
 
-def test_exit_reports_the_drops_that_were_not_told(layout: str) -> None:
+def test_exit_reports_the_drops_that_were_not_reported(layout: str) -> None:
     run_snippet(  # C16, C10: rate-limited until then
         """
         from ringdispatch._ring import immortalize

@@ -104,7 +104,7 @@ def test_sink_that_fails_every_second_time_makes_few_lines(
     assert 6 <= len(logged(caplog, logging.INFO)) <= 7
 
 
-def test_error_without_a_repr_is_told_by_its_type(
+def test_error_without_a_repr_is_logged_by_its_type(
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
@@ -130,7 +130,7 @@ def test_error_without_a_repr_is_told_by_its_type(
     ]
 
 
-def test_log_handler_that_raises_is_told_on_stderr_and_ends_nothing(
+def test_log_handler_that_raises_is_shown_on_stderr_and_ends_nothing(
     stepped: SteppedLoop,
     sink: Sink,
     capsys: pytest.CaptureFixture[str],
@@ -159,7 +159,7 @@ def test_log_handler_that_raises_is_told_on_stderr_and_ends_nothing(
     assert "OSError: no room for a log" in capsys.readouterr().err
 
 
-def test_wrong_arity_fails_at_the_first_batch_told_once_and_counted(
+def test_wrong_arity_fails_at_the_first_batch_logged_once_and_counted(
     stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:
     async def main() -> None:

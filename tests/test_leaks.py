@@ -237,7 +237,7 @@ async def dispatches_from_within() -> None:
     await dispatcher.aflush()
 
 
-# ---- those who wait
+# ---- waiters
 
 
 @scenario

@@ -62,7 +62,7 @@ def test_f10_closed_loop_hands_its_entries_on(
     assert dispatcher.close()
 
 
-def test_f10_closed_loop_tells_of_an_entry_whose_thread_sleeps(
+def test_f10_closed_loop_moves_an_entry_whose_thread_sleeps(
     loop_name: str, dispatcher_class: type
 ) -> None:
     """Without the GIL, what a thread has made is finalized when that thread wakes."""
@@ -94,7 +94,7 @@ def test_f10_closed_loop_tells_of_an_entry_whose_thread_sleeps(
     assert dispatcher.close()
 
 
-def test_f10_closed_loop_tells_although_its_timers_are_kept(
+def test_f10_closed_loop_moves_entries_although_its_timers_are_kept(
     loop_name: str, dispatcher_class: type
 ) -> None:
     """As by a traceback: the frames of the loop are in it, with what they hold."""
@@ -132,7 +132,7 @@ def test_f10_closed_loop_hands_its_entries_to_the_next_loop(
     assert dispatcher.close()
 
 
-def test_call_that_has_ended_has_let_go_of_its_task(
+def test_call_that_has_ended_has_freed_its_task(
     loop_name: str, dispatcher_class: type
 ) -> None:
     """Else a thread that still sees the call could be the one to free the task."""
@@ -153,7 +153,7 @@ def test_call_that_has_ended_has_let_go_of_its_task(
     assert [call._task for call in calls if call is not None] == [None, None]
 
 
-def test_home_that_was_replaced_by_another_thread_ends_nobodys_loop(
+def test_home_that_another_thread_replaced_ends_no_loop(
     loop_name: str,
     layout: str,
 ) -> None:  # C14
@@ -271,7 +271,7 @@ def test_close_of_a_users_own_is_called_as_it_is(
     assert dispatcher.close()
 
 
-def test_each_dispatcher_is_told_of_a_close_whatever_another_raises(
+def test_each_dispatcher_is_notified_of_a_close_whatever_another_raises(
     loop_name: str,
     dispatcher_class: type,
 ) -> None:  # C14
@@ -371,7 +371,7 @@ def test_entry_of_an_ending_loop_does_not_settle_there(
     assert dispatcher.close()
 
 
-def test_loop_that_began_to_end_before_anybody_lived_there(
+def test_loop_that_began_to_end_before_any_dispatcher_lived_there(
     loop_name: str, layout: str
 ) -> None:  # C14, C16: uvloop does not report, but warns
     """Under -W error, in a process of its own: filters may be a context's (3.14t)."""

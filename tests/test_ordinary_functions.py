@@ -118,7 +118,7 @@ def test_f16_what_it_raises_fails_its_batch_only(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_f17_timed_out_it_keeps_its_place_until_the_thread_returns(
+def test_f17_timed_out_it_keeps_its_slot_until_the_thread_returns(
     loop_name: str, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:
     gate = threading.Event()

@@ -41,7 +41,7 @@ def numbers_of(batch: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 5])
-def test_batches_that_are_let_go_of_use_the_same_buffers(max_in_flight: int) -> None:
+def test_batches_that_are_freed_use_the_same_buffers(max_in_flight: int) -> None:
     # C7
     line = Line(NUMBERS, 10, max_in_flight=max_in_flight)
     seen = set()
@@ -150,7 +150,7 @@ def test_batch_outlives_its_ring() -> None:
     assert numbers_of(numbers) == [0, 1, 2, 3, 4]
 
 
-def test_take_that_is_let_go_of_unread_gives_its_buffer_back() -> None:
+def test_batch_that_is_freed_unread_gives_its_buffer_back() -> None:
     line = Line(NUMBERS, 8)
     places = set()
     for number in range(50):

@@ -156,7 +156,7 @@ def test_racing_settlements_of_one_batch_count_once() -> None:  # C9
 
 
 @each_kind
-def test_batch_may_be_read_while_another_thread_lets_go_of_it(kind: str) -> None:
+def test_batch_may_be_read_while_another_thread_releases_it(kind: str) -> None:
     # C18
     line = RaceLine(10, kind=kind)
     takes: list[Batch] = []
@@ -177,7 +177,7 @@ def test_batch_may_be_read_while_another_thread_lets_go_of_it(kind: str) -> None
 
 
 @each_kind
-def test_racing_takers_and_those_who_give_up_share_the_entries(kind: str) -> None:
+def test_racing_takers_and_abandoners_share_the_entries(kind: str) -> None:
     """C8, C9: each entry goes one way, and batches that are kept stay as they were."""
     line = RaceLine(97, "drop_oldest", kind)
     given_up: list[int] = []

@@ -359,7 +359,7 @@ CALM = {
 }
 
 
-def test_call_cancelled_before_its_first_step_gives_its_place_back(
+def test_call_cancelled_before_its_first_step_gives_its_slot_back(
     dispatcher_class: type,
 ) -> None:  # C6, C9
     run(
@@ -388,7 +388,7 @@ def test_backlog_of_many_failing_batches_goes_out_at_once(
 
 
 # Objects only: no dispatcher.
-def test_waiter_that_has_gone_is_told_nothing() -> None:
+def test_waiter_that_has_gone_is_not_woken() -> None:
     """Another thread settles its entries in the moment in which it is cancelled."""
     line = Line(Objects(), 1)
     queue = SettlementQueue(line.ring, 1)

@@ -104,7 +104,7 @@ def test_recorder_checks_rows_and_keeps_no_buffer_of_a_whole_ring() -> None:
         assert all(batch.base is None for batch in dispatcher.batches)
 
 
-def test_recorder_tells_contexts() -> None:
+def test_recorder_notifies_contexts() -> None:
     class Context:
         def __init__(self) -> None:
             self.awaitables: list[Any] = []

@@ -112,7 +112,7 @@ def test_f32_racing_close_delivers_what_was_accepted(
         assert books.rejected_closed == PRODUCERS * ENTRIES - books.accepted
 
 
-def test_failed_batch_is_told_whole_though_the_home_lets_go_of_it(
+def test_failed_batch_is_reported_whole_though_the_home_frees_it(
     dispatcher_class: type,
 ) -> None:  # C11
     class Hasty:

@@ -50,7 +50,7 @@ def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
     assert logged(caplog, logging.ERROR) == []
 
 
-def test_f17_call_that_swallows_its_cancellation_keeps_its_place(
+def test_f17_call_that_swallows_its_cancellation_keeps_its_slot(
     stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:  # C11, C6
     batches: list[Any] = []

@@ -142,7 +142,7 @@ def test_a_call_that_does_not_end_is_called_so(monkeypatch: pytest.MonkeyPatch) 
 async def no_warm_up(*_: Any) -> None: ...
 
 
-def test_a_function_that_fails_under_load_is_told_without_waiting_for_the_rest(
+def test_a_function_that_fails_under_load_is_reported_without_waiting_for_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_cell._Cell, "_warm_up", no_warm_up)
@@ -155,7 +155,7 @@ def test_a_function_that_fails_under_load_is_told_without_waiting_for_the_rest(
         measure(setting, seed=SEED, function=fails)
 
 
-def test_an_entry_that_cannot_be_made_is_told_in_one_line() -> None:
+def test_an_entry_that_cannot_be_made_is_reported_in_one_line() -> None:
     def entries() -> Iterator[Any]:
         raise KeyError("path")
         yield

@@ -208,7 +208,7 @@ def test_budgets_that_do_not_contradict_are_taken(
     assert machine["budgets"] == {"age": 300, "calls": 500}
 
 
-def test_dry_run_needs_no_function_and_writes_where_it_is_told(
+def test_dry_run_needs_no_function_and_writes_to_the_given_place(
     capsys: pytest.CaptureFixture[str], orders: list[tuple[Setting, dict[str, Any]]]
 ) -> None:
     status, _, err = run(

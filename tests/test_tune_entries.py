@@ -88,7 +88,7 @@ def test_a_process_of_its_own_measures_the_users_function(here: Path) -> None:
         ("users_own:dies", "the measuring process died: exit status 3"),
     ],
 )
-def test_a_function_that_fails_is_told_in_one_line(
+def test_a_function_that_fails_is_reported_in_one_line(
     here: Path, target: str, message: str
 ) -> None:
     setting = Setting(200.0, 10.0, None, seconds=0.3)

@@ -159,7 +159,7 @@ def test_without_a_box_a_queue_by_hand_is_stopped_at_the_limit(
 
 @boxes
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_a_load_that_did_not_arrive_is_told(by_hand: bool) -> None:
+def test_a_load_that_did_not_arrive_is_reported(by_hand: bool) -> None:
     too_much = replace(FLAT_OUT, rate=1e9, seconds=0.02)
     seen = grow_apart(too_much, seed=7, by_hand=by_hand)
     assert not seen.died

@@ -118,7 +118,7 @@ def test_count_ends_windows(rate: float, delay: float, max_batch: int) -> None:
 
 
 @pytest.mark.parametrize("max_in_flight", [2, 4])
-def test_several_places_are_one_with_shorter_calls(max_in_flight: int) -> None:
+def test_several_slots_are_one_with_shorter_calls(max_in_flight: int) -> None:
     setting = Setting(1_000, 5, 40, max_in_flight=max_in_flight, seconds=10)
     off = compare(setting)
     assert abs(off["entries_per_batch"]) < 0.05

@@ -230,7 +230,7 @@ def test_a_delay_of_which_a_cycle_does_not_fit_the_memory_budget_is_out() -> Non
     assert relaxed.delay == 100
 
 
-def test_memory_is_told_of_the_ring_that_is_recommended() -> None:
+def test_memory_is_given_for_the_ring_that_is_recommended() -> None:
     found = ask([cell(10, growth=2)])
     assert found.capacity == 1024
     assert found.costs["memory"] == pytest.approx(2 - 8 * (65_536 - 1024) / MIB)
@@ -321,7 +321,7 @@ def at_most(delay: float, request: float) -> Cell:
     return replace(one, measured=seen, setting=replace(one.setting, rate=None))
 
 
-def test_advice_tells_of_all_that_the_machine_holds() -> None:
+def test_advice_names_all_that_the_machine_holds() -> None:
     slow = [cell(delay, sink=0, rate=100) for delay in (10, 100)]
     cells = [*slow, at_most(10, 2.0), at_most(100, 9.0)]
     said = "\n".join(advice(Results("suite", {}, cells=cells)))

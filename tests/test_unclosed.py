@@ -61,7 +61,7 @@ def test_f35_with_a_cached_enqueue_it_goes_with_the_next_collection(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
-def test_f35_dispatcher_let_go_with_its_loop_loses_nothing(
+def test_f35_dispatcher_dropped_with_its_loop_loses_nothing(
     loop_name: str, layout: str
 ) -> None:
     outcome = run_snippet(

@@ -210,7 +210,7 @@ def test_waiters_on_two_loops_are_served_in_turn(
     assert sink.entries == ["in flight", "pending", *range(10)]
 
 
-def test_waiter_whose_loop_stops_when_it_is_told_of_room_holds_up_nobody(
+def test_waiter_whose_loop_stops_when_it_is_woken_holds_up_no_other(
     dispatcher_class: type,
 ) -> None:
     sink = Place()  # C14

@@ -17,7 +17,7 @@ from support import Sink
 # The name of the background thread.
 BACKGROUND = "ringdispatch"
 
-# Whoever looked less often has not waited: the machine stood still.
+# Fewer looks than this are no wait: the machine stood still.
 LEAST_LOOKS = 100
 
 LOOPS = [

@@ -347,7 +347,7 @@ class ModelRing:
         return position < self.head and not out
 
     def abandon(self) -> int:
-        """Let go of everything pending; returns how many entries that were."""
+        """Drop everything pending; returns how many entries that were."""
         gone = self._move_out(len(self.pending)).value
         self.books["abandoned"] += len(gone)
         for entry in reversed(gone):  # a list lets go of its items last first
