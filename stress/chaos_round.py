@@ -298,7 +298,7 @@ class Watch(logging.Handler):
         if record.name == "ringdispatch":
             self.record.logged.append(line)
         elif record.name == "concurrent.futures" and "is closed" in str(error):
-            pass  # asyncio asks whether the loop is closed, and gets its answer too early
+            pass  # asyncio asks whether the loop is closed a moment too early
         else:
             self.record.problems.append(f"logged by {record.name}: {line}")
 

@@ -176,6 +176,7 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
     """As a server does that ends its tasks before it ends itself."""
     outcome = run_snippet(
         """
+        import weakref
         entries, began, goes_on = [], asyncio.Event(), asyncio.Event()
         async def send(batch):
             began.set()
@@ -184,6 +185,8 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
         dispatcher = BackgroundDispatcher(send, ms_delay=1)
 
         async def main():
+            global gone
+            gone = weakref.ref(asyncio.get_running_loop())
             mine = asyncio.all_tasks()
             assert len(mine) == 1, mine
             for entry in "ab":
@@ -203,6 +206,9 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
             goes_on.set()
 
         run(main())
+        del began, goes_on
+        gc.collect()
+        assert gone() is None, gc.get_referrers(gone())
         say(entries)
         books(dispatcher)
         """,

@@ -255,16 +255,35 @@ class _InFlight:
         return home is None or not any(b.running_on(home) for b in home.residents())
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
-        home = self._home()
-        loop = home and home.loop
-        if home and loop and (self._drain is None or self._drain.done()):
+        home, loop = self._home(), self.get_loop()
+        if home and loop and self._drain is None:
             home.ends_at = loop.time() + END_SECONDS
-            drain = home.drain(END_SECONDS * _CALL_SHARE, last=False)
-            self._drain = loop.create_task(drain, context=Context())
+            self._drain = loop.create_task(self._run(home), context=Context())
         return self._drain is not None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_drain"], name)  # what waits for its end
+    async def _run(self, home: Home) -> None:
+        try:
+            await home.drain(END_SECONDS * _CALL_SHARE, last=False)
+        finally:
+            self._drain = None  # it would keep the loop
+
+    def add_done_callback(self, function: Any, *, context: Any = None) -> None:
+        loop = self.get_loop()
+        if self._drain is not None:
+            self._drain.add_done_callback(function, context=context)
+        elif loop is not None:
+            loop.call_soon(function, self, context=context)
+
+    def remove_done_callback(self, function: Any) -> int:
+        return self._drain.remove_done_callback(function) if self._drain else 0
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> None:
+        return None
+
+    result = exception
 
 
 def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
