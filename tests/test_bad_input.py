@@ -190,7 +190,7 @@ def test_full_names_the_number_and_the_way_out(
         )
         for number in range(3):
             assert dispatcher.enqueue(number)
-        with pytest.raises(Full, match=r"3 entries.*capacity"):
+        with pytest.raises(Full, match=r"full \(3 pending\): raise capacity"):
             dispatcher.enqueue(3)
         assert dispatcher.statistics().rejected_full == 1
         assert await dispatcher.aclose()

@@ -110,7 +110,7 @@ def test_batch_reads_as_a_sequence() -> None:
     assert b"two" in batch  # type: ignore[operator]
     assert list(reversed(batch)) == entries[::-1]  # type: ignore[call-overload]
     assert batch.nbytes == len(batch.payload) == sum(map(len, entries)) + 5
-    assert repr(batch) == "<BytesBatch of 5 entries, 18 bytes>"
+    assert repr(batch) == "<BytesBatch of length 5, 18 B>"
 
 
 @pytest.mark.parametrize("which", [5, -6, 2**62, -(2**62), 2**100, -(2**100)])

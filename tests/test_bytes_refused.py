@@ -204,10 +204,10 @@ def test_f27_oversized_entries_are_reported_with_the_way_out(
 def test_bytes_make_a_ring_full_before_entries_do() -> None:  # C7
     line = Line(Bytes(max_bytes=100), on_full="raise")
     assert line.enqueue(bytes(59))
-    with pytest.raises(Full, match="1 entries pending: raise capacity or max_bytes"):
+    with pytest.raises(Full, match=r"full \(1 pending\): raise capacity or max_bytes"):
         line.enqueue(bytes(40))
     assert line.enqueue(bytes(39))
-    with pytest.raises(Full, match="2 entries pending"):
+    with pytest.raises(Full, match=r"full \(2 pending\)"):
         line.enqueue(b"")
     books = line.books()
     assert (books.rejected_full, books.accepted) == (2, 2)

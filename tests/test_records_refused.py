@@ -172,7 +172,9 @@ def test_row_of_another_shape_is_refused_by_a_message_that_lists_the_fields(
 def test_fields_of_another_number_are_refused(fields: tuple[Any, ...]) -> None:
     line = Line(ROW)
     for _ in range(2):
-        with pytest.raises(ValueError, match=f"has {len(fields)} fields, must have 4"):
+        with pytest.raises(
+            ValueError, match=f"has {len(fields)}, must have 4 fields: "
+        ):
             line.enqueue_row(*fields)
         assert line.enqueue_row(*GOOD)
 
@@ -395,6 +397,6 @@ def test_message_is_short_and_names_the_field_whatever_the_value(
     with pytest.raises((OverflowError, ValueError), match="'field'") as refused:
         line.enqueue((value,))
     assert shown in str(refused.value)
-    with pytest.raises(ValueError, match="has 2 fields, must have 1") as refused:
+    with pytest.raises(ValueError, match="has 2, must have 1 field: ") as refused:
         line.enqueue((value, value))
     assert len(str(refused.value)) < 400

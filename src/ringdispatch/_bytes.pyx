@@ -60,14 +60,14 @@ cdef class BytesBatch:
         if which < 0:
             which += self.count
         if not 0 <= which < <Py_ssize_t> self.count:
-            raise IndexError(f"{index}: the batch has {self.count} entries")
+            raise IndexError(f"{index}: the length of the batch is {self.count}")
         return self.entry(which)
 
     def __iter__(self):
         return BatchIterator(self)
 
     def __repr__(self):
-        return f"<BytesBatch of {self.count} entries, {self.nbytes} bytes>"
+        return f"<BytesBatch of length {self.count}, {self.nbytes} B>"
 
     def json_array(self):
         """The entries as one JSON array; each must be a JSON value.
@@ -328,7 +328,7 @@ cdef class ByteRing(Ring):
         cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
         batch.ends = <uint32_t *> PyMem_RawMalloc((end - start) * sizeof(uint32_t))
         if batch.ends is NULL:
-            raise MemoryError(f"no memory for a batch of {end - start} entries")
+            raise MemoryError(f"no memory for a batch of length {end - start}")
         ring_lock(&self.state.mutex)
         # On a free-threaded build other entries may be the oldest by now.
         end = self.state.head + min(self.state.tail - self.state.head, end - start)

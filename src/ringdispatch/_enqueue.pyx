@@ -375,7 +375,7 @@ cdef object notify(
     if on_full == WAIT:
         return None
     raise Full(
-        f"{self._ring.pending} entries pending: raise {self._ring.bound}, "
+        f"the ring is full ({self._ring.pending} pending): raise {self._ring.bound}, "
         "shorten ms_delay, or choose another on_full"
     )
 

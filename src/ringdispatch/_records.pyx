@@ -269,7 +269,7 @@ cdef class RecordRing(Ring):
         if fields != self.field_count:
             row = tuple([<object> given[i] for i in range(fields)])
             raise ValueError(
-                f"entry={short_repr(row)}: has {fields} fields, "
+                f"entry={short_repr(row)}: has {fields}, "
                 f"must have {self.describe()}"
             )
         cdef char *row_data = item.row
@@ -305,7 +305,8 @@ cdef class RecordRing(Ring):
 
     def describe(self):
         """The fields in words, for messages."""
-        return f"{self.field_count} fields: " + ", ".join(map(str, self.rules))
+        noun = "field" if self.field_count == 1 else "fields"
+        return f"{self.field_count} {noun}: " + ", ".join(map(str, self.rules))
 
     cdef bint store(self, Item *item) noexcept nogil:
         memcpy(self.next_row(), item.data, self.itemsize)

@@ -74,8 +74,8 @@ class _Recorder:
         """Raise what the dispatch function raised, as one line."""
         if self.error is not None:
             raise CellError(
-                f"the dispatch function raised {one_line(self.error)} in one of its "
-                f"first {len(self.calls)} calls; check that it works, or try --dry"
+                f"the dispatch function raised {one_line(self.error)} (calls so far: "
+                f"{len(self.calls)}); check that it works, or try --dry"
             )
 
 
@@ -242,8 +242,8 @@ async def _drain(
             break
         if time.perf_counter() > deadline:
             raise CellError(
-                f"a call did not end within {DRAIN_SECONDS:g} s after the load, with "
-                f"{seen.in_flight:,} entries in calls and {seen.pending:,} pending: "
+                f"a call did not end within {DRAIN_SECONDS:g} s after the load; "
+                f"entries in calls: {seen.in_flight:,}, pending: {seen.pending:,}; "
                 "make calls shorter, or try --dry"
             )
         await asyncio.sleep(0.02)
