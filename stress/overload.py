@@ -67,7 +67,7 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 
     def numbers(self, reason: str) -> list[int]:
-        line = re.compile(rf"overload: (\d+) entr(?:y|ies) {reason};")
+        line = re.compile(rf"ringdispatch\[overload\]: (\d+) entr(?:y|ies) {reason};")
         found = map(line.match, self.lines)
         return [int(match[1]) for match in found if match]
 

@@ -93,10 +93,13 @@ def test_words_may_be_of_a_subclass() -> None:
 
 
 def test_a_partial_function_lends_its_functions_name() -> None:
+    async def lender(batch: list[Any]) -> None:
+        pass
+
     dispatcher = BackgroundDispatcher(
-        functools.partial(functools.partial(send)), ms_delay=1
+        functools.partial(functools.partial(lender)), ms_delay=1
     )
-    assert dispatcher.name == "send"
+    assert dispatcher.name == lender.__qualname__
 
 
 def test_max_batch_above_capacity_names_both() -> None:  # C12

@@ -325,7 +325,7 @@ def test_forked_child_starts_with_an_empty_arena() -> None:  # C17
         assert dispatcher.close()
         """,
         warnings=("ignore:This process:DeprecationWarning",),
-        stderr=r"send: 1 entry rejected_oversized; [^\n]*",
+        stderr=r"ringdispatch\[send\]: 1 entry rejected_oversized; [^\n]*",
     )
     ys = b"y" * 49
     entries = [b"x" * 10, b"mine", b"too"]

@@ -95,8 +95,8 @@ def test_close_times_out_fails_abandons_and_says_so_once(
 
     stepped.run_until_complete(main())
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    (line,) = [line for line in said if line.startswith("n1: ")]
-    assert line.startswith("n1: close timed out after 2")
+    (line,) = [line for line in said if line.startswith("ringdispatch[n1]: ")]
+    assert line.startswith("ringdispatch[n1]: close timed out after 2")
     assert "2 entries in flight failed" in line
     assert "3 entries pending abandoned" in line
 

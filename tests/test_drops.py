@@ -33,7 +33,7 @@ class Drops:
 
 def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[int]:
     """The number in each log line that gives the reason."""
-    pattern = re.compile(rf"audit: (\d+) entr(?:y|ies) {reason};? ")
+    pattern = re.compile(rf"ringdispatch\[audit\]: (\d+) entr(?:y|ies) {reason};? ")
     found = [pattern.match(record.getMessage()) for record in caplog.records]
     return [int(match[1]) for match in found if match is not None]
 
@@ -344,7 +344,7 @@ def test_what_close_gives_up_is_logged_in_one_line(
         warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
         (line,) = (record.getMessage() for record in warnings)
         assert line == (
-            "audit: close timed out after 1.0 s: "
+            "ringdispatch[audit]: close timed out after 1.0 s: "
             "2 entries in flight failed, 3 entries pending abandoned"
         )
 

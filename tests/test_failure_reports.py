@@ -9,6 +9,8 @@ import pytest
 
 from support import Sink, SteppedLoop, logged
 
+OURS = "ringdispatch[n1]"
+
 
 def log_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str, bool]]:
     """The project's lines: level, text, and whether a traceback comes with it."""
@@ -36,9 +38,11 @@ def test_first_failure_warns_with_traceback_repeats_debug_until_recovery(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    failure = "n1: dispatch failed (1 entry): ValueError('no')"
-    recovery = "n1: dispatches succeed again; before that 3 batches failed (3 entries)"
-    close = "n1: closed; before that 2 batches failed (2 entries)"
+    failure = f"{OURS}: dispatch failed (1 entry): ValueError('no')"
+    recovery = (
+        f"{OURS}: dispatches succeed again; before that 3 batches failed (3 entries)"
+    )
+    close = f"{OURS}: closed; before that 2 batches failed (2 entries)"
     assert log_of(caplog) == [
         (logging.WARNING, failure, True),
         (logging.DEBUG, failure, False),
@@ -71,10 +75,16 @@ def test_sink_that_fails_for_long_makes_one_line_per_period(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
-    several = "n1: 10 batches failed (20 entries), the last with "
-    again = "n1: dispatches succeed again; before that 35 batches failed (70 entries)"
+    several = f"{OURS}: 10 batches failed (20 entries), the last with "
+    again = (
+        f"{OURS}: dispatches succeed again; before that 35 batches failed (70 entries)"
+    )
     assert log_of(caplog) == [
-        (logging.WARNING, "n1: dispatch failed (2 entries): ValueError('no')", True),
+        (
+            logging.WARNING,
+            f"{OURS}: dispatch failed (2 entries): ValueError('no')",
+            True,
+        ),
         (logging.WARNING, several + "ValueError('no')", False),
         (logging.WARNING, several + "KeyError('no')", True),
         (logging.WARNING, several + "KeyError('no')", False),
@@ -126,7 +136,7 @@ def test_error_without_a_repr_is_logged_by_its_type(
 
     stepped.run_until_complete(main())
     assert logged(caplog, logging.WARNING) == [
-        "n1: dispatch failed (1 entry): Mute (KeyError in its repr)"
+        f"{OURS}: dispatch failed (1 entry): Mute (KeyError in its repr)"
     ]
 
 
@@ -159,18 +169,21 @@ def test_log_handler_that_raises_is_shown_on_stderr_and_ends_nothing(
     assert "OSError: no room for a log" in capsys.readouterr().err
 
 
-def test_wrong_arity_fails_at_the_first_batch_logged_once_and_counted(
+def test_wrong_arity_behind_a_decorator_fails_at_the_first_batch_and_is_counted(
     stepped: SteppedLoop, caplog: pytest.LogCaptureFixture, dispatcher_class: type
 ) -> None:
     async def main() -> None:
-        async def nothing() -> None:
+        def takes_two(one: Any, two: Any) -> None:
             pass
 
-        def ordinary(one: Any, two: Any) -> None:
-            pass
+        async def decorated(*given: Any) -> None:
+            takes_two(*given)
 
-        for function in (nothing, ordinary):
-            dispatcher = dispatcher_class(function, ms_delay=100)  # type: ignore[arg-type]
+        def ordinary(*given: Any) -> None:
+            takes_two(*given)
+
+        for function in (decorated, ordinary):
+            dispatcher = dispatcher_class(function, ms_delay=100)
             for _ in range(3):
                 dispatcher.enqueue("a")
                 assert not await stepped.run_in_executor(None, lambda: None)

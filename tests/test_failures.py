@@ -208,7 +208,7 @@ def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
     stepped.run_until_complete(main())
     lines = logged(caplog, logging.ERROR)
     for what in ("on_error", "on_drop", "context.log", "wait_until"):
-        assert f"n1: {what} raised" in lines, lines
+        assert f"ringdispatch[n1]: {what} raised" in lines, lines
     records = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert all(r.exc_info and r.exc_info[0] is Broken for r in records)
 

@@ -299,7 +299,7 @@ def test_closed_dispatcher_stays_closed_in_the_child(layout: str) -> None:  # C1
         assert dispatcher.close()
     join(child(body))
     """,
-        stderr="send: 1 entry rejected_closed; .*",
+        stderr=r"ringdispatch\[send\]: 1 entry rejected_closed; .*",
         layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "rejected_closed=1"]

@@ -150,14 +150,14 @@ def hammer(
         home=home, source=source.strip(), seconds=seconds, least=least
     )
     # Garbage may be left that only the interpreter's end collects.
-    drops = "rejected_full|rejected_closed|evicted"
+    drops = "entr(y|ies) (rejected_full|rejected_closed|evicted)"
     outcome = run_snippet(
         snippet,
         loop=loop_name,
         layout=layout,
         seconds=40 + 3 * seconds,
         debug=False,
-        stderr=rf"((send|ignore): \d+ entr(y|ies) ({drops}); [^\n]*\n?)*",
+        stderr=rf"(ringdispatch\[(send|ignore)\]: \d+ {drops}; [^\n]*\n?)*",
     )
     assert outcome.lines == ["survived"]
 

@@ -218,16 +218,22 @@ def test_end_of_a_notebook(
         assert server.delivered() == delivered
 
 
-LOST = "n1: the process ended: 1 entry in flight failed, 2 entries pending abandoned.*"
+OURS = r"ringdispatch\[n1\]: .*"
+LOST = OURS + "ended: 1 entry in flight failed, 2 entries pending abandoned.*"
 
 
 @pytest.mark.parametrize(
     ("home", "second", "lines", "errors"),
     [
         ("thread", SIGTERM, ["a", "b", "c", "accepted=3 dispatched=3"], ""),
-        ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], "n1: .*"),
+        ("loop", SIGTERM, ["b", "c", "accepted=3 dispatched=2 failed=1"], OURS),
         ("thread", SIGINT, ["accepted=3 failed=1 abandoned=2"], LOST),
-        ("loop", SIGINT, ["accepted=3 failed=1 abandoned=2"], "n1: .*2 entries pend.*"),
+        (
+            "loop",
+            SIGINT,
+            ["accepted=3 failed=1 abandoned=2"],
+            OURS + "2 entries pend.*",
+        ),
     ],
 )
 def test_second_signal_while_the_process_ends(

@@ -72,7 +72,7 @@ def test_f17_call_that_swallows_its_cancellation_keeps_its_slot(
         await stepped.advance(50)
         assert batches == [["a"]]  # per on_full until it ends
         (line,) = logged(caplog, logging.ERROR)
-        assert line.startswith("n1: ")
+        assert line.startswith("ringdispatch[n1]: ")
         assert "ignores its cancellation" in line
         await stepped.advance(10)
         assert batches == [["a"], ["b", "c", "d"]]

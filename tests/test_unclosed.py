@@ -98,7 +98,7 @@ def test_f28_finalizer_waits_for_nobody(
     assert time.monotonic() - began < 2
     assert gone() is None
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("n1: collected without close: ")
+    assert line.startswith("ringdispatch[n1]: collected without close: ")
     assert "1 entry pending abandoned" in line
 
 

@@ -77,7 +77,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             the home or by the `close` that ran out of time.
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
             the reason is the name of the counter in Statistics.
-        name: For logs and metrics. None: the dispatch function's.
+        name: For logs and metrics. None: the dispatch function's. Where a living
+            dispatcher has it already, a number is added: `send-2`.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -169,6 +170,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             max_in_flight=max_in_flight,
             prefers_thread=home == "thread",
         )
+        reports.name = _options.unique_name(reports.name, batcher)
         self._attach(ring, on_full, batcher)
         self._batcher = batcher
 

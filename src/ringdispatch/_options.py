@@ -4,11 +4,20 @@ import inspect
 import math
 import sys
 import threading
+import weakref
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 from ._ring import short_repr
+
+# How each log line and warning begins: with the library and the dispatcher's name.
+LINE = "ringdispatch[%s]: %s"
+
+# Of the living dispatchers, by name; and by the name that was asked for the lowest
+# number that may be free, where that is not 1.
+_owners: dict[str, "weakref.ref[Any]"] = {}
+_lowest: dict[str, int] = {}
 
 
 def _number(name: str, value: Any, wanted: str) -> float:
@@ -202,3 +211,33 @@ def name(value: Any, function: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"name={short_repr(value)}: must be a string")
     return value
+
+
+def unique_name(name: str, owner: object) -> str:
+    """The name, or the first of name-2, name-3, ... that no other living owner has.
+
+    Without a lock: single operations of a dict decide between threads, and a finalizer
+    may be in here at any point.
+    """
+    number = _lowest.get(name, 1) - 1
+
+    def free(
+        reference: object,
+        owners: dict[str, "weakref.ref[Any]"] = _owners,
+        lowest: dict[str, int] = _lowest,
+    ) -> None:
+        if owners.get(unique) is reference:
+            del owners[unique]
+        if number == 1:
+            lowest.pop(name, None)
+        elif number < lowest.get(name, 1):
+            lowest[name] = number
+
+    reference = weakref.ref(owner, free)
+    while True:
+        number += 1
+        unique = name if number == 1 else f"{name}-{number}"
+        if _owners.setdefault(unique, reference) is reference:
+            break
+    _lowest[name] = number + 1
+    return unique

@@ -9,6 +9,7 @@ from contextvars import Context
 from typing import Any
 
 from ._home import Home
+from ._options import LINE
 from ._ring import DROP_REASONS, Ring
 
 logger = logging.getLogger("ringdispatch")
@@ -91,8 +92,8 @@ class Reports:
         if not quiet:
             self._log_failure(error, count, message, what)
         for context in contexts:
-            named = f"{self.name}: {message}"
-            self.call_hook("context.log", _log_to, context, named)
+            line = LINE % (self.name, message)
+            self.call_hook("context.log", _log_to, context, line)
         self.call_hook("on_error", self._on_error, error, batch)
 
     def _log_failure(
@@ -141,7 +142,7 @@ class Reports:
         """Log one line under the dispatcher's name, with the error's traceback."""
         # A handler of the user's that raises must not end what is being reported.
         try:
-            logger.log(level, "%s: %s", self.name, message, exc_info=error)
+            logger.log(level, LINE, self.name, message, exc_info=error)
         except Exception:
             traceback.print_exc()
 

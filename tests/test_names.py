@@ -1,0 +1,133 @@
+"""How a dispatcher is named in the log, and told apart from others."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from ringdispatch import BackgroundDispatcher
+from subprocesses import run_snippet
+from support import logged
+
+
+async def post(batch: list[Any]) -> None:
+    raise ConnectionError
+
+
+class Service:
+    async def post(self, batch: list[Any]) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """Other tests may have left dispatchers to the garbage collector."""
+    gc.collect()
+
+
+def make(name: str | None = None) -> BackgroundDispatcher[Any]:
+    return BackgroundDispatcher(post, ms_delay=1, name=name)
+
+
+@pytest.mark.parametrize("name", [None, "audit", "eu-1"])
+def test_a_number_tells_those_of_one_name_apart(name: str | None) -> None:
+    base = name or "post"
+    made = [make(name) for _ in range(4)]
+    assert [one.name for one in made] == [base, *(f"{base}-{n}" for n in (2, 3, 4))]
+    assert repr(made[1]) == f"<BackgroundDispatcher '{base}-2' open, 0 pending>"
+    assert made[1].close()
+    assert make(name).name == f"{base}-5", "a closed one keeps its name"
+    del made[1:3]
+    assert make(name).name == f"{base}-2", "the lowest that is free"
+    again = [make(name), make(name), make(name)]
+    assert [one.name for one in again] == [f"{base}-{n}" for n in (2, 3, 5)]
+    made.clear()
+    again.clear()
+    assert make(name).name == base
+
+
+def test_a_name_that_looks_numbered_is_not_given_twice() -> None:
+    second = make("post-2")
+    first, third = make(), make()
+    assert [one.name for one in (first, second, third)] == ["post", "post-2", "post-3"]
+    assert make("post-2").name == "post-2-2"
+
+
+def test_the_name_is_the_functions_qualified_one() -> None:
+    service = Service()
+    for function in (service.post, functools.partial(service.post)):
+        assert BackgroundDispatcher(function, ms_delay=1).name == "Service.post"
+
+
+def test_a_refused_dispatcher_takes_no_name() -> None:
+    kept = []
+    for options in ({"home": "x"}, {"capacity": 2**62}, {"layout": 1}):
+        given: Any = {"ms_delay": 1, "name": "refused", **options}
+        with pytest.raises((ValueError, TypeError, MemoryError)) as caught:
+            BackgroundDispatcher(post, **given)
+        kept.append(caught)  # with its traceback, and all that its frames hold
+    assert make("refused").name == "refused"
+
+
+def test_threads_that_make_dispatchers_at_once_get_a_name_each() -> None:
+    made: list[BackgroundDispatcher[Any]] = []
+    together = threading.Barrier(4)
+
+    def work() -> None:
+        together.wait(10)
+        made.extend(make("shared") for _ in range(200))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.name for one in made}) == 800
+    made.clear()
+    assert make("shared").name == "shared"
+
+
+def test_lines_begin_with_the_library_and_the_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reported: list[str] = []
+
+    class Context:
+        def log(self, line: str) -> None:
+            reported.append(line)
+
+    async def main() -> None:
+        first, second = make(), make()
+        for dispatcher in (second, first):
+            dispatcher.enqueue("a", Context())
+            assert await dispatcher.aclose()
+
+    asyncio.run(main())
+    lines = [
+        f"ringdispatch[{name}]: dispatch failed (1 entry): ConnectionError()"
+        for name in ("post-2", "post")
+    ]
+    assert logged(caplog, logging.WARNING) == lines
+    assert reported == lines
+
+
+def test_lines_name_the_library_where_logging_was_not_configured() -> None:
+    run_snippet(
+        """
+        async def send(batch):
+            raise ValueError("no")
+        first = BackgroundDispatcher(send, ms_delay=1, dispatch_timeout=None)
+        second = BackgroundDispatcher(send, ms_delay=1)
+        second.enqueue("a")
+        assert second.close()
+        assert not second.enqueue("late")
+        """,
+        stderr=r"(?s)ringdispatch\[send-2\]: dispatch failed \(1 entry\): ValueError.*"
+        r"\nringdispatch\[send-2\]: 1 entry rejected_closed; .*",
+    )
