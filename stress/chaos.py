@@ -143,6 +143,7 @@ def watch_everything() -> Watch:
     warnings.simplefilter("error")
     # From 3.12 on every fork of a process with threads warns.
     warnings.filterwarnings("ignore", "This process", DeprecationWarning)
+    warnings.filterwarnings("ignore", ".* it is in milliseconds", UserWarning)
     watch = Watch(logging.WARNING)
     logging.getLogger().addHandler(watch)
     sys.unraisablehook = lambda seen: watch.stray("unraisable", seen)

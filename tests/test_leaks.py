@@ -71,7 +71,7 @@ def crash_hook(*values: object) -> None:
 def make(
     dispatch_function: Callable[[list[Any]], object] = send, **options: Any
 ) -> BackgroundDispatcher[Any]:
-    options = {"ms_delay": 0.1, "capacity": CAPACITY, **options}
+    options = {"ms_delay": 1, "capacity": CAPACITY, **options}
     return BackgroundDispatcher(dispatch_function, **options)
 
 
@@ -292,7 +292,7 @@ async def evictions() -> None:
 
 # ---- loops that come and go
 
-lasting = BackgroundDispatcher[Any](send, ms_delay=0.1, capacity=CAPACITY)
+lasting = BackgroundDispatcher[Any](send, ms_delay=1, capacity=CAPACITY)
 
 
 @scenario

@@ -47,7 +47,7 @@ def encode(entry: Any) -> Any:
 def make(
     layout: Any, dispatch_function: Callable[[Any], object], **options: Any
 ) -> BackgroundDispatcher[Any]:
-    options = {"ms_delay": 0.1, "capacity": CAPACITY, **options}
+    options = {"ms_delay": 1, "capacity": CAPACITY, **options}
     return BackgroundDispatcher(dispatch_function, layout=layout, **options)
 
 

@@ -130,6 +130,7 @@ class Batcher:
         # In the caller's own call: a serverless runtime takes no promise after it.
         try:
             wait_until = getattr(context, "wait_until", None)
+            wait_until = wait_until or getattr(context, "waitUntil", None)
             if wait_until is not None:
                 wait_until(Receipt(opener.future))
         except (KeyboardInterrupt, SystemExit):

@@ -9,7 +9,7 @@ from . import _closing, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._enqueue import POLICIES, EnqueueBase, install_enqueue
-from ._home import home_of
+from ._home import home_of, running_loop
 from ._layouts import Bytes, Objects, Records
 from ._reports import OnDrop, OnError, Reports
 
@@ -81,7 +81,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             dispatcher has it already, a number is added: `send-2`.
 
     Raises:
-        TypeError: an option of the wrong type.
+        TypeError: an option of the wrong type, or a function of the wrong arguments.
         ValueError: an option out of its range.
         MemoryError: no memory for `capacity` entries.
     """
@@ -126,6 +126,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         **options: Unpack[Options],
     ) -> None: ...
 
+    @_options.explain_arguments
     def __init__(
         self,
         dispatch_function: Callable[[Any], object],
@@ -150,12 +151,12 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         delay = _options.ms_delay(ms_delay)
         max_in_flight = min(_options.count("max_in_flight", max_in_flight), sys.maxsize)
         dispatch_timeout = _options.dispatch_timeout(dispatch_timeout)
-        _options.choice("on_full", on_full, tuple(POLICIES))
+        _options.on_full(on_full, tuple(POLICIES))
         _options.choice("home", home, ("auto", "thread"))
         reports = Reports(
             _options.name(name, dispatch_function),
-            _options.hook("on_error", on_error),
-            _options.hook("on_drop", on_drop),
+            _options.hook("on_error", on_error, "exception", "batch"),
+            _options.hook("on_drop", on_drop, "reason", "count"),
             Batcher.now,
         )
         ring = _options.layout(layout).make_ring(capacity, max_batch, max_in_flight)
@@ -323,6 +324,14 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         await self.aclose()
 
     def __enter__(self) -> Self:
+        home, prefers_thread = self._engine.home, self._engine.prefers_thread
+        undecided = home is None or home.stalled or home.background
+        comes_here = undecided and not prefers_thread and running_loop() is not None
+        if comes_here or (home is not None and home.here):
+            raise RuntimeError(
+                "the end of `with` would block the loop that dispatches: "
+                "use `async with` instead"
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -410,8 +410,8 @@ Add one entry to the next batch. Returns True if it was accepted.
 
 Never waits, never logs. May be called from any thread, any event loop, a signal handler
 or a finalizer. `context` is used only if this entry opens a window: its
-`wait_until(awaitable)` is called with an awaitable that ends when the entry is settled,
-its `log` with the report of a failed dispatch.
+`wait_until(awaitable)`, or `waitUntil`, is called with an awaitable that ends when the
+entry is settled, its `log` with the report of a failed dispatch.
 
 Raises:
     ringdispatch.Full: the ring is full and `on_full="raise"`.

@@ -164,7 +164,7 @@ class Bytes(Layout):
         max_batch_bytes: int | None = None,
     ) -> None:
         if encode is not None:
-            _options.function("encode", encode)
+            _options.function("encode", encode, "entry")
             if _options.is_async(encode):
                 raise TypeError(
                     f"encode={short_repr(encode)}: must be a plain function, not "

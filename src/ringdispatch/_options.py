@@ -1,23 +1,106 @@
 """Checks of the constructor's options: each error names the option and its value."""
 
+import functools
 import inspect
 import math
+import re
 import sys
 import threading
+import warnings
 import weakref
-from functools import partial
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from ._ring import short_repr
 
 # How each log line and warning begins: with the library and the dispatcher's name.
 LINE = "ringdispatch[%s]: %s"
 
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
 # Of the living dispatchers, by name; and by the name that was asked for the lowest
 # number that may be free, where that is not 1.
 _owners: dict[str, "weakref.ref[Any]"] = {}
 _lowest: dict[str, int] = {}
+
+
+def explain_arguments(init: Constructor) -> Constructor:
+    """Decorate a constructor: explain the wrong arguments that newcomers give.
+
+    Type checkers, `inspect` and the pages see the signature of `init` as it is.
+    """
+    kind = init.__qualname__.partition(".")[0]
+    code = init.__code__
+    count = code.co_argcount + code.co_kwonlyargcount
+    known = code.co_varnames[1:count]
+    takes_any = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    requires_delay = "ms_delay" not in (init.__kwdefaults__ or ())
+
+    @functools.wraps(init)
+    def explained(self: Any, *given: Any, **options: Any) -> None:
+        if len(given) > 1:
+            raise TypeError(_explain_position(kind, given, options))
+        if not takes_any and (unknown := options.keys() - known):
+            raise TypeError(_explain_names(sorted(unknown), options, known))
+        if requires_delay and "ms_delay" not in options:
+            raise TypeError(
+                f"{kind}({_call_name(*given)}): ms_delay is missing: give the "
+                "milliseconds from an entry to its dispatch, such as ms_delay=100"
+            )
+        init(self, *given, **options)
+        if requires_delay and options["ms_delay"] < 1:
+            message = _explain_short_delay(options["ms_delay"])
+            warnings.warn(LINE % (self.name, message), stacklevel=2)
+
+    return explained  # type: ignore[return-value]
+
+
+def _call_name(function: Any = None) -> str:
+    return getattr(function, "__name__", "send")
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def _explain_position(kind: str, given: tuple[Any, ...], options: Any) -> str:
+    value: Any = given[1]
+    named: dict[str, Any] = {}
+    if isinstance(value, dict):
+        named = value
+    elif type(value) in (int, float):
+        named = {"ms_delay": value}
+    named = {**named, **options} or {"ms_delay": 100}
+    written = [(_snake_case(str(name)), each) for name, each in named.items()]
+    words = ", ".join(f"{name}={short_repr(each)}" for name, each in written)
+    called = _call_name(given[0])
+    return (
+        f"{kind}({called}, {short_repr(value)}): takes one positional argument, the "
+        f"dispatch function; give options by name: {kind}({called}, {words})"
+    )
+
+
+def _explain_names(unknown: list[str], options: Any, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415, only for the message
+
+    words = []
+    for name in unknown:
+        near = get_close_matches(_snake_case(name), known, 1)
+        hint = f"did you mean {near[0]}=?" if near else "there is no such option"
+        words.append(f"{name}={short_repr(options[name])}: {hint}")
+    if not any("did you mean" in each for each in words):
+        words.append(f"the options are {', '.join(sorted(known))}")
+    return "; ".join(words)
+
+
+def _explain_short_delay(value: Any) -> str:
+    seconds = float(value)
+    return (
+        f"ms_delay={short_repr(value)}: it is in milliseconds (for {seconds:g} s give "
+        f"ms_delay={seconds * 1000:g}); timers of event loops run at most once a "
+        "millisecond"
+    )
 
 
 def _number(name: str, value: Any, wanted: str) -> float:
@@ -123,7 +206,7 @@ def max_batch(value: Any, most: int) -> int:
     return checked
 
 
-def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
+def choice(name: str, value: Any, known: tuple[str, ...], remedy: str = "") -> str:
     """Check that a value is one of the known words.
 
     Raises:
@@ -131,8 +214,18 @@ def choice(name: str, value: Any, known: tuple[str, ...]) -> str:
     """
     if not isinstance(value, str) or value not in known:
         words = ", ".join(map(repr, known))
-        raise ValueError(f"{name}={short_repr(value)}: must be one of {words}")
+        raise ValueError(f"{name}={short_repr(value)}: must be one of {words}{remedy}")
     return value
+
+
+def on_full(value: Any, known: tuple[str, ...]) -> str:
+    """Check what is to happen to an entry when the ring is full.
+
+    Raises:
+        ValueError: it is none of the known words.
+    """
+    remedy = "; to wait for room, use await dispatcher.aenqueue(entry)"
+    return choice("on_full", value, known, remedy)
 
 
 def is_async(function: Any) -> bool:
@@ -141,24 +234,58 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def function(name: str, value: Any) -> Any:
-    """Check a callable.
+def function(name: str, value: Any, *arguments: str) -> Any:
+    """Check a callable that will be called with these arguments.
 
     Raises:
-        TypeError: `value` cannot be called.
+        TypeError: `value` cannot be called, or not with so many arguments.
     """
+    if inspect.iscoroutine(value):
+        called = value.__name__
+        raise TypeError(
+            f"{name}={short_repr(value)}: must be the function, not what a call of it "
+            f"returned: pass {called}, not {called}(...)"
+        )
     if not callable(value):
         raise TypeError(f"{name}={short_repr(value)}: must be callable")
+    if signature := _signature(value):
+        try:
+            signature.bind(*arguments)
+        except TypeError as error:
+            called, taken = ", ".join(arguments), ", ".join(signature.parameters)
+            raise TypeError(
+                f"{name}={short_repr(value)}: must take ({called}), but takes "
+                f"({taken}): {error}"
+            ) from None
     return value
+
+
+def _signature(value: Any) -> inspect.Signature | None:
+    """What arguments a callable really takes; None where nothing can tell.
+
+    A decorator may supply arguments that the decorated function takes: what it claims
+    by `__wrapped__` or `__signature__` is not looked at.
+    """
+    if hasattr(value, "__signature__"):
+        return None
+    options: dict[str, Any] = {"follow_wrapped": False}
+    if sys.version_info >= (3, 14):  # annotations may name what exists only for mypy
+        from annotationlib import Format  # noqa: PLC0415
+
+        options["annotation_format"] = Format.STRING
+    try:
+        return inspect.signature(value, **options)
+    except Exception:  # a builtin without one; or what the user's own classes raise
+        return None
 
 
 def dispatch_function(value: Any) -> Any:
     """Check the dispatch function.
 
     Raises:
-        TypeError: `value` cannot be called, or makes a generator.
+        TypeError: `value` cannot be called with a batch, or makes a generator.
     """
-    function("dispatch_function", value)
+    function("dispatch_function", value, "batch")
     call = getattr(type(value), "__call__", None)  # noqa: B004
     for each in (value, call):
         if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
@@ -175,22 +302,23 @@ def layout(value: Any) -> Any:
     Raises:
         TypeError: `value` is no layout.
     """
-    if isinstance(value, type) or not hasattr(value, "make_ring"):
-        raise TypeError(
-            f"layout={short_repr(value)}: must be a layout, such as Objects()"
-        )
-    return value
+    if hasattr(value, "make_ring") and not isinstance(value, type):
+        return value
+    wanted = "must be a layout, such as Objects()"
+    if hasattr(value, "make_ring"):
+        wanted += f", not its class: write {value.__name__}(...)"
+    raise TypeError(f"layout={short_repr(value)}: {wanted}")
 
 
-def hook(name: str, value: Any) -> Any:
-    """Check a plain callable, or None.
+def hook(name: str, value: Any, *arguments: str) -> Any:
+    """Check a plain callable that takes these arguments, or None.
 
     Raises:
-        TypeError: `value` cannot be called, or is async.
+        TypeError: `value` cannot be called so, or is async.
     """
     if value is None:
         return None
-    if is_async(function(name, value)):
+    if is_async(function(name, value, *arguments)):
         raise TypeError(
             f"{name}={short_repr(value)}: must be a plain function, not async: "
             "hooks are not awaited; start a task in it instead"
@@ -205,7 +333,7 @@ def name(value: Any, function: Any) -> str:
         TypeError: `value` is not a string.
     """
     if value is None:
-        while isinstance(function, partial):
+        while isinstance(function, functools.partial):
             function = function.func
         return getattr(function, "__qualname__", type(function).__qualname__)
     if not isinstance(value, str):

@@ -60,6 +60,8 @@ assert_type(dispatcher.close(timeout=None), bool)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 BackgroundDispatcher(send)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send, {"msDelay": 100})  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+BackgroundDispatcher(send, ms_delay=100, maxBatch=10)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 BackgroundDispatcher(send, 100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 records: BackgroundDispatcher[Access] = BackgroundDispatcher(
@@ -89,12 +91,16 @@ async def life() -> None:
         assert_type(await inner.aenqueue({}, timeout=1.0), bool)
         assert_type(await inner.aflush(), bool)
         assert_type(await inner.aclose(), bool)
-    with BackgroundDispatcher(send, ms_delay=10) as inner:
-        inner.enqueue({})
     try:
         inner.enqueue({})
     except Full as full:
         print(full)
+
+
+def job() -> None:
+    with BackgroundDispatcher(send, ms_delay=10) as inner:
+        assert_type(inner, BackgroundDispatcher[dict[str, int]])
+        inner.enqueue({})
 
 
 async def send_rows(rows: Any) -> None: ...

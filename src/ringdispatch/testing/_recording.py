@@ -46,6 +46,7 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
 
     batches: list[Any]
 
+    @_options.explain_arguments
     def __init__(
         self,
         dispatch_function: Callable[[Any], object] | None = None,
@@ -64,13 +65,14 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         named = type(self) if dispatch_function is None else dispatch_function
         options["name"] = _options.name(options.get("name"), named)
         # Options without effect are checked all the same.
+        _options.ms_delay(ms_delay)
         capacity = _options.capacity(options.setdefault("capacity", 65_536))
         _options.max_batch(options.get("max_batch"), capacity)
         _options.choice("home", options.get("home", "auto"), ("auto", "thread"))
         options["max_batch"] = 1  # a full batch goes out at once
         options["home"] = "thread"  # another thread: the caller's can wait for it
         given: Any = {"layout": layout, **options}
-        super().__init__(record, ms_delay=ms_delay, **given)
+        super().__init__(record, ms_delay=1, **given)
         self.batches = batches
 
     @property
