@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -37,6 +38,15 @@ class Sink:
 
     async def __call__(self) -> None:
         pass
+
+
+def annotated(parameters: str) -> Any:
+    """A function whose annotations exist for type checkers only."""
+    quoted = "annotations" if sys.version_info < (3, 14) else "generators"
+    code = f"from __future__ import {quoted}\ndef function({parameters}): pass"
+    scope: dict[str, Any] = {}
+    exec(compile(code, "annotated", "exec", dont_inherit=True), scope)
+    return scope["function"]
 
 
 coroutine = send([])
@@ -113,6 +123,7 @@ MISTAKES = [
             (Sink.send, "self, batch"),
             (Sink(), ""),
             (functools.partial(send, []), ""),
+            (annotated("batch: Undefined, client: Undefined"), "batch, client"),
         )
     ),
     *(
@@ -181,10 +192,6 @@ def signed(function: Callable[..., Any]) -> Any:
     return call
 
 
-def unknown_to_python(batch: Undefined) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Its annotation exists for type checkers only."""
-
-
 @pytest.mark.parametrize(
     "function",
     [
@@ -198,7 +205,7 @@ def unknown_to_python(batch: Undefined) -> None:  # type: ignore[name-defined]  
         supplied(send_to),
         signed(send_to),
         Wrapped(send_to),
-        unknown_to_python,
+        annotated("batch: Undefined"),
         list,
     ],
 )
