@@ -77,8 +77,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             the home or by the `close` that ran out of time.
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
             the reason is the name of the counter in Statistics.
-        name: For logs and metrics. None: the dispatch function's. Where a living
-            dispatcher has it already, a number is added: `send-2`.
+        name: For logs and metrics. None: the function's. A second one gets a number.
 
     Raises:
         TypeError: an option of the wrong type, or a function of the wrong arguments.
@@ -324,14 +323,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         await self.aclose()
 
     def __enter__(self) -> Self:
-        home, prefers_thread = self._engine.home, self._engine.prefers_thread
-        undecided = home is None or home.stalled or home.background
-        comes_here = undecided and not prefers_thread and running_loop() is not None
-        if comes_here or (home is not None and home.here):
-            raise RuntimeError(
-                "the end of `with` would block the loop that dispatches: "
-                "use `async with` instead"
-            )
+        _options.plain_with(self._engine, running_loop())
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -341,6 +341,25 @@ def name(value: Any, function: Any) -> str:
     return value
 
 
+def plain_with(batcher: Any, loop: object) -> None:
+    """Check that the end of `with` will not block the loop that dispatches.
+
+    `loop` is the one that runs here: the first entry would make it the home, unless
+    the batcher lives elsewhere.
+
+    Raises:
+        RuntimeError: it would.
+    """
+    home = batcher.home
+    moves = home is None or home.stalled or home.background
+    comes_here = loop is not None and moves and not batcher.prefers_thread
+    if comes_here or (home is not None and home.here):
+        raise RuntimeError(
+            "the end of `with` would block the loop that dispatches: "
+            "use `async with` instead"
+        )
+
+
 def unique_name(name: str, owner: object) -> str:
     """The name, or the first of name-2, name-3, ... that no other living owner has.
 

@@ -92,8 +92,7 @@ class Reports:
         if not quiet:
             self._log_failure(error, count, message, what)
         for context in contexts:
-            line = LINE % (self.name, message)
-            self.call_hook("context.log", _log_to, context, line)
+            self.call_hook("context.log", _log_to, context, LINE % (self.name, message))
         self.call_hook("on_error", self._on_error, error, batch)
 
     def _log_failure(
