@@ -1,8 +1,11 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any, Self
+from queue import SimpleQueue
+from typing import Any, Self, TypeAlias
 
 from typing_extensions import disjoint_base
+
+from ._call import Call
 
 @disjoint_base
 class Batch:
@@ -41,4 +44,22 @@ class Finalizer:
     def finish(self) -> None: ...
     def __del__(self) -> None: ...
 
+# What to call, and what is finished after it.
+_Job: TypeAlias = tuple[Callable[[], None], Finalizer]
+
+@disjoint_base
+class Workers:
+    def __new__(cls) -> Self: ...
+    def run(self, job: _Job) -> None: ...
+    def end(self) -> None: ...
+    def serve(self, jobs: SimpleQueue[_Job | None]) -> None: ...
+
 def resolve(future: asyncio.Future[None]) -> None: ...
+def cancel(call: Call) -> None: ...
+def watch(
+    call: Call,
+    loop: asyncio.AbstractEventLoop,
+    task: asyncio.Task[Any],
+    grace: float,
+) -> None: ...
+def expire(call: Call, loop: asyncio.AbstractEventLoop, grace: float) -> None: ...
