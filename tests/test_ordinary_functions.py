@@ -487,16 +487,22 @@ def test_thread_in_which_a_job_raises_reports_its_end(
     workers.end()
 
 
-def test_finalizer_whose_function_fails_tries_again_when_it_is_freed() -> None:  # C20
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError, MemoryError])
+@pytest.mark.parametrize("times", [1, 2])
+def test_finalizer_that_is_interrupted_calls_again(
+    error: type[BaseException], times: int
+) -> None:  # C20
     calls: list[str] = []
 
-    def first_time_without_memory() -> None:
+    def interrupted() -> None:
         calls.append("called")
-        if len(calls) == 1:
-            raise MemoryError
+        if len(calls) <= times:
+            raise error
 
-    finalizer = Finalizer(first_time_without_memory)
-    with pytest.raises(MemoryError):
+    finalizer = Finalizer(interrupted)
+    with pytest.raises(error):
         finalizer.finish()
-    del finalizer
     assert len(calls) == 2
+    del finalizer
+    gc.collect()  # the second error's context has a traceback
+    assert len(calls) == times + 1

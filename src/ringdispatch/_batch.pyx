@@ -188,7 +188,9 @@ cdef class Wake:
 
 
 cdef class Finalizer:
-    """Calls `function(*arguments)` until it succeeds: at finish(), or when it is freed.
+    """Calls `function(*arguments)` at finish(), or else when it is freed.
+
+    Again, where that is interrupted.
 
     Without the GIL what another thread frees may wait for its owner, so that a holder
     that gets to its end calls that. Compiled, so that nothing can be raised in between. A
@@ -205,8 +207,11 @@ cdef class Finalizer:
             return
         try:
             self.function(*self.arguments)
-        except RuntimeError:
-            pass
+        except BaseException as error:
+            if type(error) is not RuntimeError:
+                self.function(*self.arguments)  # what interrupts does so once
+                self.done = True
+                raise
         self.done = True
 
     def __del__(self):
