@@ -19,6 +19,9 @@ from ringdispatch._state cimport RingState, Unsettled, ring_lock, ring_unlock, u
 # How long a worker thread waits for its next job.
 cdef double IDLE_SECONDS = 10.0
 
+# After this long a call that was cancelled and did not end is reported.
+cdef double GRACE_SECONDS = 1.0
+
 
 cdef inline void unlink(RingState *state, Unsettled *node) noexcept nogil:
     if node.before is NULL:
@@ -302,7 +305,7 @@ def cancel(call):
         task.cancel()
 
 
-def watch(call, loop, task, double grace):
+def watch(call, loop, task):
     """See to a call whose first step is over; interrupted by nothing."""
     if call._ended:
         if task.done() and not task.cancelled():
@@ -313,15 +316,13 @@ def watch(call, loop, task, double grace):
     timeout = call._batcher.dispatch_timeout
     if timeout is not None and not task.done():
         call.deadline = call._batcher.now() + timeout
-        call._timer = loop.call_later(
-            timeout, expire, call, loop, grace, context=Context()
-        )
+        call._timer = loop.call_later(timeout, expire, call, loop, context=Context())
 
 
-def expire(call, loop, double grace):
+def expire(call, loop):
     """Expire a call, and again after the grace: the first time may be interrupted."""
     if call.deadline is not None:
         call._timer = loop.call_later(
-            grace, expire, call, loop, grace, context=Context()
+            GRACE_SECONDS, expire, call, loop, context=Context()
         )
     call.expire()

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 EAGER = sys.version_info >= (3, 12)
 _EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
 
-# After this long a call that was cancelled and did not end is reported.
-GRACE_SECONDS = 1.0
-
 # The call that the running code belongs to: the dispatch function and all it started.
 # Weakly: a context outlives its call wherever something keeps it, as an idle loop does
 # with that of the last timer that was cancelled.
@@ -98,11 +95,10 @@ class Call:
             if EAGER:
                 self._task = task
                 self._suspended = True
-                watch(self, loop, task, GRACE_SECONDS)
+                watch(self, loop, task)
             else:
                 batcher.unstarted[self] = None
-                args = self, loop, task, GRACE_SECONDS
-                loop.call_soon(watch, *args, context=Context())
+                loop.call_soon(watch, self, loop, task, context=Context())
                 self._suspended = True
                 self._task = task  # last: cancelled now, it would not even begin
         except BaseException:
@@ -258,7 +254,7 @@ class Call:
     def expire(self) -> None:
         """Settle the batch as failed and ask for cancellation: it ran out of time.
 
-        Called again after GRACE_SECONDS, report that the call goes on nevertheless.
+        Called again a second later, report that the call goes on nevertheless.
         """
         if self.deadline is None:
             self._batcher.reports.log(
