@@ -378,6 +378,9 @@ async def timeout(trial: Trial) -> None:
     trial.sink.gate.clear()
     trial.attempt(trial.dispatcher.enqueue, "entry")
     await trial.until(lambda: trial.sink.ended > 1)
+    await trial.must(
+        "a call that timed out keeps its slot", lambda: not trial.sink.running
+    )
 
 
 @scene("failing sink", sink="suspending")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
+from ringdispatch import _batch
 from ringdispatch._background import Executor
-from ringdispatch._worker import Workers
+from ringdispatch._batch import Finalizer, Workers, cancel
 from support import books_agree
 
 
@@ -210,7 +213,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         (call,) = dispatcher._batcher.calls
         await comes_true(lambda: call._worker is not None)
         # Cancels when the future is done, before the call has seen it.
-        call._worker.ended.add_done_callback(lambda _: call._cancel_task())
+        call._worker.ended.add_done_callback(lambda _: cancel(call))
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         assert not dispatcher._batcher.calls
@@ -366,7 +369,7 @@ def test_call_that_finds_no_thread_is_made_once(
 
 
 def test_thread_that_comes_too_late_calls_nothing(
-    dispatcher_class: type, monkeypatch: pytest.MonkeyPatch
+    dispatcher_class: type,
 ) -> None:  # C11
     """Its batch has failed, and `on_error` may have saved it elsewhere."""
     began: list[Any] = []
@@ -378,16 +381,17 @@ def test_thread_that_comes_too_late_calls_nothing(
         gate.wait(20)
 
     late: list[Any] = []
-    really_run = Workers.run
+    workers = Workers()
 
-    def run(workers: Workers, job: Any) -> None:
-        if began:
-            late.append(job)  # its thread has started, and comes to it later
-        else:
-            really_run(workers, job)
-            eventually(lambda: began)
+    class Late:
+        end = workers.end
 
-    monkeypatch.setattr(Workers, "run", run)
+        def run(self, job: Any) -> None:
+            if began:
+                late.append(job)  # its thread has started, and comes to it later
+            else:
+                workers.run(job)
+                eventually(lambda: began)
 
     async def main() -> None:
         dispatcher = dispatcher_class(
@@ -398,6 +402,7 @@ def test_thread_that_comes_too_late_calls_nothing(
             dispatch_timeout=0.3,
             on_error=lambda error, batch: failed.extend(batch),
         )
+        dispatcher._batcher.workers = Late()
         dispatcher.enqueue("a")
         dispatcher.enqueue("b")
         await comes_true(lambda: len(failed) == 2)
@@ -409,3 +414,95 @@ def test_thread_that_comes_too_late_calls_nothing(
 
     asyncio.run(main())
     assert began == ["a"]
+
+
+def test_threads_that_end_while_one_becomes_idle_end_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C16
+    """Else it would wait for its idle time, and keep what its process has loaded."""
+
+    class Raced(deque[Any]):
+        def append(self, jobs: Any) -> None:
+            workers.end()  # another thread, in this moment
+            super().append(jobs)
+
+    monkeypatch.setattr(_batch, "deque", Raced)
+    workers = Workers()
+    threads: list[threading.Thread] = []
+    done = Finalizer(lambda: threads.append(threading.current_thread()))
+    workers.run((lambda: None, done))
+    eventually(lambda: threads, seconds=5)
+    eventually(lambda: not threads[0].is_alive(), seconds=5)
+
+
+def test_job_handed_to_a_thread_that_gives_up_waiting_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C20
+    """The thread takes itself off the list, unless a job is on its way to it."""
+    handed = threading.Event()
+    given_up: list[threading.Thread] = []
+
+    class Raced(deque[Any]):
+        def remove(self, jobs: Any) -> None:
+            given_up.append(threading.current_thread())
+            handed.wait(20)
+            super().remove(jobs)
+
+    class Impatient(queue.SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            return super().get(block, None if timeout is None else 0.0)
+
+    monkeypatch.setattr(_batch, "deque", Raced)
+    monkeypatch.setattr(queue, "SimpleQueue", Impatient)
+    workers = Workers()
+    ran: list[threading.Thread] = []
+    workers.run((lambda: None, Finalizer(lambda: None)))
+    eventually(lambda: given_up)
+    done = Finalizer(lambda: ran.append(threading.current_thread()))
+    workers.run((lambda: None, done))
+    handed.set()
+    eventually(lambda: ran)
+    assert ran == given_up[:1]
+    workers.end()
+    eventually(lambda: not ran[0].is_alive())
+
+
+def test_thread_in_which_a_job_raises_reports_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C20
+    """What interrupts the thread does not leave the call waiting; nor a later one."""
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    workers = Workers()
+    ended: list[str] = []
+
+    def interrupted() -> None:
+        raise MemoryError
+
+    workers.run((interrupted, Finalizer(ended.append, "first")))
+    eventually(lambda: raised)
+    assert ended == ["first"]
+    workers.run((lambda: None, Finalizer(ended.append, "second")))
+    eventually(lambda: ended == ["first", "second"])
+    workers.end()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError, MemoryError])
+@pytest.mark.parametrize("times", [1, 2])
+def test_finalizer_that_is_interrupted_calls_again(
+    error: type[BaseException], times: int
+) -> None:  # C20
+    calls: list[str] = []
+
+    def interrupted() -> None:
+        calls.append("called")
+        if len(calls) <= times:
+            raise error
+
+    finalizer = Finalizer(interrupted)
+    with pytest.raises(error):
+        finalizer.finish()
+    assert len(calls) == 2
+    del finalizer
+    gc.collect()  # the second error's context has a traceback
+    assert len(calls) == times + 1

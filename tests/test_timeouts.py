@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ringdispatch import _call
 from support import Sink, SteppedLoop, books_agree, logged
 
 
@@ -47,6 +48,45 @@ def test_f17_timed_out_call_is_failed_cancelled_and_replaced(
     stepped.run_until_complete(main())
     (line,) = logged(caplog, logging.WARNING)
     assert "dispatch_timeout=2.0" in line
+    assert logged(caplog, logging.ERROR) == []
+
+
+@pytest.mark.parametrize("name", ["cancel", "fail"])
+def test_timeout_that_is_interrupted_comes_again(
+    name: str,
+    stepped: SteppedLoop,
+    sink: Sink,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    dispatcher_class: type,
+) -> None:  # C20
+    """Else a call that hangs would keep its slot for ever."""
+    where: Any = _call if name == "cancel" else _call.Call
+    really = getattr(where, name)
+    interrupted: list[Any] = []
+
+    def interrupt_once(*args: Any, **options: Any) -> Any:
+        if not interrupted:
+            interrupted.append(args)
+            raise MemoryError
+        return really(*args, **options)
+
+    monkeypatch.setattr(where, name, interrupt_once)
+    stepped.set_exception_handler(lambda *_: None)
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(sink, ms_delay=100, dispatch_timeout=2)
+        sink.hold()
+        dispatcher.enqueue("a")
+        await stepped.advance(2.2)
+        assert interrupted
+        await stepped.advance(1)
+        assert dispatcher.statistics().failed == 1
+        assert dispatcher.statistics().in_flight == 0
+        assert stepped.timers() == []
+        assert await dispatcher.aclose()
+
+    stepped.run_until_complete(main())
     assert logged(caplog, logging.ERROR) == []
 
 

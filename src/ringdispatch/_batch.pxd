@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
-from ringdispatch._state cimport RingState, Unsettled
+from ringdispatch._state cimport RingState, Unsettled, ring_mutex
 
 
 cdef class Batch:
@@ -50,3 +50,11 @@ cdef class Finalizer:
     cdef tuple arguments
     # by its last holder
     cdef bint done
+
+
+cdef class Workers:
+    # any thread, by single operations
+    cdef object idle  # the queues of the threads that wait for a job
+    # any thread, under the lock
+    cdef ring_mutex mutex
+    cdef bint ended

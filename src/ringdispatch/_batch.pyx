@@ -1,12 +1,26 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
-"""Batches and slots, which settle and release themselves when they are freed."""
+"""Batches and slots, which settle and release themselves when they are freed.
+
+And what else must not be interrupted between two steps: wake-ups, worker threads.
+"""
+
+import queue
+import threading
+from collections import deque
+from contextvars import Context
 
 cimport cython
 from libc.stdint cimport uint64_t
 
 from ringdispatch._state cimport RingState, Unsettled, ring_lock, ring_unlock, unclaim
+
+# How long a worker thread waits for its next job.
+cdef double IDLE_SECONDS = 10.0
+
+# After this long a call that was cancelled and did not end is reported.
+cdef double GRACE_SECONDS = 1.0
 
 
 cdef inline void unlink(RingState *state, Unsettled *node) noexcept nogil:
@@ -177,7 +191,9 @@ cdef class Wake:
 
 
 cdef class Finalizer:
-    """Calls `function(*arguments)` once: at finish(), or else when it is freed.
+    """Calls `function(*arguments)` at finish(), or else when it is freed.
+
+    Again, where that is interrupted.
 
     Without the GIL what another thread frees may wait for its owner, so that a holder
     that gets to its end calls that. Compiled, so that nothing can be raised in between. A
@@ -192,17 +208,121 @@ cdef class Finalizer:
         """Call the function now, unless it was called before."""
         if self.done:
             return
-        self.done = True
         try:
             self.function(*self.arguments)
-        except RuntimeError:
-            pass
+        except BaseException as error:
+            if type(error) is not RuntimeError:
+                self.function(*self.arguments)  # what interrupts does so once
+                self.done = True
+                raise
+        self.done = True
 
     def __del__(self):
         self.finish()
+
+
+cdef class Workers:
+    """The threads of one dispatcher; one that has ended its job serves the next.
+
+    A job is a function, and the Finalizer that is finished after it. Compiled, so that
+    nothing can be raised between two jobs, or between finding a thread and handing it
+    the job: a job that was handed over is run.
+    """
+
+    def __cinit__(self):
+        self.idle = deque()
+
+    def run(self, tuple job):
+        """Run a job in a thread; RuntimeError where none can be started."""
+        cdef object jobs = None
+        try:
+            jobs = self.idle.pop()
+        except IndexError:
+            pass
+        if jobs is not None:
+            try:
+                jobs.put(job)
+            except BaseException:  # no memory
+                self.idle.append(jobs)
+                raise
+            return
+        jobs = queue.SimpleQueue()
+        jobs.put(job)
+        name = "ringdispatch-worker"
+        thread = threading.Thread(
+            target=self.serve, args=(jobs,), name=name, daemon=True
+        )
+        # From 3.14 on it may inherit the context it is started in.
+        Context().run(thread.start)
+
+    def end(self):
+        """End the threads; one that is in a job ends after it."""
+        ring_lock(&self.mutex)
+        self.ended = True
+        ring_unlock(&self.mutex)
+        try:
+            while True:
+                self.idle.pop().put(None)
+        except IndexError:
+            pass
+
+    def serve(self, jobs):
+        """Run the jobs of one thread, until it has been idle for long."""
+        cdef object job = jobs.get()
+        cdef object work, finalizer
+        cdef bint ended
+        while job is not None:
+            work, finalizer = job
+            try:
+                work()
+            finally:
+                finalizer.finish()
+            job = work = finalizer = None  # or they would keep the batch
+            self.idle.append(jobs)
+            # Looked at after that: end() has seen it there, or is seen here.
+            ring_lock(&self.mutex)
+            ended = self.ended
+            ring_unlock(&self.mutex)
+            try:
+                job = jobs.get(timeout=0.0 if ended else IDLE_SECONDS)
+            except BaseException:  # queue.Empty, or no memory
+                try:
+                    self.idle.remove(jobs)
+                except ValueError:  # it was popped: a job is on its way
+                    job = jobs.get()
 
 
 def resolve(future):
     """End the wait for a future, unless it has ended; interrupted by nothing."""
     if not future.done():
         future.set_result(None)
+
+
+def cancel(call):
+    """Ask the task of a call to end, if it has one; interrupted by nothing."""
+    task = call._task  # freed meanwhile by another thread, there is none
+    if task is not None:
+        task.cancel()
+
+
+def watch(call, loop, task):
+    """See to a call whose first step is over; interrupted by nothing."""
+    if call._ended:
+        if task.done() and not task.cancelled():
+            task.exception()  # orphaned, it could take no step
+        return
+    # Ended by whatever was raised, at whatever line, it frees its slot.
+    task.add_done_callback(call._on_done, context=Context())
+    timeout = call._batcher.dispatch_timeout
+    if timeout is not None and not task.done():
+        call.deadline = call._batcher.now() + timeout
+        call._timer = loop.call_later(timeout, expire, call, loop, context=Context())
+
+
+def expire(call, loop):
+    """Expire a call, and again after the grace: the first time may be interrupted."""
+    if call.deadline is not None:
+        call._timer = loop.call_later(
+            GRACE_SECONDS, expire, call, loop, context=Context()
+        )
+    call.expire()

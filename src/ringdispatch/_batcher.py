@@ -13,14 +13,13 @@ from typing import Any
 
 from . import _closing, _process
 from ._background import choose_home
-from ._batch import Batch, Wake
+from ._batch import Batch, Wake, Workers
 from ._call import EAGER, Call, current_call
 from ._home import Home, running_loop
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
 from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue
-from ._worker import Workers
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # may fire almost a tick early: then wait for one more.

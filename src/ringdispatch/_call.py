@@ -9,7 +9,7 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._batch import Batch, Slot
+from ._batch import Batch, Slot, cancel, watch
 from ._home import Home, raise_from
 from ._waiting import OpenerWaiter
 from ._worker import Worker
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 # From 3.12 on a task can take its first step at once, one loop iteration earlier.
 EAGER = sys.version_info >= (3, 12)
 _EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
-
-# After this long a call that was cancelled and did not end is reported.
-GRACE_SECONDS = 1.0
 
 # The call that the running code belongs to: the dispatch function and all it started.
 # Weakly: a context outlives its call wherever something keeps it, as an idle loop does
@@ -93,38 +90,26 @@ class Call:
             if EAGER and task.done():
                 if not self._ended:
                     self.finish()
-            else:
+                return True
+            asyncio._unregister_task(task)  # Home gives it time at the loop's end
+            if EAGER:
                 self._task = task
                 self._suspended = True
-                asyncio._unregister_task(task)  # Home gives it time at the loop's end
-                if EAGER:
-                    self._watch(loop, task)
-                else:
-                    batcher.unstarted[self] = None
-                    loop.call_soon(self._watch, loop, task, context=Context())
+                watch(self, loop, task)
+            else:
+                batcher.unstarted[self] = None
+                loop.call_soon(watch, self, loop, task, context=Context())
+                self._suspended = True
+                self._task = task  # last: cancelled now, it would not even begin
         except BaseException:
             if self._task is None:
                 if main is not None:
                     main.close()
                 self.finish()
+            cancel(self)  # it may not be watched
             self._suspended = True
             raise
         return True
-
-    def _watch(
-        self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]"
-    ) -> None:
-        """See to a call whose first step is over."""
-        if self._ended:
-            if task.done() and not task.cancelled():
-                task.exception()  # orphaned, it could take no step
-            return
-        # Ended by whatever was raised, at whatever line, it frees its slot.
-        task.add_done_callback(self._on_done, context=Context())
-        timeout = self._batcher.dispatch_timeout
-        if timeout is not None and not task.done():
-            self.deadline = self._batcher.now() + timeout
-            self._timer = loop.call_later(timeout, self.expire, context=Context())
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batcher = self._batcher
@@ -168,11 +153,13 @@ class Call:
         context = Context()
         context.run(_current.set, weakref.ref(self))
         function = partial(context.run, self._batcher.function, value)
-        worker = self._worker = Worker(self.home, function)
+        worker = Worker(self.home, function)
         try:
+            self._worker = worker
             worker.start(self._batcher.workers)
         except BaseException:
-            self._worker = None  # nothing runs that would have to end
+            worker.skip()  # interrupted, a thread may have it
+            self._worker = None
             raise
         await worker.result()
 
@@ -245,12 +232,7 @@ class Call:
         loop = self.home.loop
         if loop is not None:
             with suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(self._cancel_task, context=Context())
-
-    def _cancel_task(self) -> None:
-        task = self._task  # freed meanwhile by another thread, there is none
-        if task is not None:
-            task.cancel()
+                loop.call_soon_threadsafe(cancel, self, context=Context())
 
     def is_orphaned(self) -> bool:
         """Whether its loop is closed, or stands still before it has taken anything."""
@@ -270,20 +252,19 @@ class Call:
     # ---- the timeout
 
     def expire(self) -> None:
-        """Settle the batch as failed and ask for cancellation: it ran out of time."""
-        self.deadline = None
-        loop = self.home.loop
-        if loop is not None:
-            over = self._overstay
-            self._timer = loop.call_later(GRACE_SECONDS, over, context=Context())
+        """Settle the batch as failed and ask for cancellation: it ran out of time.
+
+        Called again a second later, report that the call goes on nevertheless.
+        """
+        if self.deadline is None:
+            self._batcher.reports.log(
+                logging.ERROR,
+                "a dispatch timed out and ignores its cancellation: it keeps its slot, "
+                f"and entries wait for it ({self._batcher.ring.pending} pending)",
+            )
+            return
+        cancel(self)
         timeout = self._batcher.dispatch_timeout
-        self._cancel_task()
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
         self._batcher.wake_home(self._batcher.home)
-
-    def _overstay(self) -> None:
-        self._batcher.reports.log(
-            logging.ERROR,
-            "a dispatch timed out and ignores its cancellation: it keeps its slot, "
-            f"and entries wait for it ({self._batcher.ring.pending} pending)",
-        )
+        self.deadline = None  # last: interrupted before, it is done again

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ._batch import Finalizer, resolve
+from ._batch import resolve
 from ._ordered import OrderedSet
 from ._ring import Ring
 
@@ -215,27 +215,29 @@ class RoomQueue:
             self._loops.clear()
         self._loops.add(id(loop))
         ticket = _Ticket(loop)
-        leaving = Finalizer(self._leave, ticket)  # freed, where finish() is interrupted
         try:
-            self.tickets.add(ticket)
-            while True:
-                ticket.wake = loop.create_future()  # before it looks
-                if self.tickets.first() is ticket:
-                    accepted = attempt()
-                    if accepted is not None:
-                        return accepted
-                seconds = None if deadline is None else deadline - loop.time()
-                if seconds is not None and seconds <= 0:
-                    return None
-                if len(self._loops) > 1:  # that of the first may have stopped
-                    seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
-                await wait_for(ticket.wake, seconds)
-                if self._stalled.discard(ticket):
-                    self.tickets.add_first(ticket)
-                elif len(self._loops) > 1:
-                    self.wake(1)
-        finally:
-            leaving.finish()
+            try:
+                self.tickets.add(ticket)
+                while True:
+                    ticket.wake = loop.create_future()  # before it looks
+                    if self.tickets.first() is ticket:
+                        accepted = attempt()
+                        if accepted is not None:
+                            return accepted
+                    seconds = None if deadline is None else deadline - loop.time()
+                    if seconds is not None and seconds <= 0:
+                        return None
+                    if len(self._loops) > 1:  # that of the first may have stopped
+                        seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
+                    await wait_for(ticket.wake, seconds)
+                    if self._stalled.discard(ticket):
+                        self.tickets.add_first(ticket)
+                    elif len(self._loops) > 1:
+                        self.wake(1)
+            finally:
+                self._leave(ticket)
+        finally:  # again, where the first time was interrupted
+            self._leave(ticket)
 
     def _leave(self, ticket: _Ticket) -> None:
         self.tickets.discard(ticket)

@@ -2,75 +2,12 @@
 
 import asyncio
 import contextlib
-import queue
-import threading
-from collections import deque
 from collections.abc import Callable
-from contextvars import Context
-from functools import partial
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
-from ._batch import Finalizer, resolve
+from ._batch import Finalizer, Workers, resolve
 from ._home import Home
-
-# How long a thread waits for its next call.
-_IDLE_SECONDS = 10.0
-
-# What to call, and what is freed when that is over, or the thread is.
-_Job = tuple[Callable[[], None], Finalizer]
-
-
-class Workers:
-    """The threads of one dispatcher; one that has ended its call serves the next."""
-
-    def __init__(self) -> None:
-        self._idle: deque[queue.SimpleQueue[_Job | None]] = deque()
-        self._ended = False
-
-    def run(self, job: _Job) -> None:
-        """Run a job in a thread; RuntimeError where none can be started."""
-        try:
-            jobs = self._idle.pop()
-        except IndexError:
-            jobs = queue.SimpleQueue()
-            name = "ringdispatch-worker"
-            serve = partial(self._serve, jobs)
-            thread = threading.Thread(target=serve, name=name, daemon=True)
-            # From 3.14 on it may inherit the context it is started in.
-            Context().run(thread.start)
-        jobs.put(job)
-
-    def end(self) -> None:
-        """End the threads; one that is in a call ends after it."""
-        self._ended = True
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().put(None)
-
-    def _serve(self, jobs: "queue.SimpleQueue[_Job | None]") -> None:
-        try:
-            job = jobs.get()
-            while job is not None:
-                work, ended = job
-                work()
-                ended.finish()
-                del job, work, ended  # or they would keep the batch
-                if self._ended:
-                    return
-                self._idle.append(jobs)
-                try:
-                    job = jobs.get(timeout=_IDLE_SECONDS)
-                except queue.Empty:
-                    try:
-                        self._idle.remove(jobs)
-                    except ValueError:  # it was popped: a job is on its way
-                        job = jobs.get()
-                    else:
-                        return
-        finally:  # interrupted, it takes no further job
-            with contextlib.suppress(ValueError):
-                self._idle.remove(jobs)
 
 
 class Worker:
