@@ -81,7 +81,7 @@ def _use(
     if any(started.values()):
         raise Violation(f"the child did not start empty: {started}")
     # A worker thread that starts late would get its batch after the close.
-    dispatcher._batcher.dispatch_timeout = CHILD_SECONDS
+    dispatcher._batcher.options.dispatch_timeout = CHILD_SECONDS
     if on_a_loop:
         settled = asyncio.run(_deliver_here(dispatcher, record, count))
     else:

@@ -321,6 +321,8 @@ def test_f21_ctrl_c_in_the_middle_of_close(
             in_flight.wait(10)
             eventually(lambda: dispatcher.closed)
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            gate.set()
 
         async def main():
             dispatcher.enqueue("a")
@@ -335,17 +337,13 @@ def test_f21_ctrl_c_in_the_middle_of_close(
                 dispatcher.close(timeout=20)
         except KeyboardInterrupt:
             say("interrupted")
-        gate.set()
         dispatcher.close()
         books(dispatcher)
         """,
         loop=loop_name,
-        stderr=r".*dispatch failed \(1 entry\): CancelledError.*|",
         layout=layout,
     )
-    assert outcome.lines[0] == "interrupted"
-    end = "failed" if where == "asyncio.run" else "dispatched"
-    assert outcome.lines[1] == f"accepted=1 {end}=1"
+    assert outcome.lines == ["interrupted", "accepted=1 dispatched=1"]
 
 
 def test_close_in_the_dispatch_function_ends_what_comes_after_it(

@@ -14,7 +14,7 @@ import pytest
 from lines import Line
 from loops import Place, eventually
 from ringdispatch import BackgroundDispatcher, Full, Objects, _reports
-from ringdispatch._reports import HOOK_SECONDS, REPORT_SECONDS, Reports
+from ringdispatch._reports import HOOK_SECONDS, REPORT_SECONDS
 from support import Sink, SteppedLoop
 
 
@@ -269,7 +269,8 @@ def test_the_first_drop_is_logged_however_early_it_is(
     now: float, caplog: pytest.LogCaptureFixture
 ) -> None:  # C10: the machine's clock may have begun just now
     line = Line(Objects(), 1)
-    reports = Reports("audit", None, None, lambda: now)
+    dispatcher = BackgroundDispatcher(Sink(), ms_delay=1)
+    reports = dispatcher._batcher.reports
     drops = _reports.Drops(line.ring, reports, lambda: now)
     line.enqueue(1)
     line.enqueue(2)

@@ -278,7 +278,7 @@ def test_f05_hooks_work_does_not_depend_on_what_is_pending(layout: str) -> None:
             dispatcher.enqueue(number)
     join(child(body))
     async def quiet(batch): pass
-    dispatcher._batcher.function = quiet
+    dispatcher._batcher.options.function = quiet
     assert dispatcher.close()
     say("done")
     """,

@@ -137,7 +137,7 @@ def test_f17_timed_out_it_keeps_its_slot_until_the_thread_returns(
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         # A busy machine may be late with a thread.
-        dispatcher._batcher.dispatch_timeout = 20.0
+        dispatcher._batcher.options.dispatch_timeout = 20.0
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
         assert batches == [["a"]]
@@ -178,7 +178,7 @@ def test_awaitable_returned_after_the_timeout_is_closed_not_left(
         dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3)
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        dispatcher._batcher.dispatch_timeout = 20.0
+        dispatcher._batcher.options.dispatch_timeout = 20.0
         gate.set()
         dispatcher.enqueue("b")
         await comes_true(lambda: dispatcher.statistics().dispatched == 1)

@@ -313,7 +313,7 @@ def watch(call, loop, task):
         return
     # Ended by whatever was raised, at whatever line, it frees its slot.
     task.add_done_callback(call._on_done, context=Context())
-    timeout = call._batcher.dispatch_timeout
+    timeout = call._batcher.options.dispatch_timeout
     if timeout is not None and not task.done():
         call.deadline = call._batcher.now() + timeout
         call._timer = loop.call_later(timeout, expire, call, loop, context=Context())

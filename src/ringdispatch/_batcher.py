@@ -16,6 +16,7 @@ from ._background import choose_home
 from ._batch import Batch, Wake, Workers
 from ._call import EAGER, Call, current_call
 from ._home import Home, running_loop
+from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
@@ -47,29 +48,11 @@ class Batcher:
     # Not a module attribute, which libraries that freeze time would replace.
     now = staticmethod(time.monotonic)
 
-    def __init__(
-        self,
-        ring: Ring,
-        reports: Reports,
-        *,
-        function: Callable[[Any], Any],
-        is_async: bool,
-        dispatch_timeout: float | None,
-        delay: float,
-        max_batch: int,
-        max_in_flight: int,
-        prefers_thread: bool,
-    ) -> None:
+    def __init__(self, options: Options) -> None:
         # never changed
-        self.ring = ring
-        self.reports = reports
-        self.function = function
-        self.is_async = is_async
-        self.dispatch_timeout = dispatch_timeout
-        self._delay = delay
-        self.max_batch = max_batch
-        self.max_in_flight = max_in_flight
-        self.prefers_thread = prefers_thread
+        self.options = options
+        self.ring: Ring = options.make_ring()
+        self.reports = Reports(options, options.name_for(self), self.now)
         self.reset()
         _process.batchers.add(self)
 
@@ -86,7 +69,7 @@ class Batcher:
         # strong: a loop holds its tasks weakly; in the order of their start
         self.calls: OrderedSet[Call] = OrderedSet()
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
-        self.settlement = SettlementQueue(self.ring, self.max_in_flight)
+        self.settlement = SettlementQueue(self.ring, self.options.max_in_flight)
         self.room = RoomQueue()
         self.workers = Workers()
         # any thread, plain stores; a stale read costs an extra pump()
@@ -144,7 +127,9 @@ class Batcher:
         home = self.home
         if home is None or home.stalled:
             self.wake()
-        elif self.settlement.openers or self.ring.busy_slots < self.max_in_flight:
+        elif (
+            self.settlement.openers or self.ring.busy_slots < self.options.max_in_flight
+        ):
             self.wake_home(home)
 
     def entries_dropped(self) -> None:
@@ -165,7 +150,8 @@ class Batcher:
         home = self.home
         if home is None or home.ended:
             return self._choose_home()
-        if home.background and not self.prefers_thread and home is not self._bound_home:
+        gives_way = home.background and home is not self._bound_home
+        if gives_way and not self.options.prefers_thread:
             # A thread taken only for want of a loop gives way to a loop.
             loop = running_loop()
             if loop is not None and loop is not home.loop:
@@ -179,7 +165,8 @@ class Batcher:
         """
         before = self.home
         _process.register_exit()
-        home = choose_home(None if blocking or self.prefers_thread else running_loop())
+        elsewhere = blocking or self.options.prefers_thread
+        home = choose_home(None if elsewhere else running_loop())
         if home is None:
             return None
         if self.home is before:
@@ -267,7 +254,7 @@ class Batcher:
         if ring.pending and loop is not None:
             now = self.now()
             due_now = now >= self._due_at() - _ON_TIME_SECONDS
-            free = ring.busy_slots < self.max_in_flight
+            free = ring.busy_slots < self.options.max_in_flight
             if due_now:
                 self.due = ring.roll_window(now)
                 self._ends_window = free
@@ -285,7 +272,7 @@ class Batcher:
     def _due_at(self) -> float:
         """When the delay ends the window, by the dispatcher's clock."""
         # A busy machine may take long after it has pumped: the delay runs from there.
-        return max(self.ring.opened, self._taken_at) + self._delay
+        return max(self.ring.opened, self._taken_at) + self.options.delay
 
     def _expire_calls(self, now: float) -> None:
         """End the longest running call where its loop or its timer did not."""
@@ -301,7 +288,7 @@ class Batcher:
         return self.ring.wants_batch(len(self.unstarted), self.due)
 
     def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(self.max_in_flight):
+        for _ in range(self.options.max_in_flight):
             if not Call(self, home).start(loop) or not self._wants_call:
                 return
         # Calls that end at once could go on for ever: let others run.
@@ -317,9 +304,13 @@ class Batcher:
                 wake.cancel()
                 if wake.home is home:  # another loop's handle is not ours to touch
                     handle.cancel()
-        if timer is None and ring.pending and ring.busy_slots < self.max_in_flight:
+        if (
+            timer is None
+            and ring.pending
+            and ring.busy_slots < self.options.max_in_flight
+        ):
             left = self._due_at() - self.now()
-            least = min(_TICK_SECONDS, self._delay) if left > 0 else 0.0
+            least = min(_TICK_SECONDS, self.options.delay) if left > 0 else 0.0
             loop = home.loop
             if loop is not None and not loop.is_closed():
                 wake = ring.wake(home, self.pump)

@@ -81,7 +81,7 @@ class Call:
         batcher = self._batcher
         main = None
         try:
-            self._slot = batcher.ring.acquire_slot(batcher.max_in_flight)
+            self._slot = batcher.ring.acquire_slot(batcher.options.max_in_flight)
             if self._slot is None:
                 return False
             main = self._run(loop)
@@ -121,13 +121,15 @@ class Call:
                     return  # its loop stood still, and another call has its slot
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
-            batch = self.batch = batcher.ring.take(batcher.max_batch, batcher.due)
+            batch = self.batch = batcher.ring.take(
+                batcher.options.max_batch, batcher.due
+            )
             if batch is None:
                 return
             self._began = batcher.now()
             batcher.on_taken(self, batch, self._began)
-            if batcher.is_async:
-                await batcher.function(batch.value)
+            if batcher.options.is_async:
+                await batcher.options.function(batch.value)
             else:
                 await self._in_thread(batch.value)
             settled = batch.settle(False, batcher.now() - self._began)
@@ -152,7 +154,7 @@ class Call:
         """Call an ordinary dispatch function in a worker thread."""
         context = Context()
         context.run(_current.set, weakref.ref(self))
-        function = partial(context.run, self._batcher.function, value)
+        function = partial(context.run, self._batcher.options.function, value)
         worker = Worker(self.home, function)
         try:
             self._worker = worker
@@ -264,7 +266,7 @@ class Call:
             )
             return
         cancel(self)
-        timeout = self._batcher.dispatch_timeout
+        timeout = self._batcher.options.dispatch_timeout
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
         self._batcher.wake_home(self._batcher.home)
         self.deadline = None  # last: interrupted before, it is done again

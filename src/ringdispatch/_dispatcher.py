@@ -1,17 +1,16 @@
 """The public face: `BackgroundDispatcher` and its options."""
 
 import asyncio
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
 from . import _closing, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
-from ._enqueue import POLICIES, EnqueueBase, install_enqueue
+from ._enqueue import EnqueueBase, install_enqueue
 from ._home import home_of, running_loop
 from ._layouts import Bytes, Objects, Records
-from ._reports import OnDrop, OnError, Reports
+from ._reports import OnDrop, OnError
 
 if TYPE_CHECKING:
     from ._statistics import Statistics
@@ -144,34 +143,22 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     ) -> None:
         if hasattr(self, "_batcher"):
             raise RuntimeError(f"{self!r}: __init__ was called twice")
-        _options.dispatch_function(dispatch_function)
-        capacity = _options.capacity(capacity)
-        max_batch = _options.max_batch(max_batch, capacity)
-        delay = _options.ms_delay(ms_delay)
-        max_in_flight = min(_options.count("max_in_flight", max_in_flight), sys.maxsize)
-        dispatch_timeout = _options.dispatch_timeout(dispatch_timeout)
-        _options.on_full(on_full, tuple(POLICIES))
-        _options.choice("home", home, ("auto", "thread"))
-        reports = Reports(
-            _options.name(name, dispatch_function),
-            _options.hook("on_error", on_error, "exception", "batch"),
-            _options.hook("on_drop", on_drop, "reason", "count"),
-            Batcher.now,
-        )
-        ring = _options.layout(layout).make_ring(capacity, max_batch, max_in_flight)
-        batcher = Batcher(
-            ring,
-            reports,
-            function=dispatch_function,
-            is_async=_options.is_async(dispatch_function),
-            dispatch_timeout=dispatch_timeout,
-            delay=delay,
+        options = _options.Options(
+            dispatch_function,
+            ms_delay=ms_delay,
+            capacity=capacity,
             max_batch=max_batch,
             max_in_flight=max_in_flight,
-            prefers_thread=home == "thread",
+            dispatch_timeout=dispatch_timeout,
+            on_full=on_full,
+            layout=layout,
+            home=home,
+            on_error=on_error,
+            on_drop=on_drop,
+            name=name,
         )
-        reports.name = _options.unique_name(reports.name, batcher)
-        self._attach(ring, on_full, batcher)
+        batcher = Batcher(options)
+        self._attach(batcher.ring, options.on_full, batcher)
         self._batcher = batcher
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -315,7 +302,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         self._engine.bind(home)
 
     async def __aenter__(self) -> Self:
-        if not self._engine.prefers_thread:
+        if not self._engine.options.prefers_thread:
             self.bind()
         return self
 

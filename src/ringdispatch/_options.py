@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+from ._enqueue import POLICIES
 from ._ring import short_repr
 
 # How each log line and warning begins: with the library and the dispatcher's name.
@@ -218,14 +219,14 @@ def choice(name: str, value: Any, known: tuple[str, ...], remedy: str = "") -> s
     return value
 
 
-def on_full(value: Any, known: tuple[str, ...]) -> str:
+def on_full(value: Any) -> str:
     """Check what is to happen to an entry when the ring is full.
 
     Raises:
         ValueError: it is none of the known words.
     """
     remedy = "; to wait for room, use await dispatcher.aenqueue(entry)"
-    return choice("on_full", value, known, remedy)
+    return choice("on_full", value, tuple(POLICIES), remedy)
 
 
 def is_async(function: Any) -> bool:
@@ -352,7 +353,7 @@ def plain_with(batcher: Any, loop: object) -> None:
     """
     home = batcher.home
     moves = home is None or home.stalled or home.background
-    comes_here = loop is not None and moves and not batcher.prefers_thread
+    comes_here = loop is not None and moves and not batcher.options.prefers_thread
     if comes_here or (home is not None and home.here):
         raise RuntimeError(
             "the end of `with` would block the loop that dispatches: "
@@ -388,3 +389,37 @@ def unique_name(name: str, owner: object) -> str:
             break
     _lowest[name] = number + 1
     return unique
+
+
+class Options:
+    """The constructor's options, checked, and in the units of the engine."""
+
+    def __init__(self, function: Any, /, **given: Any) -> None:
+        self.function = dispatch_function(function)
+        self.is_async = is_async(function)
+        self.capacity = capacity(given["capacity"])
+        self.max_batch = max_batch(given["max_batch"], self.capacity)
+        self.delay = ms_delay(given["ms_delay"])  # in seconds
+        in_flight = count("max_in_flight", given["max_in_flight"])
+        self.max_in_flight = min(in_flight, sys.maxsize)
+        self.dispatch_timeout = dispatch_timeout(given["dispatch_timeout"])
+        self.on_full = on_full(given["on_full"])
+        home = choice("home", given["home"], ("auto", "thread"))
+        self.prefers_thread = home == "thread"
+        self.name = name(given["name"], function)
+        self._is_named = given["name"] is not None
+        self.on_error = hook("on_error", given["on_error"], "exception", "batch")
+        self.on_drop = hook("on_drop", given["on_drop"], "reason", "count")
+        self.layout = layout(given["layout"])
+
+    def make_ring(self) -> Any:
+        """Make a ring of this layout and size.
+
+        Raises:
+            MemoryError: no memory for `capacity` entries.
+        """
+        return self.layout.make_ring(self.capacity, self.max_batch, self.max_in_flight)
+
+    def name_for(self, owner: object) -> str:
+        """The given name; else the function's, and a number where it is not alone."""
+        return self.name if self._is_named else unique_name(self.name, owner)

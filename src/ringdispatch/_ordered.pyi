@@ -1,7 +1,12 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar, final
 
+from typing_extensions import disjoint_base
+
 _Item = TypeVar("_Item")
+
+@disjoint_base
+class Node: ...
 
 @final
 class OrderedSet(Generic[_Item]):

@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Any
 
 from ._home import Home
-from ._options import LINE
+from ._options import LINE, Options
 from ._ring import DROP_REASONS, Ring
 
 logger = logging.getLogger("ringdispatch")
@@ -48,16 +48,10 @@ class Reports:
     recovery and close log the totals.
     """
 
-    def __init__(
-        self,
-        name: str,
-        on_error: OnError | None,
-        on_drop: OnDrop | None,
-        now: Callable[[], float],
-    ) -> None:
+    def __init__(self, options: Options, name: str, now: Callable[[], float]) -> None:
         self.name = name
-        self.on_drop = on_drop
-        self._on_error = on_error
+        self.on_drop: OnDrop | None = options.on_drop
+        self._on_error: OnError | None = options.on_error
         self._now = now  # the dispatcher's clock, in seconds
         self.reset()
 
