@@ -22,7 +22,7 @@
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
-# make layouts  what each layout costs the whole way, beside its peers
+# make layouts  what each layout costs end to end, beside its peers
 #
 # make sdist  the source distribution, in dist/
 # make wheels that, and from it a wheel for each interpreter in RINGDISPATCH_PYTHONS, or
@@ -132,7 +132,7 @@ figures: bench
 	$(python) benchmarks/tables.py
 
 layouts: $(call needs,bench)
-	$(python) benchmarks/whole_way.py $(ARGS)
+	$(python) benchmarks/end_to_end.py $(ARGS)
 
 lint: $(call needs,lint)
 	$(python) benchmarks/tables.py --check
