@@ -14,6 +14,8 @@
 # make windows   a million windows, each opened in the moment of a take
 # make hammer    a minute of re-entry from each source
 # make interruptions  an exception at every line that the package runs
+# make peers  OpenTelemetry's, Sentry's and CPython's own tests with a dispatcher in the place
+#             of what they test, from released sources; ARGS="sentry" runs one
 #
 # make prices what enqueue, a row and a batch cost, against the limits of this Python;
 #             make enqueue-price is one of them
@@ -22,7 +24,7 @@
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
-# make layouts  what each layout costs the whole way, beside its peers
+# make layouts  what each layout costs end to end, beside its peers
 #
 # make sdist  the source distribution, in dist/
 # make wheels that, and from it a wheel for each interpreter in RINGDISPATCH_PYTHONS, or
@@ -86,14 +88,14 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: windows hammer interruptions prices $(prices:%=%-price) import-price linear
+.PHONY: windows hammer interruptions peers prices $(prices:%=%-price) import-price linear
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
 demo: $(call needs,demo)
 	$(python) examples/demo.py $(ARGS)
 
-test: $(call needs,test demo servers bench docs)
+test: $(call needs,test demo servers peers bench docs)
 	$(pytest) $(ARGS)
 
 $(parts:%=test-%): test-%: $(call needs,test)
@@ -110,6 +112,9 @@ windows: $(call needs,test)
 
 hammer: $(call needs,test)
 	RINGDISPATCH_TEST_HAMMER_SECONDS=60 $(pytest) $(patient) tests/test_reentry.py $(ARGS)
+
+peers: $(call needs,peers)
+	$(python) tests/peers/peer_suites.py $(ARGS)
 
 # Two at once: they count instructions, which a busy machine does not change.
 prices: $(call needs,test)
@@ -132,7 +137,7 @@ figures: bench
 	$(python) benchmarks/tables.py
 
 layouts: $(call needs,bench)
-	$(python) benchmarks/whole_way.py $(ARGS)
+	$(python) benchmarks/end_to_end.py $(ARGS)
 
 lint: $(call needs,lint)
 	$(python) benchmarks/tables.py --check

@@ -27,7 +27,7 @@ def charts(results: Results) -> dict[str, str]:
     return {
         "prices.svg": prices(results, full=False),
         "prices-full.svg": prices(results, full=True),
-        "takes.svg": takes(results),
+        "batches.svg": batches(results),
         "end-to-end.svg": end_to_end(results),
         **load(results),
         "memory.svg": memory(results),
@@ -59,9 +59,9 @@ def prices(results: Results, *, full: bool) -> str:
     )
 
 
-def takes(results: Results) -> str:
+def batches(results: Results) -> str:
     """Nanoseconds for each entry against the size of the batch."""
-    names = list(dict.fromkeys(one["name"] for one in results.takes))
+    names = list(dict.fromkeys(one["name"] for one in results.batches))
     return lines(
         "Taking a batch",
         ("entries in the batch", "ns an entry"),
@@ -70,7 +70,7 @@ def takes(results: Results) -> str:
                 SHORT.get(name, name),
                 [
                     (one["entries"], one["ns_per_entry"])
-                    for one in results.takes
+                    for one in results.batches
                     if one["name"] == name
                 ],
                 is_ours(name),
@@ -82,17 +82,17 @@ def takes(results: Results) -> str:
 
 
 def end_to_end(results: Results) -> str:
-    """Million entries a second with one producer, the most first."""
-    found = [one for one in results.whole_way if one["producers"] == 1]
-    found.sort(key=lambda one: -one["million_per_second"])
+    """Million entries in a second of processor time, one producer, the most first."""
+    found = [one for one in results.end_to_end if one["producers"] == 1]
+    found.sort(key=lambda one: -one["million_per_cpu_second"])
     return rows(
         "End to end, one producer",
-        "million entries a second",
+        "million entries in a second of processor time",
         [
             Row(
                 one["name"],
-                one["million_per_second"],
-                f"{figure(one['million_per_second'])} M/s",
+                one["million_per_cpu_second"],
+                f"{figure(one['million_per_cpu_second'])} M/s",
                 is_ours(one["name"]),
             )
             for one in found

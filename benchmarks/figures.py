@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ringdispatch._tune._advice import figure
@@ -83,24 +84,27 @@ def _price(price: Price | None) -> list[str]:
     return [*map(figure, times), figure(price.ratio)]
 
 
-def takes(results: Results) -> Table:
+def batches(results: Results) -> Table:
     """Nanoseconds for each entry of a batch, by its size."""
     return _by(
-        results.takes,
+        results.batches,
         "entries",
-        lambda entries: f"{entries:,}",
-        lambda one: figure(one["ns_per_entry"]),
+        lambda entries: [f"{entries:,}"],
+        lambda one: [figure(one["ns_per_entry"])],
         "ns for each entry, batch of",
     )
 
 
-def whole_way(results: Results) -> Table:
-    """Million entries a second, by how many produce."""
+def end_to_end(results: Results) -> Table:
+    """Million entries in a second of either kind, by how many produce."""
     return _by(
-        results.whole_way,
+        results.end_to_end,
         "producers",
-        lambda count: f"{count} producer{'s' * (count > 1)}",
-        lambda one: figure(one["million_per_second"]),
+        lambda count: [f"{count} producer{'s' * (count > 1)}: clock", "processor"],
+        lambda one: [
+            figure(one["million_per_second"]),
+            figure(one["million_per_cpu_second"]),
+        ],
         "million entries a second",
     )
 
@@ -108,20 +112,21 @@ def whole_way(results: Results) -> Table:
 def _by(
     found: list[dict[str, Any]],
     column: str,
-    head: Callable[[Any], str],
-    cell: Callable[[dict[str, Any]], str],
+    heads: Callable[[Any], list[str]],
+    cells: Callable[[dict[str, Any]], list[str]],
     corner: str,
 ) -> Table:
-    """A row for each name, a column for each value of one thing."""
-    columns = sorted({one[column] for one in found})
+    """A row for each name, one or more columns for each value of one thing."""
+    columns = {one: heads(one) for one in sorted({one[column] for one in found})}
     several = len({one.get("delay") for one in found}) > 1
-    rows: dict[str, dict[Any, str]] = {}
+    rows: dict[str, dict[Any, list[str]]] = {}
     for one in found:
         name = one["name"] + (f", {one['delay']} ms" if several else "")
-        rows.setdefault(name, {})[one[column]] = cell(one)
+        rows.setdefault(name, {})[one[column]] = cells(one)
+    none = {one: [""] * len(named) for one, named in columns.items()}
     return Table(
-        [corner, *map(head, columns)],
-        [[name, *(row.get(one, "") for one in columns)] for name, row in rows.items()],
+        [corner, *chain(*columns.values())],
+        [[name, *chain(*(none | row).values())] for name, row in rows.items()],
     )
 
 
@@ -247,8 +252,8 @@ def sections(results: Results) -> dict[str, Table]:
             [price for price in results.prices if price.full],
             lambda: peers(results, full=True),
         ),
-        "Taking a batch": (results.takes, lambda: takes(results)),
-        "End to end": (results.whole_way, lambda: whole_way(results)),
+        "Taking a batch": (results.batches, lambda: batches(results)),
+        "End to end": (results.end_to_end, lambda: end_to_end(results)),
         "Under load, milliseconds": (
             results.cells,
             lambda: cells(results.cells, ["setting"], lambda one: [words(one)]),

@@ -18,6 +18,7 @@ class Peer:
         bounded: Whether it can be full.
         threads: Whether several threads may call it.
         refusal: What the call raises when it is full.
+        more: What it does that ours does not, in the call and later.
         sink, entry: What the expression is about.
     """
 
@@ -26,6 +27,7 @@ class Peer:
     call = "sink.put_nowait(entry)"
     bounded = True
     threads = True
+    more = ""
     refusal: type[Exception] | None = None
     entry: Any = ENTRY
     sink: Any
@@ -43,7 +45,7 @@ class Peer:
         self.loop(room + 64)()
 
     def close(self) -> None:
-        """Let go of all that it started."""
+        """Close all that it started."""
 
     def loop(self, calls: int) -> Callable[[], None]:
         """A function that makes so many calls, as a caller would write them."""

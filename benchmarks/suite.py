@@ -32,14 +32,14 @@ class Suite:
         mode: One of plan.MODES.
         missing: Packages that are not installed, and why.
         samples: Nanoseconds of a call in each round, the loop around it included.
-        said: What the last measurement found, in words, for the line that tells of it.
+        said: What the last measurement found, in words, for its line of progress.
     """
 
     mode: str
     samples: dict[Case, list[float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    takes: list[dict[str, Any]] = field(default_factory=list)
-    whole_way: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    end_to_end: list[dict[str, Any]] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     said: str = ""
@@ -89,7 +89,7 @@ class Suite:
     def results(self) -> Results | None:
         """All of it; None if nothing was measured."""
         prices = [self.price(*case) for case in self.samples if self.has_base(*case)]
-        if not (prices or self.takes or self.whole_way or self.cells or self.memory):
+        if not (prices or self.batches or self.end_to_end or self.cells or self.memory):
             return None
         packages = sorted({peer.package for peer in PEERS if peer.package})
         machine = describe(seed=SEED, mode=self.mode, peers=packages)
@@ -98,8 +98,8 @@ class Suite:
             kind="suite",
             machine=machine,
             prices=prices,
-            takes=self.takes,
-            whole_way=self.whole_way,
+            batches=self.batches,
+            end_to_end=self.end_to_end,
             cells=merged(self.cells),
             memory=self.memory,
             recommendation=self.recommendation(),

@@ -2,7 +2,7 @@
 
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
-    python benchmarks/whole_way.py --json benchmarks/results/whole_way.json
+    python benchmarks/end_to_end.py --json benchmarks/results/end_to_end.json
     make figures  # the suite, into benchmarks/results/suite.json, and then this
     python benchmarks/tables.py [--check]
 
@@ -21,6 +21,7 @@ from typing import Any
 import figures
 from charts import charts
 from drawing import STYLE
+from peers import PEERS
 from plan import DELAYS, ONE, RATES
 from promises import table as promises
 from ringdispatch._tune._advice import advice, figure
@@ -89,19 +90,24 @@ def enqueue_prices() -> list[str]:
 
 def layout_prices() -> list[str]:
     """End to end, stalls and memory, and instructions of a row."""
-    found = json.loads((RESULTS / "whole_way.json").read_text())
+    found = json.loads((RESULTS / "end_to_end.json").read_text())
     delays = [group for group in found if group.endswith(" ms")]
     cells = []
+    columns = {
+        "million_per_second": "clock",
+        "million_per_cpu_second": "processor",
+        "longest_stall_ms": "longest stall, ms",
+    }
     for case in found[delays[0]]:
         line = [case]
         for delay in delays:
             one = found[delay][case]
-            line += [figure(one["million_per_second"])]
-            line += [figure(one["longest_stall_ms"])]
+            line += [figure(one[column]) for column in columns]
         cells.append(line)
     heads = ["million entries a second"]
     for delay in delays:
-        heads += [delay, "longest stall, ms"]
+        first, *others = columns.values()
+        heads += [f"{delay}: {first}", *others]
     at_once = [
         [
             case,
@@ -118,8 +124,10 @@ def layout_prices() -> list[str]:
     return [
         f"End to end, on CPython {found['python']}: one thread makes entries of four",
         "numbers and enqueues them at full rate on the event loop; they are batched,",
-        "dispatched to a function that counts or encodes them, and freed. The rate is",
-        "by processor time; a stall is the longest time that the loop was blocked.",
+        "dispatched to a function that counts or encodes them, and freed. Rates are by",
+        "the clock and by the processor time of all threads, until the last entry was",
+        "dispatched. A stall is the longest time that the loop was blocked while the",
+        "thread made entries.",
         "",
         *rows(heads, cells),
         "A million pending entries that go out at once, and the resident memory of a",
@@ -129,7 +137,7 @@ def layout_prices() -> list[str]:
         "Instructions of one call, for a row of four numbers or a line of 61 bytes:",
         "",
         *rows(["CPython", *cases], prices),
-        "`benchmarks/whole_way.py` and `benchmarks/record_price.py` measure them.",
+        "`benchmarks/end_to_end.py` and `benchmarks/record_price.py` measure them.",
         "",
     ]
 
@@ -166,6 +174,12 @@ def peers() -> list[str]:
         *figures.peers(suite(), full=False).markdown(),
         *figures.peers(suite(), full=True).markdown(),
     ]
+
+
+def more() -> list[str]:
+    """What each peer does beyond storing an entry."""
+    named = [peer for peer in PEERS if peer.more]
+    return rows(["", "does more than ours"], [[one.name, one.more] for one in named])
 
 
 def grid() -> list[str]:
@@ -248,8 +262,9 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "machine": machine,
         "prices": enqueue_prices,
         "peers": peers,
-        "takes": lambda: figures.takes(suite()).markdown(),
-        "whole": lambda: figures.whole_way(suite()).markdown(),
+        "more": more,
+        "batches": lambda: figures.batches(suite()).markdown(),
+        "end-to-end": lambda: figures.end_to_end(suite()).markdown(),
         "grid": grid,
         "delays": delays,
         "variants": variants,

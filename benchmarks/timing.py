@@ -16,7 +16,7 @@ Loop = Callable[[], None]
 
 
 class Crew:
-    """Threads that wait, and run a loop each when told to, all at once."""
+    """Threads that wait, and run a loop each on demand, all at once."""
 
     def __init__(self, loops: list[Loop]) -> None:
         self._barrier = threading.Barrier(len(loops) + 1)

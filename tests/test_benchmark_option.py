@@ -65,7 +65,7 @@ def test_without_the_option_no_benchmark_is_collected() -> None:
 def test_with_it_only_benchmarks_are_collected_in_their_order(option: str) -> None:
     status, output = run("--collect-only", "-q", option)
     assert status == 0, output
-    names = ("cells", "memory", "prices", "takes", "whole_way")
+    names = ("batches", "cells", "end_to_end", "memory", "prices")
     assert files(output) == [f"benchmarks/test_{name}.py" for name in names]
 
 

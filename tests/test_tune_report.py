@@ -101,11 +101,18 @@ def everything(name: str = "ringdispatch, objects") -> Results:
         "suite",
         machine={"cpu": name, "packages": {"numpy": name}, "commit": None},
         prices=[price(name, 25.0), price("deque.append", 20.0)],
-        takes=[
+        batches=[
             {"name": name, "entries": size, "ns_per_entry": 0.3}
             for size in (1000, 2000)
         ],
-        whole_way=[{"name": name, "producers": 2, "million_per_second": 3.5}],
+        end_to_end=[
+            {
+                "name": name,
+                "producers": 2,
+                "million_per_second": 3.5,
+                "million_per_cpu_second": 2.5,
+            }
+        ],
         cells=[
             *(cell(rate, delay, 5) for rate in (100, None) for delay in (10, 100)),
             cell(100, 10, 5, layout="bytes"),
@@ -128,7 +135,7 @@ def test_the_page_is_well_formed_and_so_is_every_plot() -> None:
     drawn = [one for one in plots(text) if one.get("role") == "img"]
     assert (
         len(drawn) == 8 + 3 + 2 + 1 + 1 + 1
-    )  # grid, layouts, memory, calls, takes, whole way
+    )  # grid, layouts, memory, calls, batches, end to end
     for one in drawn:
         assert len(one.get("aria-label", "")) > 20
 
@@ -166,8 +173,8 @@ HEADINGS = {
     "10 ms against 100 ms": "cells",
     "Memory over time, with a sink slower than the load": "memory",
     "Cost of enqueue": "prices",
-    "Taking a batch": "takes",
-    "End to end": "whole_way",
+    "Taking a batch": "batches",
+    "End to end": "end_to_end",
     "Set ringdispatch, objects.": "recommendation",
 }
 
@@ -238,7 +245,7 @@ def test_a_point_that_is_pointed_at_shows_its_figures() -> None:
 
 def test_with_one_delay_there_are_no_charts_of_one_dot() -> None:
     cells = [cell(100, 10, 5), cell(200, 10, 5), cell(200, 10, 5, layout="bytes")]
-    results = Results("tune", {}, cells=cells, takes=everything().takes[:1])
+    results = Results("tune", {}, cells=cells, batches=everything().batches[:1])
     text = page(results)
     assert not list(plots(text))
     assert "One delay was tried" in Page(text).text

@@ -7,11 +7,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ._figures import (
     BASELINE,
+    batch_figures,
     end_to_end_figures,
     memory_figures,
     ours,
     price_figures,
-    take_figures,
 )
 from ._format import number, short
 from ._grid import grid_figures, variant_figures
@@ -76,8 +76,8 @@ def page(results: Results) -> str:
         variants=cells and variant_figures(cells),
         memory=results.memory and memory_figures(results.memory),
         prices=results.prices and price_figures(results.prices),
-        takes=take_figures(results.takes),
-        end_to_end=results.whole_way and end_to_end_figures(results.whole_way),
+        batches=batch_figures(results.batches),
+        end_to_end=results.end_to_end and end_to_end_figures(results.end_to_end),
         versus=versus_table(cells),
         measured=cells and measured_table(cells),
         model=model_table(cells),
@@ -119,8 +119,8 @@ def _other_tables(results: Results) -> list[Table]:
         tables.append(memory_table(results.memory))
     if results.prices:
         tables.append(price_table(results.prices))
-    if results.takes:
-        tables.append(plain_table(results.takes, "Taking a batch"))
-    if results.whole_way:
-        tables.append(plain_table(results.whole_way, "End to end"))
+    if results.batches:
+        tables.append(plain_table(results.batches, "Taking a batch"))
+    if results.end_to_end:
+        tables.append(plain_table(results.end_to_end, "End to end"))
     return tables

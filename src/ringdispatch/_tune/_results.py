@@ -157,8 +157,9 @@ class Results:
         machine: Name and value of each fact about the machine and the run: CPU, cores,
             memory, system, Python, versions of packages, commit, seed, date, mode.
         prices: Of `enqueue` and its like.
-        takes: Of taking a batch: `{"entries": 10_000, "ns_per_entry": 0.2}`.
-        whole_way: `{"name": ..., "producers": 1, "million_per_second": ...}`.
+        batches: Of taking a batch: `{"entries": 10_000, "ns_per_entry": 0.2}`.
+        end_to_end: `{"name": ..., "producers": 1, "million_per_second": ...,
+            "million_per_cpu_second": ...}`.
         cells: Of the grid.
         memory: Under too much load.
         recommendation: With `sentence` and `reasons`; None: there is none.
@@ -167,8 +168,8 @@ class Results:
     kind: str
     machine: dict[str, Any]
     prices: list[Price] = field(default_factory=list)
-    takes: list[dict[str, Any]] = field(default_factory=list)
-    whole_way: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    end_to_end: list[dict[str, Any]] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     recommendation: dict[str, Any] | None = None

@@ -82,7 +82,7 @@ def test_take(way: str, size: int, benchmark: Any, suite: Suite) -> None:
         return
     nanoseconds = 1e9 * median(benchmark.stats.stats.data) / several / size
     benchmark.extra_info["ns per entry"] = nanoseconds
-    suite.takes.append(
+    suite.batches.append(
         {"name": way, "entries": size, "ns_per_entry": round(nanoseconds, 4)}
     )
     suite.said = f"{nanoseconds:.2f} ns for each entry"
