@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ringdispatch._ring cimport Ring
@@ -69,6 +69,10 @@ cdef class BytesBatch:
     def __repr__(self):
         return f"<BytesBatch of length {self.count}, {self.nbytes} B>"
 
+    def __reduce__(self):
+        sizes = [self.size_of(which) for which in range(self.count)]
+        return restore_batch, (self.payload, sizes, self.separator_size)
+
     def json_array(self):
         """The entries as one JSON array; each must be a JSON value.
 
@@ -101,6 +105,27 @@ cdef class BytesBatch:
     cdef uint32_t size_of(self, uint64_t which) noexcept:
         cdef uint32_t end = self.ends[which] - self.start
         return end - self.offset_of(which) - <uint32_t> self.separator_size
+
+
+def restore_batch(bytes payload not None, list sizes not None, uint64_t separator_size):
+    """Make a batch of what another process pickled: the sizes of its entries."""
+    cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
+    cdef uint64_t size, end = 0, left = len(payload)
+    batch.ends = <uint32_t *> PyMem_RawMalloc(len(sizes) * sizeof(uint32_t))
+    if batch.ends is NULL:
+        raise MemoryError(f"no memory for a batch of {len(sizes)} entries")
+    for size in sizes:
+        if size > left or separator_size > left - size:
+            break
+        end += size + separator_size
+        left -= size + separator_size
+        batch.ends[batch.count] = <uint32_t> end
+        batch.count += 1
+    if batch.count < <uint64_t> len(sizes) or left or end > UINT32_MAX:
+        raise ValueError("the sizes of a pickled BytesBatch do not fit its payload")
+    batch.payload = payload
+    batch.separator_size = separator_size
+    return batch
 
 
 cdef class BatchIterator:
