@@ -347,16 +347,16 @@ cdef class ByteRing(Ring):
                 high = middle - 1
         return low
 
-    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        if given_up or start == end:
-            return None
+    cdef object allocate_batch(self, uint64_t count):
         cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
-        batch.ends = <uint32_t *> PyMem_RawMalloc((end - start) * sizeof(uint32_t))
+        batch.ends = <uint32_t *> PyMem_RawMalloc(count * sizeof(uint32_t))
         if batch.ends is NULL:
             raise MemoryError(f"no memory for a batch of length {end - start}")
+            raise MemoryError(f"no memory for a batch of {count} entries")
         ring_lock(&self.state.mutex)
         # On a free-threaded build other entries may be the oldest by now.
-        end = self.state.head + min(self.state.tail - self.state.head, end - start)
+        cdef uint64_t end = self.state.head
+        end += min(self.state.tail - self.state.head, count)
         cdef uint64_t size = self.start_of(end) - self.byte_head
         ring_unlock(&self.state.mutex)
         # glibc reuses memory up to the largest size freed so far. Anything larger is
@@ -370,15 +370,16 @@ cdef class ByteRing(Ring):
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         cdef uint64_t head = self.state.head
         cdef uint64_t end
-        if storage is not None:
-            end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
-            count = self.last_before(end, head, head + count) - head
-            self.copy_to(<BytesBatch> storage, count)
+        end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
+        count = self.last_before(end, head, head + count) - head
+        self.copy_to(<BytesBatch> storage, count)
         self.byte_head = self.start_of(head + count)
-        if head + count == self.state.tail:
+        return count
+
+    cdef void entries_left(self) noexcept nogil:
+        if self.state.head == self.state.tail:
             self.largest = 0
         self.bytes_notified = False
-        return count
 
     cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
         cdef uint64_t first = self.state.head & self.state.mask

@@ -11,6 +11,7 @@ it, `enqueue_slow` finds the reason.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint64_t
 
+from ringdispatch cimport _forks
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
     FastCall,
@@ -245,6 +246,8 @@ cdef object enqueue_slow(
     cdef Item item
     if state is &unattached:
         raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
+    if _forks.forked:
+        _forks.after_fork()
     # Refuse before preparing: where the ring is full, nothing is encoded.
     ring_lock(&state.mutex)
     cdef int outcome = reject_reason(state, on_full)

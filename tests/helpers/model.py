@@ -347,12 +347,18 @@ class ModelRing:
         return position < self.head and not out
 
     def abandon(self) -> int:
-        """Drop everything pending; returns how many entries that were."""
-        gone = self._move_out(len(self.pending)).value
-        self.books["abandoned"] += len(gone)
-        for entry in reversed(gone):  # a list lets go of its items last first
+        """Drop everything pending, one by one; returns how many entries that were.
+
+        What frees one may enqueue: no more are dropped than were pending.
+        """
+        end, count = self.tail, 0
+        while self.head < end:
+            (entry,) = self._move_out(1).value
+            self.books["abandoned"] += 1
+            count += 1
             self.listener.freed(entry)
-        return len(gone)
+        self.bytes_notified = False
+        return count
 
     def _move_out(self, count: int) -> ModelBatch:
         start = self.head
