@@ -222,7 +222,7 @@ class ModelRing:
         for old in displaced:
             self.listener.freed(old)
         if opens:
-            comes = self.listener.window_opened(position, context if first else None)
+            comes = self._announce(position, context if first else None)
             if comes and self.head <= position < self.tail:
                 self.claim_window(pumps)
         if reaches or looks:
@@ -232,6 +232,14 @@ class ModelRing:
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
         return accepted
+
+    def _announce(self, position: int, context: Any) -> bool:
+        """Have a pump posted; what interrupts that is raised once one is."""
+        try:
+            return self.listener.window_opened(position, context)
+        except BaseException:
+            self.listener.window_opened(position, None)
+            raise
 
     def _reason_against(self, size: int, displaces: bool) -> str | None:
         """Why an entry of that size can't come in."""
