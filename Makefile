@@ -89,8 +89,8 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: windows hammer interruptions peers prices $(prices:%=%-price) import-price linear
-.PHONY: windows hammer interruptions cases prices $(prices:%=%-price) import-price linear
+.PHONY: windows hammer interruptions peers cases prices $(prices:%=%-price)
+.PHONY: import-price linear
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 

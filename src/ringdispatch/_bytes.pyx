@@ -351,8 +351,7 @@ cdef class ByteRing(Ring):
         cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
         batch.ends = <uint32_t *> PyMem_RawMalloc(count * sizeof(uint32_t))
         if batch.ends is NULL:
-            raise MemoryError(f"no memory for a batch of length {end - start}")
-            raise MemoryError(f"no memory for a batch of {count} entries")
+            raise MemoryError(f"no memory for a batch of length {count}")
         ring_lock(&self.state.mutex)
         # On a free-threaded build other entries may be the oldest by now.
         cdef uint64_t end = self.state.head
