@@ -13,6 +13,7 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make windows   a million windows, each opened in the moment of a take
 # make hammer    a minute of re-entry from each source
+# make cases  situations that were too much once, each a program; ARGS=many_flush is one
 # make interruptions  an exception at every line that the package runs
 # make peers  OpenTelemetry's, Sentry's and CPython's own tests with a dispatcher in the place
 #             of what they test, from released sources; ARGS="sentry" runs one
@@ -88,7 +89,8 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: windows hammer interruptions peers prices $(prices:%=%-price) import-price linear
+.PHONY: windows hammer interruptions peers cases prices $(prices:%=%-price)
+.PHONY: import-price linear
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
@@ -106,6 +108,9 @@ chaos races interruptions: $(call needs,test)
 
 soak overload: $(call needs)
 	$(python) $(stress)/$@.py $(ARGS)
+
+cases: $(call needs,test cases)
+	$(python) $(stress)/run_cases.py $(ARGS)
 
 windows: $(call needs,test)
 	RINGDISPATCH_TEST_WINDOWS=1000000 $(pytest) $(patient) tests/test_wakeups.py $(ARGS)
@@ -198,6 +203,11 @@ clean:
 
 .venv/.group-bench: pyproject.toml .venv/.pip
 	$(pip) --group bench || $(pip) --group bench-pure
+	@touch $@
+
+# uWSGI is compiled here; a program that lacks a package is not run.
+.venv/.group-cases: pyproject.toml .venv/.pip
+	$(pip) --group cases || $(pip) --group cases-pure
 	@touch $@
 
 $(built): $(sources) setup.py pyproject.toml .venv/.pip

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-MODULES = ["_batch", "_ordered", "_ring", "_enqueue", "_records", "_bytes"]
+MODULES = ["_forks", "_batch", "_ordered", "_ring", "_objects"]
+MODULES += ["_enqueue", "_records", "_bytes"]
 
 DEBUG = os.environ.get("RINGDISPATCH_DEBUG", "0") not in {"", "0"}
 COVERAGE = os.environ.get("RINGDISPATCH_COVERAGE", "0") not in {"", "0"}

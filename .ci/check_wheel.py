@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 400_000
-COMPILED = ["_batch", "_ordered", "_ring", "_enqueue", "_records", "_bytes"]
+COMPILED = ["_forks", "_batch", "_ordered", "_ring", "_objects"]
+COMPILED += ["_enqueue", "_records", "_bytes"]
 FOLDERS = {"_tune", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import pickle
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from lines import Line
 from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch
+from ringdispatch._bytes import restore_batch
 from support import SteppedLoop, books_agree
 
 # ---- what a batch is
@@ -139,6 +142,43 @@ def test_json_array_is_one_of_the_entries(separator: bytes, count: int) -> None:
     values = [{"number": number, "text": "ä" * number} for number in range(count)]
     batch = batch_of(*(json.dumps(v).encode() for v in values), separator=separator)
     assert json.loads(batch.json_array()) == values
+
+
+@pytest.mark.parametrize("separator", [b"", b"\n", b"--"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_batch_can_be_sent_to_another_process(protocol: int, separator: bytes) -> None:
+    line = Line(Bytes(separator=separator, max_bytes=30))
+    for _ in range(4):  # the arena's end comes at another place each time
+        entries = [b"[1]", b"22", b"3333"]
+        for entry in entries:
+            assert line.enqueue(entry)
+        batch = line.take()
+        there = pickle.loads(pickle.dumps(batch, protocol))
+        assert list(there) == entries
+        assert (there.payload, there[-2]) == (batch.payload, b"22")
+        assert there.json_array() == b"[[1],22,3333]"
+    assert list(copy.deepcopy(batch)) == entries
+    assert list(pickle.loads(pickle.dumps(BytesBatch(), protocol))) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "sizes", "separator_size"),
+    [
+        (b"ab", [1], 0),
+        (b"ab", [3], 0),
+        (b"ab", [1, 1], 1),
+        (b"ab", [2, 2**64 - 1], 1),
+        (b"", [2**64 - 1], 1),
+        (b"ab", [0], 2**64 - 1),
+        (b"ab", [], 0),
+    ],
+)
+def test_pickled_batch_that_is_none_is_refused(
+    payload: bytes, sizes: list[int], separator_size: int
+) -> None:
+    """It would be read beyond its end."""
+    with pytest.raises(ValueError, match="do not fit its payload"):
+        restore_batch(payload, sizes, separator_size)
 
 
 def test_batch_of_nothing_is_an_empty_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -15,15 +16,39 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
 SETUP = """
+    import re
     async def send(batch):
         say(name, batch)
     dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
     name = "parent"
 
+    def fork_in_c():
+        '''As C code forks: Python knows of nothing, and reinitialises nothing.
+
+        So no other thread may be waiting for the GIL, which would be broken in the
+        child. None is that has slept while this one released it twenty times.
+        '''
+        import ctypes
+        def look(task):
+            with open(f"/proc/self/task/{task}/status") as file:
+                return re.findall("State:.*|voluntary_ctxt_switches:.*", file.read())
+        def idle():
+            me = str(threading.get_native_id())
+            tasks = [task for task in os.listdir("/proc/self/task") if task != me]
+            before = [look(task) for task in tasks]
+            for _ in range(20):
+                time.sleep(0.001)
+            after = [look(task) for task in tasks]
+            return before == after and all("S (" in state for state, *_ in after)
+        eventually(idle)
+        return ctypes.PyDLL(None).fork()
+
+    fork = os.fork
+
     def child(body):
         '''Run body in a forked child; a child that hangs fails the test.'''
         global name
-        pid = os.fork()
+        pid = fork()
         if pid:
             return pid
         signal.alarm(15)
@@ -44,15 +69,30 @@ SETUP = """
 """
 
 
-def forked(body: str, **options: Any) -> Outcome:
+each_fork = pytest.mark.parametrize(
+    "fork",
+    [
+        "os.fork",
+        pytest.param(
+            "fork_in_c",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
+        ),
+    ],
+)
+
+
+def forked(body: str, fork: str = "os.fork", **options: Any) -> Outcome:
     # From 3.12 on every fork of a process with threads warns.
     return run_snippet(
-        SETUP + body, warnings=("ignore:This process:DeprecationWarning",), **options
+        SETUP.replace("fork = os.fork", f"fork = {fork}") + body,
+        warnings=("ignore:This process:DeprecationWarning",),
+        **options,
     )
 
 
+@each_fork
 def test_f02_child_starts_empty_and_the_parent_sends_its_own_once(
-    layout: str,
+    fork: str, layout: str
 ) -> None:  # C17
     outcome = forked(
         """
@@ -70,6 +110,7 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once(
     assert dispatcher.close()
     books(dispatcher)
     """,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines == [
@@ -81,7 +122,8 @@ def test_f02_child_starts_empty_and_the_parent_sends_its_own_once(
 
 
 # Objects only: who is freed.
-def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
+@each_fork
+def test_child_lets_nothing_of_its_parent_be_finalized(fork: str) -> None:  # C17
     """Neither its entries, nor their contexts, nor a dispatch in flight."""
     outcome = forked(
         """
@@ -113,6 +155,7 @@ def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
     dispatcher.close(timeout=0)
     eventually(lambda: not dispatcher._batcher.calls)
     """,
+        fork=fork,
         stderr=".*close timed out after 0.0? s: .*",
     )
     assert outcome.lines[:2] == ["child ['mine']", "parent goes on"]
@@ -120,7 +163,10 @@ def test_child_lets_nothing_of_its_parent_be_finalized() -> None:  # C17
 
 
 @on_each_loop
-def test_fork_inside_a_running_loop(loop_name: str, layout: str) -> None:  # C17
+@each_fork
+def test_fork_inside_a_running_loop(
+    fork: str, loop_name: str, layout: str
+) -> None:  # C17
     """With an entry pending, one in flight, and a timer set."""
     outcome = forked(
         """
@@ -153,6 +199,7 @@ def test_fork_inside_a_running_loop(loop_name: str, layout: str) -> None:  # C17
     run(main())
     """,
         loop=loop_name,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines == [
@@ -165,7 +212,8 @@ def test_fork_inside_a_running_loop(loop_name: str, layout: str) -> None:  # C17
 
 
 @on_each_loop
-def test_child_runs_its_own_loop(loop_name: str, layout: str) -> None:  # C17
+@each_fork
+def test_child_runs_its_own_loop(fork: str, loop_name: str, layout: str) -> None:  # C17
     outcome = forked(
         """
     async def use():
@@ -178,6 +226,7 @@ def test_child_runs_its_own_loop(loop_name: str, layout: str) -> None:  # C17
     books(dispatcher)
     """,
         loop=loop_name,
+        fork=fork,
         layout=layout,
     )
     last = "['left to the end of run']"
@@ -243,8 +292,9 @@ def test_f01_f04_forks_while_threads_produce_and_a_fork_after_a_fork(
     assert outcome.lines == ["done"]
 
 
+@each_fork
 def test_f03_hook_after_the_object_was_collected_prints_nothing(
-    layout: str,
+    fork: str, layout: str
 ) -> None:  # C17
     outcome = forked(
         """
@@ -256,12 +306,16 @@ def test_f03_hook_after_the_object_was_collected_prints_nothing(
     join(child(gc.collect))
     say("done")
     """,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "done"]
 
 
-def test_f05_hooks_work_does_not_depend_on_what_is_pending(layout: str) -> None:  # C17
+@each_fork
+def test_f05_hooks_work_does_not_depend_on_what_is_pending(
+    fork: str, layout: str
+) -> None:  # C17
     """No entry is freed, and no code of an entry runs, in the child's hook."""
     outcome = forked(
         """
@@ -282,12 +336,16 @@ def test_f05_hooks_work_does_not_depend_on_what_is_pending(layout: str) -> None:
     assert dispatcher.close()
     say("done")
     """,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines[-1] == "done"
 
 
-def test_closed_dispatcher_stays_closed_in_the_child(layout: str) -> None:  # C17
+@each_fork
+def test_closed_dispatcher_stays_closed_in_the_child(
+    fork: str, layout: str
+) -> None:  # C17
     outcome = forked(
         """
     dispatcher.enqueue("a")
@@ -300,12 +358,14 @@ def test_closed_dispatcher_stays_closed_in_the_child(layout: str) -> None:  # C1
     join(child(body))
     """,
         stderr=r"ringdispatch\[send\]: 1 entry rejected_closed; .*",
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines == ["parent ['a']", "rejected_closed=1"]
 
 
-def test_fork_from_the_dispatch_function(layout: str) -> None:  # C17
+@each_fork
+def test_fork_from_the_dispatch_function(fork: str, layout: str) -> None:  # C17
     outcome = forked(
         """
     async def send(batch):
@@ -320,31 +380,73 @@ def test_fork_from_the_dispatch_function(layout: str) -> None:  # C17
     assert dispatcher.flush()
     assert dispatcher.close()
     """,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines == ["parent ['fork']", "child ['mine']"]
 
 
 @pytest.mark.parametrize("seen", [False, True])
+@each_fork
 def test_child_that_exits_delivers_what_is_pending(
-    seen: bool, layout: str
+    fork: str, seen: bool, layout: str
 ) -> None:  # C16, C17
     outcome = forked(
         f"""
     if {seen}:
         dispatcher.enqueue("before")
         assert dispatcher.flush()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         name = "child"
         dispatcher.enqueue("mine")
         sys.exit(0)
     join(pid)
     """,
+        fork=fork,
         layout=layout,
     )
     assert outcome.lines[-1] == "child ['mine']"
     assert len(outcome.lines) == 1 + seen
+
+
+@each_fork
+@pytest.mark.parametrize(
+    "use",
+    [
+        "pass",
+        "dispatcher.pending",
+        "dispatcher.flush()",
+        "dispatcher.close()",
+        "bind()",
+    ],
+)
+def test_child_has_nothing_of_its_parents_whatever_it_does_first(
+    fork: str, use: str, layout: str
+) -> None:  # C17
+    outcome = forked(
+        f"""
+    async def bound():
+        dispatcher.bind()
+        dispatcher.enqueue("mine")
+        assert dispatcher._batcher.home.loop is asyncio.get_running_loop()
+        assert await dispatcher.aclose()
+    def bind():
+        asyncio.run(bound())
+    dispatcher.enqueue("parent's")
+    pid = fork()
+    if pid == 0:
+        name = "child"
+        {use}
+        sys.exit(0)
+    join(pid)
+    assert dispatcher.close()
+    """,
+        fork=fork,
+        layout=layout,
+    )
+    mine = ["child ['mine']"] if use == "bind()" else []
+    assert outcome.lines == [*mine, 'parent ["parent\'s"]']
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())

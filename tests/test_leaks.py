@@ -16,7 +16,7 @@ import pytest
 from leaks import Scenarios, leaves_nothing
 from ringdispatch import BackgroundDispatcher, Full
 from ringdispatch._batcher import Batcher
-from ringdispatch._ring import ObjectRing
+from ringdispatch._objects import ObjectRing
 
 CAPACITY = 1024
 scenario = Scenarios()

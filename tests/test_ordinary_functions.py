@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
 import pytest
@@ -118,6 +118,35 @@ def test_f16_what_it_raises_fails_its_batch_only(
         assert await dispatcher.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("home", ["auto", "thread"])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_generator_that_it_returns_fails_its_batch(
+    is_async: bool, home: str, dispatcher_class: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing runs of one, so that nothing was sent."""
+
+    def plain(batch: list[Any]) -> Iterator[int]:
+        yield len(batch)
+
+    async def generator(batch: list[Any]) -> AsyncIterator[int]:
+        yield len(batch)
+
+    async def main() -> None:
+        hidden = generator if is_async else plain
+        dispatcher = dispatcher_class(
+            lambda batch: hidden(batch), ms_delay=1, home=home, name="hidden"
+        )
+        dispatcher.enqueue("a")
+        assert await dispatcher.aclose()
+        books = dispatcher.statistics()
+        assert (books.dispatched, books.failed) == (0, 1)
+
+    asyncio.run(main())
+    kind = "async_generator" if is_async else "generator"
+    assert f"TypeError: returned <{kind} object" in caplog.text
+    assert "which nothing iterates" in caplog.text
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)

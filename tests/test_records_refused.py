@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import UserString
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -82,6 +83,15 @@ VALUES = [
     ("i8", np.timedelta64(1, "s"), TypeError),
     ("f8", np.str_("1.5"), TypeError),
     ("f8", np.bytes_(b"1.5"), TypeError),
+    ("f8", np.array("1.5"), TypeError),
+    ("f8", np.array(b"1.5"), TypeError),
+    ("f8", np.array("1.5", dtype=object), TypeError),
+    ("f8", np.array(1j), TypeError),
+    ("f8", np.array(np.datetime64(1, "s")), TypeError),
+    ("f8", np.array(np.timedelta64(1, "s")), TypeError),
+    ("M8[ns]", np.array(np.datetime64(10**12, "Y")), TypeError),
+    ("f8", np.ma.masked, TypeError),
+    ("f8", UserString("1.5"), TypeError),
     ("i4", "5", TypeError),
     ("f4", None, TypeError),
     ("?", None, TypeError),

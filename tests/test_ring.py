@@ -6,6 +6,7 @@ import gc
 import itertools
 import random
 import sys
+import tracemalloc
 import weakref
 from collections import deque
 from typing import Any
@@ -17,7 +18,8 @@ from model import CHECK_EVERY
 from ring_sides import Compiled, Modelled
 from ringdispatch import Bytes, Full, Objects, Records
 from ringdispatch._enqueue import POLICIES, EnqueueBase, install_enqueue
-from ringdispatch._ring import ObjectRing, immortalize
+from ringdispatch._objects import ObjectRing
+from ringdispatch._ring import immortalize
 
 
 def test_look_round_is_announced_every_4096_entries() -> None:  # C14
@@ -61,6 +63,36 @@ def test_batch_after_those_that_calls_will_take_is_wanted_when_full_or_due() -> 
         while side.ring.pending < pending:
             side.put("enqueue", None)
         assert [side.ring.wants_batch(skip, due) for skip in range(2)] == wanted
+
+
+@pytest.mark.parametrize("layout", [Objects(), Bytes()], ids=repr)
+def test_to_give_up_takes_no_memory(layout: Any) -> None:  # C10, C15
+    """It is asked for where there is none left."""
+    line = Line(layout, 50_000)
+    while line.enqueue(b"entry"):
+        pass
+    tracemalloc.start()
+    try:
+        assert line.ring.abandon() == 50_000
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
+    assert line.books().abandoned == 50_000
+
+
+def test_entry_that_enqueues_when_it_is_freed_is_not_given_up_with_the_rest() -> None:
+    line = Line(Objects(), 4)
+
+    class Entry:
+        def __del__(self) -> None:
+            line.enqueue("another")
+
+    line.enqueue(Entry())
+    line.enqueue(Entry())
+    assert line.ring.abandon() == 2
+    assert line.ring.pending == 2
+    line.ring.close()
+    assert line.ring.abandon() == 2
 
 
 @pytest.mark.parametrize("layout", [Objects(), Bytes()], ids=repr)
@@ -164,6 +196,7 @@ def test_interrupted_opening_keeps_the_entry_and_lets_the_next_one_open() -> Non
     assert side.log == [
         ("now",),
         ("opened", 0, "a"),
+        ("opened", 0, None),  # again: it is to go out in time, although this raises
         ("enqueue", 0, "Interrupted"),
         ("now",),
         ("opened", 1, None),  # not into an empty ring: not the opener

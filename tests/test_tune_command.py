@@ -67,6 +67,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "none.json").write_text("[]")
     (tmp_path / "words.json").write_text("hello {")
+    (tmp_path / "long.json").write_text(json.dumps(["x" * 100_000]))
     (tmp_path / "samples.json").write_text('[{"a": 1}, {"a": 2, "b": "text"}]')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -301,6 +302,10 @@ WRONG: list[tuple[str, str]] = [
     (
         "service:send --budget-memory 16 --layout bytes",
         "a ring of bytes takes 16.2 MiB by itself",
+    ),
+    (
+        "service:send --rate 1e9 --layout bytes --entry long.json --capacity 100000000",
+        "--capacity 100000000: a ring of bytes takes 19,0",
     ),
     ("service:send --entry missing.json", "--entry missing.json: can't be read"),
     ("service:send --entry empty.json", "--entry empty.json: has no samples"),

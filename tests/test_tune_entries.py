@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._tune import _apart, _entries
+from ringdispatch import Records
+from ringdispatch._tune import _apart, _cell, _entries
 from ringdispatch._tune._cell import measure, measure_apart
 from ringdispatch._tune._entries import (
     CellError,
@@ -171,6 +172,100 @@ def test_samples_stay_what_they_are(here: Path) -> None:
     assert third == "\ud800"
 
 
+# What str.splitlines() takes for the end of a line, and JSON does not.
+ODD_ENDS = "\u2028\u2029\x85"
+
+
+def test_text_of_a_sample_may_hold_any_separator(here: Path) -> None:
+    rows = [{"path": f"/{end}/"} for end in ODD_ENDS]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (here / "odd.jsonl").write_bytes(lines.encode())
+    stream = load_entries("odd.jsonl", "objects")()
+    assert [*itertools.islice(stream, 4)] == [*rows, rows[0]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["bom.json", "bom.jsonl"])
+def test_samples_are_read_whatever_wrote_them(
+    encoding: str, name: str, here: Path
+) -> None:
+    (here / name).write_text('{"path": "/é"}\n{"path": "/b"}\n', encoding=encoding)
+    stream = load_entries(name, "objects")()
+    assert [next(stream)["path"] for _ in range(3)] == ["/é", "/b", "/é"]
+
+
+def test_samples_in_no_encoding_are_refused(here: Path) -> None:
+    (here / "latin.json").write_bytes('{"path": "/é"}'.encode("latin-1"))
+    with pytest.raises(CellError, match=r"latin.json: can't be read: .*utf-8"):
+        load_entries("latin.json", "objects")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "kinds"),
+    [
+        ("[200, 1]\n[404, 0.25]\n", [(200, 1.0), (404, 0.25)], ["i8", "f8"]),
+        ("[[true, 1.5], [true, 2]]", [(True, 1.5), (True, 2.0)], ["?", "f8"]),
+        ("[true]\n[7]\n[false]", [(True,), (7,), (False,)], ["i8"]),
+        ("[200, 0.25]\n", [(200, 0.25)], ["i8", "f8"]),
+        ("[200, 1]\n", [(200, 1)], ["i8", "i8"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_fields_of_a_record_have_the_widest_type_of_their_column(
+    text: str, rows: list[Any], kinds: list[str], name: str, here: Path
+) -> None:
+    np = pytest.importorskip("numpy")
+    if name == "rows.jsonl" and text.startswith("[["):
+        text = "\n".join(map(json.dumps, json.loads(text)))
+    (here / name).write_text(text)
+    found = [*itertools.islice(load_entries(name, "records")(), len(rows))]
+    assert [*map(repr, found)] == [*map(repr, rows)]
+    layout = make_layout("records", 10, found, own=True)
+    assert isinstance(layout, Records)
+    assert [layout.dtype[i] for i in range(len(kinds))] == [*map(np.dtype, kinds)]
+
+
+def test_an_integer_that_no_float_can_be_stays_one(here: Path) -> None:
+    (here / "large.jsonl").write_text(f"[1{'0' * 400}]\n[0.5]\n")
+    assert next(load_entries("large.jsonl", "records")()) == (10**400,)
+
+
+def test_a_line_of_its_own_is_one_sample(here: Path) -> None:
+    """In a file of JSON lines, even an array: elsewhere it is one of samples."""
+    for name, first in (("one.jsonl", ["a", "b"]), ("one.json", "a")):
+        (here / name).write_text('["a", "b"]\n')
+        assert next(load_entries(name, "objects")()) == first
+
+
+def test_json_over_several_lines_is_read_under_any_name(here: Path) -> None:
+    (here / "pretty.jsonl").write_text(json.dumps([{"path": "/a"}], indent=2))
+    assert next(load_entries("pretty.jsonl", "objects")()) == {"path": "/a"}
+
+
+def test_a_factory_may_return_an_integer_before_a_float() -> None:
+    pytest.importorskip("numpy")
+    rows = [(200, 1), (200, 0.25)]
+    setting = Setting(100.0, 10.0, 0.0, "records", seconds=0.1)
+    seen = measure(setting, seed=SEED, entries=lambda: itertools.cycle(rows))
+    assert seen.batches > 0
+    assert seen.dropped == 0
+
+
+def test_an_arena_is_as_large_as_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as `capacity` lines of the sample's length: those may be a gibibyte."""
+    arenas = []
+
+    def layout(*arguments: Any, **options: Any) -> Any:
+        arenas.append(made := make_layout(*arguments, **options))
+        return made
+
+    monkeypatch.setattr(_cell, "make_layout", layout)
+    setting = Setting(200.0, 10.0, 0.0, "bytes", seconds=0.3)
+    line = b"x" * 200_000
+    measure(setting, seed=SEED, entries=lambda: itertools.repeat(line))
+    assert [made.max_bytes for made in arenas] == [2 * 60 * (len(line) + 1)]
+
+
 def test_a_factory_makes_entries(here: Path) -> None:
     entries: Iterator[Any] = load_entries("users_own:entry", "objects")()
     assert next(entries) == {"path": "/made"}
@@ -201,7 +296,7 @@ def test_entries_that_are_no_rows_are_refused_as_records(here: Path) -> None:
 
 def test_a_layout_that_there_is_not_is_refused() -> None:
     with pytest.raises(CellError, match="'rows': must be one of objects, records"):
-        make_layout("rows", 10, {}, own=False)
+        make_layout("rows", 10, [{}], own=False)
 
 
 def test_records_without_numpy_are_refused_with_the_way_out() -> None:
@@ -210,7 +305,7 @@ def test_records_without_numpy_are_refused_with_the_way_out() -> None:
         sys.modules["numpy"] = None
         from ringdispatch._tune._entries import CellError, make_layout
         try:
-            make_layout("records", 10, (1,), own=True)
+            make_layout("records", 10, [(1,)], own=True)
         except CellError as error:
             say(error)
         """

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -225,6 +226,19 @@ def test_a_callback_without_memory_ends_the_process_and_another_error_does_not()
 def test_what_an_entry_takes() -> None:
     assert 150 < entry_bytes("objects") < 500
     assert 50 < entry_bytes("bytes") < 100
+
+
+@pytest.mark.parametrize("layout", ["objects", "bytes"])
+def test_few_entries_are_made_where_each_is_large(layout: str) -> None:
+    made = []
+
+    def entries() -> Iterator[bytes]:
+        while True:
+            made.append(len(made))
+            yield bytes(1_000_000)
+
+    assert entry_bytes(layout, entries) == pytest.approx(1_000_000, rel=0.01)
+    assert len(made) < 50
 
 
 def test_what_a_row_takes() -> None:

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ringdispatch._ring cimport Ring
@@ -69,6 +69,10 @@ cdef class BytesBatch:
     def __repr__(self):
         return f"<BytesBatch of length {self.count}, {self.nbytes} B>"
 
+    def __reduce__(self):
+        sizes = [self.size_of(which) for which in range(self.count)]
+        return restore_batch, (self.payload, sizes, self.separator_size)
+
     def json_array(self):
         """The entries as one JSON array; each must be a JSON value.
 
@@ -101,6 +105,27 @@ cdef class BytesBatch:
     cdef uint32_t size_of(self, uint64_t which) noexcept:
         cdef uint32_t end = self.ends[which] - self.start
         return end - self.offset_of(which) - <uint32_t> self.separator_size
+
+
+def restore_batch(bytes payload not None, list sizes not None, uint64_t separator_size):
+    """Make a batch of what another process pickled: the sizes of its entries."""
+    cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
+    cdef uint64_t size, end = 0, left = len(payload)
+    batch.ends = <uint32_t *> PyMem_RawMalloc(len(sizes) * sizeof(uint32_t))
+    if batch.ends is NULL:
+        raise MemoryError(f"no memory for a batch of {len(sizes)} entries")
+    for size in sizes:
+        if size > left or separator_size > left - size:
+            break
+        end += size + separator_size
+        left -= size + separator_size
+        batch.ends[batch.count] = <uint32_t> end
+        batch.count += 1
+    if batch.count < <uint64_t> len(sizes) or left or end > UINT32_MAX:
+        raise ValueError("the sizes of a pickled BytesBatch do not fit its payload")
+    batch.payload = payload
+    batch.separator_size = separator_size
+    return batch
 
 
 cdef class BatchIterator:
@@ -322,16 +347,15 @@ cdef class ByteRing(Ring):
                 high = middle - 1
         return low
 
-    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        if given_up or start == end:
-            return None
+    cdef object allocate_batch(self, uint64_t count):
         cdef BytesBatch batch = BytesBatch.__new__(BytesBatch)
-        batch.ends = <uint32_t *> PyMem_RawMalloc((end - start) * sizeof(uint32_t))
+        batch.ends = <uint32_t *> PyMem_RawMalloc(count * sizeof(uint32_t))
         if batch.ends is NULL:
-            raise MemoryError(f"no memory for a batch of length {end - start}")
+            raise MemoryError(f"no memory for a batch of length {count}")
         ring_lock(&self.state.mutex)
         # On a free-threaded build other entries may be the oldest by now.
-        end = self.state.head + min(self.state.tail - self.state.head, end - start)
+        cdef uint64_t end = self.state.head
+        end += min(self.state.tail - self.state.head, count)
         cdef uint64_t size = self.start_of(end) - self.byte_head
         ring_unlock(&self.state.mutex)
         # glibc reuses memory up to the largest size freed so far. Anything larger is
@@ -345,15 +369,16 @@ cdef class ByteRing(Ring):
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         cdef uint64_t head = self.state.head
         cdef uint64_t end
-        if storage is not None:
-            end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
-            count = self.last_before(end, head, head + count) - head
-            self.copy_to(<BytesBatch> storage, count)
+        end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
+        count = self.last_before(end, head, head + count) - head
+        self.copy_to(<BytesBatch> storage, count)
         self.byte_head = self.start_of(head + count)
-        if head + count == self.state.tail:
+        return count
+
+    cdef void entries_left(self) noexcept nogil:
+        if self.state.head == self.state.tail:
             self.largest = 0
         self.bytes_notified = False
-        return count
 
     cdef void copy_to(self, BytesBatch batch, uint64_t count) noexcept:
         cdef uint64_t first = self.state.head & self.state.mask

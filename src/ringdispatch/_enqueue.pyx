@@ -11,6 +11,7 @@ it, `enqueue_slow` finds the reason.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint64_t
 
+from ringdispatch cimport _forks
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
     FastCall,
@@ -37,6 +38,8 @@ cdef extern from "Python.h":
     PyObject *Py_None
     PyObject *Py_True
     void PyBuffer_Release(Py_buffer *)
+    int Py_GetRecursionLimit()
+    void Py_SetRecursionLimit(int)
     int METH_FASTCALL
     int METH_KEYWORDS
     object PyDescr_NewMethod(PyTypeObject *, PyMethodDef *)
@@ -245,6 +248,8 @@ cdef object enqueue_slow(
     cdef Item item
     if state is &unattached:
         raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
+    if _forks.forked:
+        _forks.after_fork()
     # Refuse before preparing: where the ring is full, nothing is encoded.
     ring_lock(&state.mutex)
     cdef int outcome = reject_reason(state, on_full)
@@ -354,6 +359,20 @@ cdef inline void claim(RingState *state, Item *item) noexcept nogil:
     ring_unlock(&state.mutex)
 
 
+cdef bint announce(object listener, uint64_t position, object context) except -1:
+    """Call `window_opened`; if it raises, again, or the entry would go out too late."""
+    try:
+        return listener.window_opened(position, context)
+    except BaseException:
+        limit = Py_GetRecursionLimit()
+        Py_SetRecursionLimit(limit + 100)  # that may have been the reason
+        try:  # without the context, which may have been notified already
+            listener.window_opened(position, None)
+        finally:
+            Py_SetRecursionLimit(limit)
+        raise
+
+
 cdef object notify(
     EnqueueBase self, object context, int on_full, int outcome, Item *item
 ):
@@ -361,7 +380,7 @@ cdef object notify(
     listener = self._listener
     if outcome & UNCLAIMED:
         opener = context if outcome & OPENING else None
-        if listener is None or listener.window_opened(item.position, opener):
+        if listener is None or announce(listener, item.position, opener):
             claim(self.state, item)
     if listener is not None:
         if outcome & BATCH_FULL:

@@ -1,5 +1,6 @@
 """The fields of a record: the numpy types and the values that they accept."""
 
+from collections import UserString
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +22,9 @@ _INSTEAD = {
     "V": "use S<number of bytes>",
     "c": "make it two fields, the real and the imaginary part",
 }
+
+# float() accepts them all, a masked value of numpy too, which is an array.
+_NO_NUMBERS = (str, bytes, UserString, np.ndarray, np.complexfloating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,11 @@ class FieldRule:
         Only a float field rounds, as numpy does, and only within its range. None:
         `value` is not a number, or no plain number equals it.
         """
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
         if isinstance(value, np.datetime64 | np.timedelta64):
             return self._plain_time(value)
-        # float() would accept numpy's own text and complex numbers.
-        if self.kind == "S" or isinstance(value, str | bytes | np.complexfloating):
-            return None
-        if isinstance(value, np.ndarray) and value.ndim:
+        if self.kind == "S" or isinstance(value, _NO_NUMBERS):
             return None
         try:
             return _plain_float(value) if self.kind == "f" else self._plain_int(value)

@@ -153,9 +153,10 @@ class Home:
         """Have the batcher drained at the loop's end, and notified of its close."""
         mine, key = self._batchers, id(batcher)
 
-        def collected(_: object) -> None:
+        def collected(_: object, is_finalizing: Any = sys.is_finalizing) -> None:
             mine.pop(key, None)
-            self._notice_desertion()
+            if not is_finalizing():  # else the modules have lost their names
+                self._notice_desertion()
 
         mine[key] = weakref.ref(batcher, collected)
         loop = self._loop()

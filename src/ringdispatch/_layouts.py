@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _options
 from ._bytes import ByteRing
+from ._objects import ObjectRing
 from ._records import RecordRing
-from ._ring import ObjectRing, Ring, short_repr
+from ._ring import Ring, short_repr
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,14 +2,17 @@
 
 import asyncio
 import atexit
+import contextlib
 import os
 import sys
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
 
 from ._background import reset_background, run_inline, stop_background
 from ._closing import end
+from ._forks import handled, is_forked, set_hook
 from ._home import END_SECONDS, home_of, raise_from
 from ._ring import immortalize
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 batchers: "weakref.WeakSet[Batcher]" = weakref.WeakSet()
 _imported_by = os.getpid()
 _registered: set[int] = set()  # process ids, by register_exit()
+_resetting = threading.RLock()
 
 
 def register_exit() -> None:
@@ -30,6 +34,7 @@ def register_exit() -> None:
     """
     if os.getpid() in _registered:
         return
+    after_fork_in_child()
     _registered.add(os.getpid())
     if os.getpid() != _imported_by:
         atexit.unregister(at_exit)
@@ -41,22 +46,27 @@ def register_exit() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Reset every dispatcher to empty.
+    """Reset every dispatcher to empty; where C code forked, at its first use.
 
     What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
-    living = list(batchers)
-    for batcher in living:
-        batcher.ring.reset()  # first: a thread left behind may hold its lock
-    for batcher in living:
-        immortalize(batcher.inherited())
-        batcher.reset()
-    immortalize(reset_background())
+    with _resetting:
+        if not is_forked():
+            return  # another thread was quicker
+        living = list(batchers)
+        for batcher in living:
+            batcher.ring.reset()  # first: a thread left behind may hold its lock
+        for batcher in living:
+            immortalize(batcher.inherited())
+            batcher.reset()
+        immortalize(reset_background())
+        handled()
 
 
 def at_exit() -> None:
     """Dispatch the pending entries within five seconds; report the rest."""
+    after_fork_in_child()
     deadline = time.monotonic() + END_SECONDS
     try:
         while time.monotonic() < deadline:
@@ -66,8 +76,9 @@ def at_exit() -> None:
             except SystemExit:
                 continue  # from the handler of a second signal: the end is under way
     finally:
-        for batcher in list(batchers):
-            end(batcher)
+        with contextlib.ExitStack() as each:  # all, whatever one raises
+            for batcher in list(batchers):
+                each.callback(end, batcher)
 
 
 def _dispatch_all(deadline: float) -> None:
@@ -97,5 +108,6 @@ async def _end_one(batcher: "Batcher", seconds: float) -> None:
 
 
 atexit.register(at_exit)
+set_hook(after_fork_in_child)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=after_fork_in_child)

@@ -318,9 +318,7 @@ cdef class RecordRing(Ring):
 
     # ---- out
 
-    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        if given_up or start == end:
-            return None
+    cdef object allocate_batch(self, uint64_t count):
         cdef RecordBuffer buffer = RecordBuffer.__new__(RecordBuffer)
         buffer.buffers = self.buffers
         buffer.generation = self.buffers.generation
@@ -328,13 +326,9 @@ cdef class RecordRing(Ring):
         return buffer
 
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
-        cdef RecordBuffer buffer
+        cdef RecordBuffer buffer = storage
         cdef char *memory
         cdef uint64_t left = self.state.tail - self.state.head - count
-        if storage is None:
-            self.advance(count)
-            return count
-        buffer = storage
         buffer.size = count * self.itemsize
         if left <= count <= self.capacity - self.first:
             # The batch gets the buffer itself; the rows that stay are fewer, and are

@@ -7,17 +7,16 @@ Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `ta
 counts the entries accepted, `head` those that have left. `_enqueue.pyx` stores them.
 """
 
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
-from cpython.list cimport PyList_New
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
+from ringdispatch cimport _forks
 from ringdispatch._batch cimport Batch, Slot, Wake
 from ringdispatch._state cimport (
     Item,
-    Py_DECREF,
     Py_INCREF,
+    Py_XDECREF,
     RingState,
     Unsettled,
     move_head,
@@ -28,11 +27,6 @@ from ringdispatch._state cimport (
     set_stop,
     unclaim,
 )
-
-cdef extern from "Python.h":
-    ctypedef struct PyListObject:
-        PyObject **ob_item
-    void Py_SET_SIZE(PyObject *, Py_ssize_t) noexcept
 
 DROP_REASONS = (
     "rejected_full",
@@ -91,6 +85,12 @@ cdef class Ring:
             self.state.mask <<= 1
         self.state.mask -= 1
         set_notify_at(&self.state)
+        self.forkable.state = &self.state
+        _forks.watch(&self.forkable)
+
+    def __dealloc__(self):
+        if self.forkable.state is not NULL:
+            _forks.unwatch(&self.forkable)
 
     # For layouts to override; here is the default of each.
 
@@ -123,8 +123,8 @@ cdef class Ring:
         """Put the entry at `tail`; True if the pending bytes now fill a batch."""
         return False
 
-    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        """Allocate the storage that these entries move to; None if none are kept."""
+    cdef object allocate_batch(self, uint64_t count):
+        """Allocate the storage that up to `count` entries move to."""
 
     cdef bint is_full(self, uint64_t first) noexcept nogil:
         """Whether the entries from position `first` on fill a batch."""
@@ -136,6 +136,9 @@ cdef class Ring:
 
     cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
         """Move up to `count` of the oldest entries there; returns how many fitted."""
+
+    cdef void entries_left(self) noexcept nogil:
+        """Begin anew to count what matters to the entries still pending."""
 
     cdef void reset_layout(self) noexcept:
         """Start empty in a forked child, in whatever state a thread left this."""
@@ -154,10 +157,14 @@ cdef class Ring:
 
     @property
     def tail(self):
+        if _forks.forked:
+            _forks.after_fork()
         return read_field(&self.state, &self.state.tail)
 
     @property
     def pending(self):
+        if _forks.forked:
+            _forks.after_fork()
         return count_pending(&self.state)
 
     @property
@@ -249,40 +256,37 @@ cdef class Ring:
         ring_unlock(&self.state.mutex)
         return settled
 
-    cdef Batch take_locked(self, uint64_t most, uint64_t due, bint given_up):
+    cdef Batch take_locked(self, uint64_t most, uint64_t due):
         cdef RingState *state = &self.state
         cdef Batch batch = Batch.__new__(Batch)
-        cdef uint64_t count, start, end
+        cdef uint64_t count
         batch.ring, batch.state = self, state
         batch.as_value = self.as_value
         # Everything that allocates comes first: on 3.11 an allocation can run the
         # collector, and the collector can enqueue. The pending entries may change until
         # the lock is held, so no more of them move than were allocated for.
         ring_lock(&state.mutex)
-        start, end = state.head, self.next_end(most, due, given_up)
+        count = self.next_end(most, due) - state.head
         ring_unlock(&state.mutex)
-        batch._data = self.allocate_batch(start, end, given_up)
+        if count == 0:
+            return None
+        batch._data = self.allocate_batch(count)
         ring_lock(&state.mutex)
-        count = min(self.next_end(most, due, given_up) - state.head, end - start)
+        count = min(self.next_end(most, due) - state.head, count)
         count = self.copy_out(count, batch._data)
         batch.generation = state.generation
         batch.start = state.head
         batch.end = state.head + count
-        remove_oldest(state, count)
-        if given_up:
-            state.abandoned += count
-        elif count:
+        if count:
+            remove_oldest(state, count)
+            self.entries_left()
             state.batches += 1
             batch.link()
         ring_unlock(&state.mutex)
-        return batch
+        return batch if count else None
 
-    cdef uint64_t next_end(
-        self, uint64_t most, uint64_t due, bint given_up
-    ) noexcept nogil:
+    cdef uint64_t next_end(self, uint64_t most, uint64_t due) noexcept nogil:
         cdef uint64_t head = self.state.head
-        if given_up:
-            return self.state.tail
         cdef uint64_t end = self.batch_end(head, most)
         return end if self.is_full(head) else max(min(end, due), head)
 
@@ -304,16 +308,34 @@ cdef class Ring:
             most: How many at most.
             due: Take a batch that is not full only up to this position.
         """
-        cdef Batch batch = self.take_locked(most, due, False)
-        return batch if batch.unsettled else None
+        return self.take_locked(most, due)
 
     def abandon(self):
-        """Drop everything pending; returns how many entries that were."""
-        cdef Batch batch = self.take_locked(0, 0, True)
-        return batch.end - batch.start
+        """Drop everything pending; returns how many entries that were.
+
+        One by one: to allocate a list of them would fail where memory is short.
+        """
+        cdef RingState *state = &self.state
+        cdef PyObject *entry
+        cdef uint64_t count = 0
+        ring_lock(&state.mutex)
+        cdef uint64_t end = state.tail
+        while state.head < end:
+            entry = self.evict()
+            remove_oldest(state, 1)
+            state.abandoned += 1
+            count += 1
+            ring_unlock(&state.mutex)
+            Py_XDECREF(entry)
+            ring_lock(&state.mutex)
+        self.entries_left()
+        ring_unlock(&state.mutex)
+        return count
 
     def close(self):
         """Refuse entries from now on: a closed ring has room for none."""
+        if _forks.forked:
+            _forks.after_fork()
         ring_lock(&self.state.mutex)
         self.state.limit = 0
         set_stop(&self.state)
@@ -383,6 +405,8 @@ cdef class Ring:
 
     def snapshot(self, double now):
         """The fields of `Statistics`, in their order, at one moment."""
+        if _forks.forked:
+            _forks.after_fork()
         ring_lock(&self.state.mutex)
         cdef RingState seen = self.state
         cdef uint64_t pending_bytes = self.count_bytes()
@@ -408,50 +432,6 @@ cdef class Ring:
             seen.max_batch,
             *self.bounds(pending_bytes),
         )
-
-
-cdef class ObjectRing(Ring):
-    """Keeps references to objects of any type; a batch is a list."""
-
-    def __cinit__(self, uint64_t capacity, uint64_t max_batch):
-        cdef size_t size = (self.state.mask + 1) * sizeof(PyObject *)
-        self.state.slots = <PyObject **> PyMem_RawMalloc(size)
-        if self.state.slots is NULL:
-            raise MemoryError(
-                f"capacity={capacity}: no memory for a ring of {size:,} bytes; "
-                "choose a smaller capacity"
-            )
-        memset(self.state.slots, 0, size)  # touch the pages now, not in a request
-
-    def __dealloc__(self):
-        cdef RingState *state = &self.state
-        while state.head < state.tail:
-            state.head += 1
-            Py_DECREF(state.slots[(state.head - 1) & state.mask])
-        PyMem_RawFree(state.slots)
-
-    cdef PyObject *evict(self) noexcept nogil:
-        return self.state.slots[self.state.head & self.state.mask]
-
-    cdef bint store(self, Item *item) noexcept nogil:
-        Py_INCREF(item.entry)
-        self.state.slots[self.state.tail & self.state.mask] = item.entry
-        return False
-
-    cdef object allocate_batch(self, uint64_t start, uint64_t end, bint given_up):
-        return PyList_New(end - start)
-
-    cdef uint64_t copy_out(self, uint64_t count, object storage) noexcept:
-        Py_SET_SIZE(<PyObject *> storage, count)
-        if count == 0:
-            return 0  # an empty list has no array to copy to
-        cdef PyObject **items = (<PyListObject *> storage).ob_item
-        cdef uint64_t first = self.state.head & self.state.mask
-        cdef uint64_t until_end = min(count, self.state.mask + 1 - first)
-        memcpy(items, self.state.slots + first, until_end * sizeof(PyObject *))
-        cdef uint64_t rest = count - until_end
-        memcpy(items + until_end, self.state.slots, rest * sizeof(PyObject *))
-        return count
 
 
 def short_repr(object value):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutine
+from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import Any
 
 from ._batch import Finalizer, Workers, resolve
@@ -53,6 +53,11 @@ class Worker:
                 del error  # or its traceback would keep this frame, and this frame it
         if isawaitable(outcome):
             await outcome
+        elif isgenerator(outcome) or isasyncgen(outcome):
+            raise TypeError(
+                f"returned {outcome!r}, which nothing iterates: must be a plain or "
+                "async function, not a generator"
+            )
 
     def discard(self) -> None:
         """Discard an outcome that will never be awaited."""

@@ -222,7 +222,7 @@ class ModelRing:
         for old in displaced:
             self.listener.freed(old)
         if opens:
-            comes = self.listener.window_opened(position, context if first else None)
+            comes = self._announce(position, context if first else None)
             if comes and self.head <= position < self.tail:
                 self.claim_window(pumps)
         if reaches or looks:
@@ -232,6 +232,14 @@ class ModelRing:
         if reason == "rejected_full" and self.on_full == "raise":
             raise Full
         return accepted
+
+    def _announce(self, position: int, context: Any) -> bool:
+        """Have a pump posted; what interrupts that is raised once one is."""
+        try:
+            return self.listener.window_opened(position, context)
+        except BaseException:
+            self.listener.window_opened(position, None)
+            raise
 
     def _reason_against(self, size: int, displaces: bool) -> str | None:
         """Why an entry of that size can't come in."""
@@ -347,12 +355,18 @@ class ModelRing:
         return position < self.head and not out
 
     def abandon(self) -> int:
-        """Drop everything pending; returns how many entries that were."""
-        gone = self._move_out(len(self.pending)).value
-        self.books["abandoned"] += len(gone)
-        for entry in reversed(gone):  # a list lets go of its items last first
+        """Drop everything pending, one by one; returns how many entries that were.
+
+        What frees one may enqueue: no more are dropped than were pending.
+        """
+        end, count = self.tail, 0
+        while self.head < end:
+            (entry,) = self._move_out(1).value
+            self.books["abandoned"] += 1
+            count += 1
             self.listener.freed(entry)
-        return len(gone)
+        self.bytes_notified = False
+        return count
 
     def _move_out(self, count: int) -> ModelBatch:
         start = self.head

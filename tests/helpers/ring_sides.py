@@ -14,7 +14,7 @@ from typing import Any
 from model import ModelRing
 from ringdispatch import Full, Statistics
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
-from ringdispatch._ring import ObjectRing
+from ringdispatch._objects import ObjectRing
 
 Plan = tuple[Any, ...]
 

@@ -38,7 +38,7 @@ class Ended:
 
     def why(self) -> str:
         """Its last line of errors, if any, and how it ended."""
-        said = [line.strip() for line in self.errors.splitlines() if line.strip()]
+        said = [line.strip() for line in self.errors.split("\n") if line.strip()]
         how = f"signal {-self.code}" if self.code < 0 else f"exit status {self.code}"
         return f"{how}: {said[-1]}" if said else how
 
@@ -82,7 +82,7 @@ def run_apart(
         # It may have been cut off in the middle of its last line.
         lines = [
             json.loads(line)
-            for line in _read(out).splitlines()
+            for line in _read(out).split("\n")
             if line.endswith(("}", "]"))
         ]
         return Ended(lines, process.returncode, _read(errors))

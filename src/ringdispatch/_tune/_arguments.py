@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ._entries import LAYOUTS
+from ._machine import memory
 from ._model import MIB, fixed_bytes
 from ._recommend import Budgets
 from ._results import Setting
@@ -253,13 +254,26 @@ def check(options: argparse.Namespace) -> Budgets:
 
 
 def check_memory(options: argparse.Namespace, entry_bytes: float) -> None:
-    """Check that the budget has room for the memory of an empty ring.
+    """Check that the machine and the budget have room for an empty ring.
 
     Raises:
-        UsageError: it has not.
+        UsageError: one has not.
     """
-    setting = Setting(None, 0.0, None, options.layout, options.capacity)
+    setting = Setting(
+        rate=options.rate[-1],
+        delay=0.0,
+        sink=None,
+        layout=options.layout,
+        capacity=options.capacity,
+        seconds=options.seconds,
+    )
     fixed = fixed_bytes(setting, entry_bytes) / MIB
+    free = memory("available")
+    if free is not None and fixed * MIB > free:
+        raise UsageError(
+            f"--capacity {options.capacity}: a ring of {options.layout} takes "
+            f"{fixed:,.0f} MiB, and {free / MIB:,.0f} are free; lower the capacity"
+        )
     if options.budget_memory is not None and options.budget_memory < fixed:
         raise UsageError(
             f"--budget-memory {options.budget_memory:g} and --capacity "

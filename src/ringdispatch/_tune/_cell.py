@@ -29,6 +29,7 @@ from ._entries import (
     one_line,
 )
 from ._load import Load
+from ._model import most_pending
 from ._probes import Requests, StallSelector, percentile, resident, trim_memory
 from ._results import Measured, Setting
 
@@ -135,8 +136,9 @@ class _Cell:
         """Offer the load on the running loop, and measure."""
         setting = self.setting
         stream = self._stream()
-        sample = next(stream)
-        layout = make_layout(setting.layout, setting.capacity, sample, own=self.own)
+        samples = [*itertools.islice(stream, _WARM_UP_ENTRIES)]
+        room = most_pending(setting)
+        layout = make_layout(setting.layout, room, samples, own=self.own)
         load = Load(setting.rate, setting.seconds, self.seed)
         requests = Requests(setting.seconds, self.seed + 1)
         await self._warm_up(layout, stream)

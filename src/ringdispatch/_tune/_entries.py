@@ -13,7 +13,7 @@ from typing import Any, cast
 from ringdispatch import Bytes, Objects, Records
 from ringdispatch._options import dispatch_function, is_async
 
-from ._model import LEAST_ARENA, REFERENCE_BYTES
+from ._model import LEAST_ARENA, MIB, REFERENCE_BYTES
 
 JSON = "orjson" if find_spec("orjson") else "json"  # orjson does not install everywhere
 
@@ -21,8 +21,13 @@ Entries = Callable[[], Iterator[Any]]
 
 LAYOUTS = ("objects", "records", "bytes")
 _DTYPE = [("time", "f8"), ("size", "i4"), ("seconds", "f4"), ("status", "u2")]
+# The types of numbers, from the narrowest on.
+_KINDS = {bool: "?", int: "i8", float: "f8"}
 _NOW = 1.75e9
 _GRAIN = 16
+# How many entries are made to learn their size.
+_MOST_SAMPLES = 2_000
+_MOST_SAMPLE_BYTES = 16 * MIB
 # The separator, and the entry's end.
 _BESIDE_A_LINE = 5
 
@@ -68,14 +73,14 @@ def default_entries(layout: str) -> Entries:
 
 
 def make_layout(
-    name: str, capacity: int, sample: Any, *, own: bool
+    name: str, capacity: int, samples: list[Any], *, own: bool
 ) -> Objects | Records | Bytes:
-    """The layout of that name, for entries like the sample.
+    """The layout of that name, for entries like the samples.
 
     Args:
         name: Of LAYOUTS.
-        capacity: The dispatcher's: the arena of bytes has room for as many.
-        sample: One entry.
+        capacity: The arena of bytes has room for as many.
+        samples: Some entries, at least one.
         own: Whether the entries are the user's own.
 
     Raises:
@@ -85,13 +90,13 @@ def make_layout(
         return Objects()
     if name == "records":
         try:
-            return Records(_dtype(sample) if own else _DTYPE)
+            return Records(_dtype(samples) if own else _DTYPE)
         except ImportError as error:
             raise CellError(str(error)) from None
     if name == "bytes":
-        is_bytes = isinstance(sample, bytes | bytearray | memoryview)
-        line = sample if is_bytes else encode(sample)
-        room = arena_bytes(capacity, len(line))
+        is_bytes = isinstance(samples[0], bytes | bytearray | memoryview)
+        lines = samples if is_bytes else map(encode, samples)
+        room = arena_bytes(capacity, sum(map(len, lines)) / len(samples))
         return Bytes(encode=None if is_bytes else encode, max_bytes=room)
     raise CellError(f"layout={name!r}: must be one of {', '.join(LAYOUTS)}")
 
@@ -105,14 +110,21 @@ def arena_bytes(capacity: int, line: float) -> int:
     return min(max(LEAST_ARENA, round(2 * capacity * (line + 1))), 2**32 - 1)
 
 
-def _dtype(row: Any) -> list[tuple[str, str]]:
-    kinds = {bool: "?", int: "i8", float: "f8"}
-    if not isinstance(row, tuple) or any(type(value) not in kinds for value in row):
-        raise CellError(
-            f"layout='records' can't hold the entry {row!r:.80}: it takes rows of "
-            "numbers; use --layout objects or bytes, or samples that are such rows"
-        )
-    return [(f"field{i}", kinds[type(value)]) for i, value in enumerate(row)]
+def _dtype(rows: list[Any]) -> list[tuple[str, str]]:
+    """Fields of the widest type of each column: a float may follow an integer."""
+    for row in rows:
+        if not isinstance(row, tuple) or any(
+            type(value) not in _KINDS for value in row
+        ):
+            raise CellError(
+                f"layout='records' can't hold the entry {row!r:.80}: it takes rows of "
+                "numbers; use --layout objects or bytes, or samples that are such rows"
+            )
+    widest = (
+        max(map(type, column), key=[*_KINDS].index)
+        for column in zip(*rows, strict=False)
+    )
+    return [(f"field{i}", _KINDS[kind]) for i, kind in enumerate(widest)]
 
 
 def entry_bytes(layout: str, entries: Entries | None = None) -> float:
@@ -127,28 +139,35 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
     stream = (entries or default_entries(layout))()
     if layout == "records":
         own = entries not in (None, tuples)
-        made = make_layout(layout, 1, next(stream), own=own)
+        made = make_layout(layout, 1, [next(stream)], own=own)
         return float(made.dtype.itemsize) if isinstance(made, Records) else 0.0
-    count = 2_000
     if layout == "bytes":
-        lines = (
-            entry
-            if isinstance(entry, bytes | bytearray | memoryview)
-            else encode(entry)
-            for entry in itertools.islice(stream, count)
-        )
-        return sum(len(line) + _BESIDE_A_LINE for line in lines) / count
-    before = [*itertools.islice(stream, count)]  # what the interpreter had spare
+        lengths: list[int] = []
+        while len(lengths) < _MOST_SAMPLES and sum(lengths) < _MOST_SAMPLE_BYTES:
+            entry = next(stream)
+            is_bytes = isinstance(entry, bytes | bytearray | memoryview)
+            lengths.append(len(entry if is_bytes else encode(entry)))
+        return sum(lengths) / len(lengths) + _BESIDE_A_LINE
+    before = _kept(stream)  # what the interpreter had spare
+    kept, taken = _kept(stream)
+    del before
+    return taken / len(kept) - REFERENCE_BYTES
+
+
+def _kept(stream: Iterator[Any]) -> tuple[list[Any], int]:
+    """Make and keep some entries; returns them, and the bytes that they take."""
+    kept = []
     tracemalloc.start()
     try:
-        kept = [*itertools.islice(stream, count)]
+        for entry in itertools.islice(stream, _MOST_SAMPLES):
+            kept.append(entry)
+            if tracemalloc.get_traced_memory()[0] > _MOST_SAMPLE_BYTES:
+                break
         blocks = [trace.size for trace in tracemalloc.take_snapshot().traces]
     finally:
         tracemalloc.stop()
-    del before
     # The allocator rounds each block up.
-    taken = sum(-(-size // _GRAIN) * _GRAIN for size in blocks)
-    return taken / len(kept) - REFERENCE_BYTES
+    return kept, sum(-(-size // _GRAIN) * _GRAIN for size in blocks)
 
 
 # ---- the user's own
@@ -180,8 +199,11 @@ def load_entries(source: str, layout: str) -> Entries:
     module, colon, name = source.partition(":")
     if colon and name.isidentifier() and not Path(source).exists():
         return _made_by(_load("entry factory", f"{module}:{name}"), source)
-    lines = [json.dumps(sample) for sample in _samples(source)]
     as_row = layout == "records"
+    samples = _samples(source)
+    if as_row:
+        samples = _as_rows(samples)
+    lines = [json.dumps(sample) for sample in samples]
 
     def entries() -> Iterator[Any]:
         for line in itertools.cycle(lines):
@@ -206,23 +228,62 @@ def _made_by(factory: Callable[[], Any], source: str) -> Entries:
 
 
 def _samples(source: str) -> list[Any]:
+    path = Path(source)
     try:
-        text = Path(source).read_text(encoding="utf-8")
+        raw = path.read_bytes()
+        # With a byte order mark, or in UTF-16, as PowerShell writes them.
+        text = raw.decode(json.detect_encoding(raw))
     except (OSError, UnicodeError) as error:
         raise CellError(f"--entry {source}: can't be read: {error}") from None
+    readers = [_whole, _line_by_line]
+    if path.suffix in {".jsonl", ".ndjson"}:  # an array in its one line is a sample
+        readers.reverse()
     try:
-        found = json.loads(text)
+        found = readers[0](text)
     except (ValueError, RecursionError):
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = readers[1](text)
         except (ValueError, RecursionError) as error:
             raise CellError(
                 f"--entry {source}: is neither JSON nor a JSON sample a line: {error}"
             ) from None
-    samples = found if isinstance(found, list) else [found]
-    if not samples:
+    if not found:
         raise CellError(f"--entry {source}: has no samples: give at least one")
-    return samples
+    return found
+
+
+def _whole(text: str) -> list[Any]:
+    found = json.loads(text)
+    return found if isinstance(found, list) else [found]
+
+
+def _line_by_line(text: str) -> list[Any]:
+    # Not splitlines(), which splits inside of text, at U+2028 and others.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _as_rows(samples: list[Any]) -> list[Any]:
+    """One row alone is no array of samples; a column with a float is one of floats.
+
+    JavaScript and Go write 1.0 as 1.
+    """
+    if all(type(value) in _KINDS for value in samples):
+        samples = [samples]
+    rows = [enumerate(row) for row in samples if isinstance(row, list)]
+    floats = {i for row in rows for i, value in row if type(value) is float}
+    return [
+        [_float(value) if i in floats else value for i, value in enumerate(row)]
+        if isinstance(row, list)
+        else row
+        for row in samples
+    ]
+
+
+def _float(value: Any) -> Any:
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        return value  # it is refused as what it is
 
 
 def _load(what: str, target: str) -> Any:

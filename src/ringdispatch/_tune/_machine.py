@@ -58,14 +58,21 @@ def _cores() -> int:
 
 
 def _memory() -> str:
+    total = memory("total")
+    return "unknown" if total is None else f"{total / _GIB:.1f} GiB"
+
+
+def memory(which: str) -> int | None:
+    """Bytes of this machine's memory: the "total" or the "available"; None: unknown."""
     for line in _lines("/proc/meminfo"):
-        if line.startswith("MemTotal:"):
-            return f"{int(line.split()[1]) * 1024 / _GIB:.1f} GiB"
+        if line.startswith(f"Mem{which.title()}:"):
+            return int(line.split()[1]) * 1024
     try:
         psutil: Any = importlib.import_module("psutil")
     except ImportError:
-        return "unknown"
-    return f"{psutil.virtual_memory().total / _GIB:.1f} GiB"
+        return None
+    found: int = getattr(psutil.virtual_memory(), which)
+    return found
 
 
 def _python() -> str:
@@ -110,6 +117,6 @@ def _git(*words: str) -> str:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text(errors="replace").splitlines()
+        return Path(path).read_text(errors="replace").split("\n")
     except OSError:
         return []

@@ -23,7 +23,7 @@ from ._apart import OnProgress, answer, run_apart, take_order
 from ._cell import DRAIN_SECONDS
 from ._entries import CellError, default_entries, entry_bytes, make_layout
 from ._load import HELD, Load
-from ._model import MIB, predict
+from ._model import MIB, most_pending, predict
 from ._probes import resident
 from ._results import Memory, Setting
 
@@ -223,7 +223,8 @@ async def _grow(order: dict[str, Any], answers: int) -> dict[str, Any]:
     load = Load(setting.rate, setting.seconds, order["seed"])
     sink = _Sink(setting.sink or 0.0)
     stream = default_entries(setting.layout)()
-    layout = make_layout(setting.layout, setting.capacity, next(stream), own=False)
+    room = most_pending(setting)
+    layout = make_layout(setting.layout, room, [next(stream)], own=False)
     gc.collect()
     boxed = _box(limit)
     start = resident()

@@ -232,8 +232,15 @@ def fixed_bytes(setting: Setting, entry_bytes: float) -> float:
     if setting.layout == "records":
         return (1 + setting.max_in_flight) * capacity * entry_bytes
     if setting.layout == "bytes":
-        return max(LEAST_ARENA, 2 * capacity * entry_bytes) + ring / 2
+        return max(LEAST_ARENA, 2 * most_pending(setting) * entry_bytes) + ring / 2
     return ring
+
+
+def most_pending(setting: Setting) -> int:
+    """The most entries that can be pending: no more than the load has."""
+    if setting.rate is None:
+        return setting.capacity
+    return min(setting.capacity, math.ceil(setting.rate * setting.seconds))
 
 
 def power_of_two(least: float) -> int:

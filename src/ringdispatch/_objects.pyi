@@ -1,0 +1,3 @@
+from ._ring import Ring
+
+class ObjectRing(Ring): ...
