@@ -320,6 +320,10 @@ def layouts(run: Run) -> None:
     assert run.printed
 
 
+def under_trio(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1}]
+
+
 def told_by_celery(run: Run) -> None:
     run.names["worker_process_shutdown"].send(sender=None)
     assert run.names["dispatcher"].closed
@@ -343,6 +347,7 @@ CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
     ("docs/recipes.md", "Compression"): compressed,
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
     ("docs/servers.md", "Why"): told_by_celery,
+    ("docs/servers.md", "trio"): under_trio,
 }
 FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
 
