@@ -11,6 +11,7 @@
 # make races  all that a ring and a dispatcher can do at once, from several threads
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
+# make servers   real servers that end in mid-traffic, and the signals that end them all
 # make windows   a million windows, each opened in the moment of a take
 # make hammer    a minute of re-entry from each source
 # make cases  situations that were too much once, each a program; ARGS=many_flush is one
@@ -56,9 +57,9 @@ stress := stress
 # What depends on the version of the interpreter: compiled code, what CPython does at the
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
-	context end exit fork gevent home life names ordered packaging record_buffers records \
-	records_refused reentry ring ring_threads stopped threads unclosed waiting \
-	wrong_input
+	context elsewhere end exit fork gevent home life names ordered packaging \
+	record_buffers records records_refused reentry ring ring_threads stopped threads \
+	unclosed waiting wrong_input
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
 	leaks leaks_layouts ordered record_buffers records records_refused reentry ring ring_model \
@@ -89,7 +90,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: windows hammer interruptions peers cases prices $(prices:%=%-price)
+.PHONY: servers windows hammer interruptions peers cases prices $(prices:%=%-price)
 .PHONY: import-price linear
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
@@ -111,6 +112,10 @@ soak overload: $(call needs)
 
 cases: $(call needs,test cases)
 	$(python) $(stress)/run_cases.py $(ARGS)
+
+servers: $(call needs,test servers)
+	RINGDISPATCH_TEST_EVERY_SERVER=1 $(pytest) -m nightly tests/test_servers.py \
+		tests/test_servers_traffic.py $(ARGS)
 
 windows: $(call needs,test)
 	RINGDISPATCH_TEST_WINDOWS=1000000 $(pytest) $(patient) tests/test_wakeups.py $(ARGS)

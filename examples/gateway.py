@@ -11,6 +11,7 @@ array; records, a numpy file; bytes, a line of JSON for each entry.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -31,28 +32,28 @@ from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Objects, Recor
 COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8001/entries")
 ENTRIES = int(os.environ.get("ENTRIES", "1"))
 
-client = httpx.AsyncClient()
+Client = httpx.AsyncClient
 
 
-async def post(content: bytes, kind: str) -> None:
+async def post(client: Client, content: bytes, kind: str) -> None:
     response = await client.post(
         COLLECTOR, content=content, headers={"content-type": kind}
     )
     response.raise_for_status()
 
 
-async def send_objects(entries: list[dict[str, object]]) -> None:
-    await post(orjson.dumps(entries), "application/json")
+async def send_objects(client: Client, entries: list[dict[str, object]]) -> None:
+    await post(client, orjson.dumps(entries), "application/json")
 
 
-async def send_records(rows: np.ndarray) -> None:
+async def send_records(client: Client, rows: np.ndarray) -> None:
     file = io.BytesIO()
     np.save(file, rows)
-    await post(file.getvalue(), "application/x-npy")
+    await post(client, file.getvalue(), "application/x-npy")
 
 
-async def send_bytes(batch: BytesBatch) -> None:
-    await post(batch.payload, "application/x-ndjson")
+async def send_bytes(client: Client, batch: BytesBatch) -> None:
+    await post(client, batch.payload, "application/x-ndjson")
 
 
 def as_dict(request: str, number: int, url: str) -> dict[str, object]:
@@ -73,16 +74,10 @@ LAYOUTS = {
     "bytes": (Bytes(encode=orjson.dumps), as_dict, send_bytes),
 }
 layout, entry, send = LAYOUTS[os.environ.get("LAYOUT", "objects")]
-dispatcher = BackgroundDispatcher(
-    send,
-    ms_delay=float(os.environ.get("MS_DELAY", "10")),
-    capacity=200_000,  # a second of them, if the collector is held up
-    layout=layout,
-    name="gateway",
-)
 
 
 async def hello(request: Request) -> PlainTextResponse:
+    dispatcher = request.state.dispatcher
     request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
     url = str(request.url)
     for number in range(ENTRIES):
@@ -90,16 +85,24 @@ async def hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("Hello World!")
 
 
-async def statistics(_: Request) -> JSONResponse:
-    return JSONResponse(dataclasses.asdict(dispatcher.statistics()))
+async def statistics(request: Request) -> JSONResponse:
+    return JSONResponse(dataclasses.asdict(request.state.dispatcher.statistics()))
 
 
 @contextlib.asynccontextmanager
-async def lifespan(_: Starlette) -> AsyncIterator[None]:
-    async with client:
-        yield
-        # By now every request has been answered, and the client still works.
-        await dispatcher.aclose()
+async def lifespan(_: Starlette) -> AsyncIterator[dict[str, object]]:
+    async with Client(timeout=10) as client:  # without one, httpx waits 5 s
+        dispatcher = BackgroundDispatcher(
+            functools.partial(send, client),
+            ms_delay=float(os.environ.get("MS_DELAY", "10")),
+            capacity=200_000,  # a second of them, if the collector is held up
+            dispatch_timeout=30,
+            layout=layout,
+            name="gateway",
+        )
+        # On leaving, every request has been answered, and the client still works.
+        async with dispatcher:
+            yield {"dispatcher": dispatcher}
     print(json.dumps(dataclasses.asdict(dispatcher.statistics())), flush=True)
 
 

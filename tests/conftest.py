@@ -25,9 +25,12 @@ COUNTS_MEMORY = """\
 counts_memory: the test judges how much memory a process holds, or limits it: no use \
 where freed memory is kept, as AddressSanitizer keeps it."""
 
+NIGHTLY = "nightly: `make nightly` runs the test; `make test` leaves it out."
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", COUNTS_MEMORY)
+    config.addinivalue_line("markers", NIGHTLY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import datetime as dt
+import email.utils
 import importlib.util
 import io
 import logging
@@ -106,8 +108,11 @@ client = httpx.AsyncClient()
 PRELUDES = {
     ("README.md", "Coming from TypeScript"): TYPESCRIPT,
     ("docs/migrating.md", "From the TypeScript object"): TYPESCRIPT,
+    ("docs/migrating.md", "From QueueHandler"): """
+import logging
+logging.getLogger("httpx").setLevel(logging.INFO)
+""",
     ("docs/servers.md", "Why"): """
-from celery.signals import worker_process_shutdown
 from ringdispatch import BackgroundDispatcher
 dispatcher = BackgroundDispatcher(print, ms_delay=1)
 """,
@@ -156,11 +161,17 @@ def first_example(run: Run) -> None:
 
 
 def service(run: Run) -> None:
-    """Under a real uvicorn, asked by a real client."""
+    """Under a real uvicorn, asked by a real client; and again, as tests begin anew."""
+    urls = [serve_and_ask(run.names["app"]) for _ in range(2)]
+    messages = [{"message": f"new request on {url}"} for url in urls]
+    assert run.collector.entries == messages
+
+
+def serve_and_ask(app: object) -> str:
     import uvicorn
 
     config = uvicorn.Config(
-        run.names["app"], port=0, log_level="critical", ws="none", loop="asyncio"
+        app, port=0, log_level="critical", ws="none", loop="asyncio"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -170,13 +181,21 @@ def service(run: Run) -> None:
         while not (server.started and server.servers) and thread.is_alive():
             started.wait(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
-        with DIRECT.open(f"http://127.0.0.1:{port}/a", timeout=20) as response:
+        url = f"http://127.0.0.1:{port}/a"
+        with DIRECT.open(url, timeout=20) as response:
             assert response.read() == b"Hello World!"
     finally:
         server.should_exit = True
         thread.join()
-    message = f"new request on http://127.0.0.1:{port}/a"
-    assert run.collector.entries == [{"message": message}]
+    return url
+
+
+def copied(run: Run) -> None:
+    assert run.printed.splitlines() == [
+        "{'status': 'paid'}",
+        "{'status': 'new'}",
+        "{'status': 'new'}",
+    ]
 
 
 def ordinary_function(run: Run) -> None:
@@ -196,10 +215,49 @@ def hooks(run: Run) -> None:
 
 
 def retried(run: Run) -> None:
+    import httpx
+
     assert run.collector.entries == [{"order": 1}]
     assert len(run.collector.refused) == 2
     posts = [*run.collector.refused, *run.collector.posts]
     assert len({post.headers["idempotency-key"] for post in posts}) == 1
+
+    # What is final is sent once; what may pass, until a pause would end too late.
+    request = httpx.Request("POST", run.collector.url)
+    pause_after = run.names["pause_after"]
+    later = email.utils.format_datetime(
+        dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    )
+    pauses = {}
+    for status in (400, 401, 404, 408, 413, 422, 425, 429, 500, 502, 503, 504):
+        for after in ("", "7", later, "soon"):
+            answer = httpx.Response(
+                status, headers={"retry-after": after}, request=request
+            )
+            error = httpx.HTTPStatusError("", request=request, response=answer)
+            pauses[status, after] = pause_after(error, 0)
+    assert {status for (status, _), pause in pauses.items() if pause is None} == {
+        *(400, 401, 404, 413, 422)
+    }
+    for (_, after), pause in pauses.items():
+        if pause is not None:
+            low, high = {"7": (7, 7), later: (50, 60)}.get(after, (0.1, 0.2))
+            assert low <= pause <= high
+    assert pause_after(httpx.UnsupportedProtocol(""), 0) is None
+    for kind in (httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError):
+        assert 2.5 <= pause_after(kind(""), 100_000) <= 6.4
+
+    async def refused() -> None:
+        async with httpx.AsyncClient() as client:
+            run.names["client"] = client
+            with pytest.raises(httpx.HTTPStatusError):
+                await run.names["send"]([{"order": 2}])
+
+    for status, after in ((400, ""), (429, "3600")):
+        run.collector.forget(failures=1, status=status, retry_after=after)
+        asyncio.run(refused())
+        assert len(run.collector.refused) == 1
+        assert run.collector.posts == []
 
 
 def sent_again(run: Run) -> None:
@@ -223,11 +281,31 @@ def by_kind(run: Run) -> None:
 
 
 def logged(run: Run) -> None:
-    log = logging.getLogger("shop")
-    for handler in [*log.handlers]:
-        log.removeHandler(handler)
-    messages = [entry["message"] for entry in run.collector.entries]
-    assert messages == ["order 1 paid", "order 2 paid"]
+    ours = ("QueueHandler", "DispatchHandler")
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if type(each).__name__ in ours]:
+        root.removeHandler(handler)
+    paid, failed = [entry["message"] for entry in run.collector.entries]
+    assert paid == "order 1 paid"
+    assert failed.startswith("order 2 failed\nTraceback (most recent call last):")
+    assert failed.endswith("KeyError: 'address'")
+    if "DispatchHandler" not in run.names:
+        return
+
+    # httpx logs a line for each batch: it is not shipped, so it makes no other batch.
+    run.collector.forget()
+    dispatcher = handler.dispatcher = run.names["BackgroundDispatcher"](
+        run.names["send"], ms_delay=1
+    )
+    before = len([each for each in run.logged if each.name == "httpx"])
+    root.addHandler(handler)
+    logging.getLogger("shop").info("order 3 paid")
+    for _ in range(3):
+        assert dispatcher.flush()
+    root.removeHandler(handler)
+    assert dispatcher.close()
+    assert run.collector.entries == [{"message": "order 3 paid"}]
+    assert len([each for each in run.logged if each.name == "httpx"]) == before + 1
 
 
 def traced(run: Run) -> None:
@@ -242,6 +320,10 @@ def layouts(run: Run) -> None:
     assert run.printed
 
 
+def under_trio(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1}]
+
+
 def told_by_celery(run: Run) -> None:
     run.names["worker_process_shutdown"].send(sender=None)
     assert run.names["dispatcher"].closed
@@ -251,6 +333,7 @@ CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
     ("README.md", "ringdispatch"): first_example,
     ("README.md", "Coming from TypeScript"): ported_from_typescript,
     ("docs/index.md", "A service that ships an entry per request"): service,
+    ("docs/index.md", "An entry that changes after `enqueue`"): copied,
     ("docs/index.md", "Without an event loop"): ordinary_function,
     ("docs/index.md", "When the other side is down"): hooks,
     ("docs/layouts.md", "Records"): layouts,
@@ -264,6 +347,7 @@ CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
     ("docs/recipes.md", "Compression"): compressed,
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
     ("docs/servers.md", "Why"): told_by_celery,
+    ("docs/servers.md", "trio"): under_trio,
 }
 FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
 

@@ -30,16 +30,20 @@ class Post:
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps what is posted to it; the first `failures` posts are answered with 503."""
+    """Keeps what is posted to it; the first `failures` posts are refused."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
         self.forget()
 
-    def forget(self, failures: int = 0) -> None:
+    def forget(
+        self, failures: int = 0, status: int = 503, retry_after: str = ""
+    ) -> None:
         """Begin anew, with the next posts refused."""
         self.failures = failures
+        self.status = status
+        self.retry_after = retry_after
         self.posts: list[Post] = []
         self.refused: list[Post] = []
 
@@ -60,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         if refuse:
             self.server.failures -= 1
         (self.server.refused if refuse else self.server.posts).append(post)
-        self.send_response(503 if refuse else 204)
+        self.send_response(self.server.status if refuse else 204)
+        if refuse and self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

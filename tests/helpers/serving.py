@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -35,9 +36,19 @@ def missing(*names: str) -> list[str]:
 
 
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Skip where a package isn't installed."""
+    """Skip where a package isn't installed; fail there where all are asked for."""
     reason = f"not installed: {', '.join(missing(*names))}"
-    return pytest.mark.skipif(bool(missing(*names)), reason=reason)
+    every = "RINGDISPATCH_TEST_EVERY_SERVER" in os.environ
+    return pytest.mark.skipif(bool(missing(*names)) and not every, reason=reason)
+
+
+def free_port() -> int:
+    """A port to listen on, below those that the system gives to clients."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)  # not `random`: every test seeds it
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
 
 
 class Server:
@@ -58,21 +69,26 @@ class Server:
             "RECORD": str(self.record),
             **{name: str(value) for name, value in variables.items()},
         }
+        self._binds = "{port}" in arguments
+        port = free_port() if self._binds else 0
         # Made here, so that a client may connect before the server is up.
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
             self.port = listener.getsockname()[1]
             descriptor = listener.fileno()
+            arguments = [
+                part.replace("{fd}", str(descriptor)).replace("{port}", str(port))
+                for part in arguments
+            ]
+            if self._binds:
+                listener.close()
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *(part.replace("{fd}", str(descriptor)) for part in arguments),
-                ],
+                [sys.executable, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 cwd=folder,
                 env=environment,
-                pass_fds=[descriptor],
+                pass_fds=[] if self._binds else [descriptor],
                 start_new_session=True,
             )
 
@@ -99,6 +115,16 @@ class Server:
 
     def wait_for_notes(self, word: str, count: int = 1) -> None:
         self.wait_for(lambda: [said for _, said in self.notes()].count(word) >= count)
+
+    def listens(self) -> bool:
+        """Whether it takes connections: one that binds its own port does so late."""
+        if not self._binds:
+            return True
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def wait_until_stopped(self) -> None:
         """Wait for the SIGSTOP that it sends itself."""
@@ -150,7 +176,8 @@ def serve(arguments: list[str], folder: Path, **variables: object) -> Iterator[S
     """Run a server; nothing of it is left on leaving.
 
     Args:
-        arguments: For Python; `{fd}` stands for the listening socket's descriptor.
+        arguments: For Python; `{fd}` stands for the listening socket's descriptor,
+            `{port}` for a port where a server binds one itself.
         folder: Where it runs and records.
         variables: For its environment.
     """
@@ -167,6 +194,7 @@ class Traffic:
     def __init__(self, server: Server, clients: int = 4) -> None:
         self.answered: dict[str, int] = {}  # request, and the pid that answered it
         self.errors: list[BaseException] = []
+        self.printed = ""  # by the server, until its end
         self._server = server
         self._ending = False
         self._threads = [
@@ -193,7 +221,7 @@ class Traffic:
         """End the server under them."""
         self._ending = True
         self._server.signal(number)
-        self._server.wait()
+        self.printed = self._server.wait()
         for thread in self._threads:
             thread.join(END_SECONDS)
         assert not any(thread.is_alive() for thread in self._threads)

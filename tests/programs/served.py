@@ -1,8 +1,8 @@
 """What the servers of test_servers.py run: an application with one dispatcher.
 
 From the environment: RECORD, the file that records what happens, one `pid word` to a
-line; MS_DELAY; CLOSES, what it does at its end; AT_IMPORT, whether importing it
-enqueues.
+line; MS_DELAY; HOME_OF_CALLS; CLOSES, what it does at its end; AT_IMPORT, whether
+importing it enqueues.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ async def send(batch: list[str]) -> None:
 
 
 dispatcher = BackgroundDispatcher(
-    send, ms_delay=float(os.environ.get("MS_DELAY", "60_000"))
+    send,
+    ms_delay=float(os.environ.get("MS_DELAY", "60_000")),
+    home=os.environ.get("HOME_OF_CALLS", "auto"),
 )
 if "AT_IMPORT" in os.environ:
     dispatcher.enqueue("/import")
@@ -82,16 +84,16 @@ def wsgi(
 async def asgi(
     scope: dict[str, Any],
     receive: Callable[[], Awaitable[dict[str, Any]]],
-    answer: Callable[[dict[str, Any]], Awaitable[None]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
     if scope["type"] == "lifespan":
         await receive()
         note("ready")
-        await answer({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.startup.complete"})
         await receive()
         if CLOSES == "lifespan":
             assert await dispatcher.aclose()
-        await answer({"type": "lifespan.shutdown.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
         return
     if scope["path"] == "/flush":
         assert await dispatcher.aflush()
@@ -99,8 +101,8 @@ async def asgi(
         dispatcher.enqueue(scope["path"])
     body = str(os.getpid()).encode()
     headers = [(b"content-length", str(len(body)).encode())]
-    await answer({"type": "http.response.start", "status": 200, "headers": headers})
-    await answer({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 # ---- scripts

@@ -1,0 +1,68 @@
+"""What test_servers.py runs where a server is a call in the user's own program.
+
+From the command line: which, and the descriptor of its listening socket.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+kind = sys.argv[1]
+if kind == "eventlet-patched":
+    import eventlet
+
+    eventlet.monkey_patch()
+
+from served import CLOSES, dispatcher, note, wsgi  # noqa: E402
+
+
+def waitress(listener: socket.socket) -> None:
+    import waitress
+
+    note("ready")
+    waitress.serve(wsgi, sockets=[listener], _quiet=True)
+
+
+def eventlet_(listener: socket.socket) -> None:
+    import eventlet
+    import eventlet.wsgi
+
+    note("ready")
+    green = eventlet.greenio.GreenSocket(listener)
+    eventlet.wsgi.server(green, wsgi, log_output=False)
+
+
+def aiohttp(listener: socket.socket) -> None:
+    from aiohttp import web
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/flush":
+            assert await dispatcher.aflush()
+        else:
+            dispatcher.enqueue(request.path)
+        return web.Response(text=str(os.getpid()))
+
+    async def close(_: web.Application) -> None:
+        assert await dispatcher.aclose()
+
+    async def ready(_: web.Application) -> None:
+        note("ready")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handle)
+    app.on_startup.append(ready)
+    if CLOSES == "on_cleanup":
+        app.on_cleanup.append(close)
+    web.run_app(app, sock=listener, print=None)
+
+
+if __name__ == "__main__":
+    # A shell starts its background jobs with this one ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if CLOSES == "sys.exit":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    serve = {"waitress": waitress, "aiohttp": aiohttp}.get(kind, eventlet_)
+    serve(socket.socket(fileno=int(sys.argv[2])))
