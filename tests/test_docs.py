@@ -405,7 +405,7 @@ def test_page_about_tests_passes_under_pytest(tmp_path: Path) -> None:
         env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "6 passed" in ended.stdout, ended.stdout
+    assert "7 passed" in ended.stdout, ended.stdout
 
 
 def test_every_check_belongs_to_a_block() -> None:

@@ -269,7 +269,7 @@ def test_the_first_drop_is_logged_however_early_it_is(
     now: float, caplog: pytest.LogCaptureFixture
 ) -> None:  # C10: the machine's clock may have begun just now
     line = Line(Objects(), 1)
-    dispatcher = BackgroundDispatcher(print, ms_delay=1)
+    dispatcher = BackgroundDispatcher(print, ms_delay=1, name="audit")
     reports = dispatcher._batcher.reports
     drops = _reports.Drops(line.ring, reports, lambda: now)
     line.enqueue(1)

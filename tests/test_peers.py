@@ -30,6 +30,12 @@ needs_sentry = pytest.mark.skipif(
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
+@pytest.fixture(autouse=True)
+def no_eventlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep sentry-sdk from importing it: it warns of itself, and of every fork."""
+    monkeypatch.setitem(sys.modules, "eventlet", None)
+
+
 class Metrics:
     """What OpenTelemetry's processor reports of itself."""
 

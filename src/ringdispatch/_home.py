@@ -279,9 +279,8 @@ class _InFlight:
         return self._drain.remove_done_callback(function) if self._drain else 0
 
     # asyncio calls them where an exception would leave it waiting: no lines of ours.
-    cancelled = bool  # False
-    exception = type(None)  # None
-
+    cancelled: Any = staticmethod(bool)  # False
+    exception: Any = staticmethod(type(None))  # None
     result = exception
 
 
