@@ -51,6 +51,7 @@ class Batcher:
     def __init__(self, options: Options) -> None:
         # never changed
         self.options = options
+        self.max_in_flight: int = options.max_in_flight
         self.ring: Ring = options.make_ring()
         self.reports = Reports(options, options.name_for(self), self.now)
         self.reset()
@@ -69,7 +70,7 @@ class Batcher:
         # strong: a loop holds its tasks weakly; in the order of their start
         self.calls: OrderedSet[Call] = OrderedSet()
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
-        self.settlement = SettlementQueue(self.ring, self.options.max_in_flight)
+        self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
         self.workers = Workers()
         # any thread, plain stores; a stale read costs an extra pump()
@@ -127,9 +128,7 @@ class Batcher:
         home = self.home
         if home is None or home.stalled:
             self.wake()
-        elif (
-            self.settlement.openers or self.ring.busy_slots < self.options.max_in_flight
-        ):
+        elif self.settlement.openers or self.ring.busy_slots < self.max_in_flight:
             self.wake_home(home)
 
     def entries_dropped(self) -> None:
@@ -170,7 +169,7 @@ class Batcher:
         if home is None:
             return None
         if self.home is before:
-            if self._bound_home is before:
+            if before is not None and self._bound_home is before:
                 self._bound_home = None
             self._move_to(home)
             if self._bound_home is not None:  # by another thread meanwhile
@@ -254,7 +253,7 @@ class Batcher:
         if ring.pending and loop is not None:
             now = self.now()
             due_now = now >= self._due_at() - _ON_TIME_SECONDS
-            free = ring.busy_slots < self.options.max_in_flight
+            free = ring.busy_slots < self.max_in_flight
             if due_now:
                 self.due = ring.roll_window(now)
                 self._ends_window = free
@@ -288,7 +287,7 @@ class Batcher:
         return self.ring.wants_batch(len(self.unstarted), self.due)
 
     def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(self.options.max_in_flight):
+        for _ in range(self.max_in_flight):
             if not Call(self, home).start(loop) or not self._wants_call:
                 return
         # Calls that end at once could go on for ever: let others run.
@@ -304,11 +303,7 @@ class Batcher:
                 wake.cancel()
                 if wake.home is home:  # another loop's handle is not ours to touch
                     handle.cancel()
-        if (
-            timer is None
-            and ring.pending
-            and ring.busy_slots < self.options.max_in_flight
-        ):
+        if timer is None and ring.pending and ring.busy_slots < self.max_in_flight:
             left = self._due_at() - self.now()
             least = min(_TICK_SECONDS, self.options.delay) if left > 0 else 0.0
             loop = home.loop

@@ -81,7 +81,7 @@ class Call:
         batcher = self._batcher
         main = None
         try:
-            self._slot = batcher.ring.acquire_slot(batcher.options.max_in_flight)
+            self._slot = batcher.ring.acquire_slot(batcher.max_in_flight)
             if self._slot is None:
                 return False
             main = self._run(loop)
@@ -119,6 +119,8 @@ class Call:
                 batcher.unstarted.pop(self, None)
                 if self._slot is None or not self._slot.held:
                     return  # its loop stood still, and another call has its slot
+            if self.home is not batcher.home:
+                return  # the dispatcher has moved: its new home takes the batch
             # Taken inside the running task: one closed before its first step would
             # leave its batch unsettled.
             batch = self.batch = batcher.ring.take(

@@ -14,17 +14,8 @@ from libc.stdint cimport uint64_t
 from ringdispatch cimport _forks
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
-    FastCall,
-    CHECK_EVERY,
-    Item,
-    Py_INCREF,
-    Py_XDECREF,
-    RingState,
-    move_head,
-    ring_lock,
-    ring_unlock,
-    set_notify_at,
-    set_stop,
+    CHECK_EVERY, FastCall, Item, Py_INCREF, Py_XDECREF, RingState,
+    move_head, ring_lock, ring_unlock, set_notify_at, set_stop,
 )
 
 from types import GenericAlias
@@ -363,13 +354,15 @@ cdef bint announce(object listener, uint64_t position, object context) except -1
     """Call `window_opened`; if it raises, again, or the entry would go out too late."""
     try:
         return listener.window_opened(position, context)
-    except BaseException:
+    except BaseException as error:
         limit = Py_GetRecursionLimit()
-        Py_SetRecursionLimit(limit + 100)  # that may have been the reason
+        if isinstance(error, RecursionError):
+            Py_SetRecursionLimit(limit + 100)
         try:  # without the context, which may have been notified already
             listener.window_opened(position, None)
         finally:
-            Py_SetRecursionLimit(limit)
+            if isinstance(error, RecursionError):
+                Py_SetRecursionLimit(limit)
         raise
 
 
