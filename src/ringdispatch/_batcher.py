@@ -135,7 +135,7 @@ class Batcher:
         """Have the first drop reported, if there is a home; else at exit."""
         home = self.home
         if (home is None or home.closed) and running_loop() is not None:
-            home = self._choose_home()
+            home = self._choose_home(home)
             self.wake_home(home)  # as after every move: what is pending goes with it
         if home is None or home.stalled:
             return
@@ -148,27 +148,28 @@ class Batcher:
         """The home of a window that opens now; None where no thread can be started."""
         home = self.home
         if home is None or home.ended:
-            return self._choose_home()
+            return self._choose_home(home)
         gives_way = home.background and home is not self._bound_home
         if gives_way and not self.options.prefers_thread:
             # A thread taken only for want of a loop gives way to a loop.
             loop = running_loop()
             if loop is not None and loop is not home.loop:
-                return self._choose_home()
+                return self._choose_home(home)
         return home  # closed, it takes no pump(), and another is chosen
 
-    def _choose_home(self, *, blocking: bool = False) -> Home | None:
-        """Choose a home anew, unless another thread is quicker.
+    def _choose_home(
+        self, before: Home | None, *, blocking: bool = False
+    ) -> Home | None:
+        """Choose a home in the place of `before`, unless another thread is quicker.
 
         The loop of a caller that will block its thread can't be the home.
         """
-        before = self.home
         _process.register_exit()
         elsewhere = blocking or self.options.prefers_thread
         home = choose_home(None if elsewhere else running_loop())
         if home is None:
             return None
-        if self.home is before:
+        if self.home is before or self.home is None:  # None: reset in a forked child
             if before is not None and self._bound_home is before:
                 self._bound_home = None
             self._move_to(home)
@@ -204,7 +205,7 @@ class Batcher:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
         home = self.home
         if home is None or home.stalled or home.ended:
-            home = self._choose_home(blocking=blocking)
+            home = self._choose_home(home, blocking=blocking)
         self.wake_home(home)
 
     def wake_home(self, home: Home | None) -> bool:
@@ -216,7 +217,7 @@ class Batcher:
                 return True
             if not self.has_work:
                 break  # it was served before the loop was closed
-            home = self._choose_home()
+            home = self._choose_home(home)
         # Else no thread can start. The next entry tries again; at exit they go out.
         return False
 

@@ -55,6 +55,10 @@ def after_fork_in_child() -> None:
         if not is_forked():
             return  # another thread was quicker
         living = list(batchers)
+        homes = {batcher.home for batcher in living}
+        loop = asyncio._get_running_loop()
+        if loop is not None and home_of(loop) in homes:
+            asyncio._set_running_loop(None)  # from 3.14 on only Python's fork does so
         for batcher in living:
             batcher.ring.reset()  # first: a thread left behind may hold its lock
         for batcher in living:
