@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-MOST_BYTES = 400_000
+MOST_BYTES = 500_000
 COMPILED = ["_forks", "_batch", "_ordered", "_ring", "_objects"]
 COMPILED += ["_enqueue", "_records", "_bytes"]
 FOLDERS = {"_tune", "testing"}
