@@ -202,8 +202,14 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
                 assert entries[-1] == entry
                 goes_on.clear()
                 assert asyncio.all_tasks() == mine
+            began.clear()
             dispatcher.enqueue("c")
-            goes_on.set()
+            await began.wait()
+            asyncio.get_running_loop().call_later(0.05, goes_on.set)
+            others = asyncio.all_tasks() - mine
+            say([other.get_name() for other in others])
+            await asyncio.wait(others)  # not cancelled
+            assert entries[-1] == "c"
 
         run(main())
         del began, goes_on
@@ -215,7 +221,11 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
         loop=loop_name,
         layout=layout,
     )
-    assert outcome.lines == ["['a', 'b', 'c']", "accepted=3 dispatched=3"]
+    assert outcome.lines == [
+        "['ringdispatch: calls in flight']",
+        "['a', 'b', 'c']",
+        "accepted=3 dispatched=3",
+    ]
 
 
 @on_each_loop

@@ -25,6 +25,9 @@ END_SECONDS = 5.0
 # hangs, the pending entries have the rest.
 _CALL_SHARE = 0.8
 
+# How often a wait for all tasks of a loop looks whether calls are in flight.
+_LOOK_SECONDS = 0.05
+
 _Reference = Callable[[], asyncio.AbstractEventLoop | None]
 
 _homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, "Home"] = (
@@ -272,8 +275,11 @@ class _InFlight:
         loop = self.get_loop()
         if self._drain is not None:
             self._drain.add_done_callback(function, context=context)
-        elif loop is not None:
+        elif loop is not None and self.done():
             loop.call_soon(function, self, context=context)
+        elif loop is not None:  # waited for, without a cancellation
+            again = functools.partial(self.add_done_callback, function, context=context)
+            loop.call_later(_LOOK_SECONDS, again, context=Context())
 
     def remove_done_callback(self, function: Any) -> int:
         return self._drain.remove_done_callback(function) if self._drain else 0
@@ -281,7 +287,10 @@ class _InFlight:
     # asyncio calls them where an exception would leave it waiting: no lines of ours.
     cancelled: Any = staticmethod(bool)  # False
     exception: Any = staticmethod(type(None))  # None
-    result = exception
+    result = get_coro = exception
+
+    def get_name(self) -> str:
+        return "ringdispatch: calls in flight"
 
 
 def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
