@@ -150,7 +150,7 @@ def test_call_that_has_ended_has_freed_its_task(
                 assert await dispatcher.aflush()
 
     run_on(loop_name, main())
-    assert [call._task for call in calls if call is not None] == [None, None]
+    assert [call.task for call in calls if call is not None] == [None, None]
 
 
 def test_home_that_another_thread_replaced_ends_no_loop(

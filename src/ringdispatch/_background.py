@@ -30,7 +30,7 @@ else:
 _IDLE_SECONDS = 0.5
 
 # Set when the process ends: what remains then runs on a loop of its own.
-_exiting = threading.Event()
+_exiting: list[bool] = []
 
 # "thread": the running one; "ending": one that was stopped and drains. A dict, because
 # its setdefault decides between two threads without a lock, which a signal handler
@@ -43,7 +43,7 @@ def background_home() -> Home:
 
     RuntimeError where no thread can be started, OSError where no loop can be made.
     """
-    if _exiting.is_set():
+    if _exiting:
         raise RuntimeError("the process is ending")
     while True:
         background = _background.get("thread")
@@ -68,7 +68,7 @@ def choose_home(loop: asyncio.AbstractEventLoop | None) -> Home | None:
 
 def stop_background(seconds: float) -> None:
     """Have the background thread drain and end, and wait for it."""
-    _exiting.set()
+    _exiting.append(True)
     deadline = time.monotonic() + seconds
     for background in list(_background.values()):
         background.stop(max(0.0, deadline - time.monotonic()))
@@ -78,6 +78,7 @@ def reset_background() -> object:
     """Start without a background thread in a forked child; returns the parent's."""
     inherited = dict(_background)
     _background.clear()
+    _exiting.clear()
     for background in inherited.values():
         if background.home is not None:
             background.home.on_deserted = None  # it would wake the parent's loop

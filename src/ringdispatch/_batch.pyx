@@ -193,10 +193,8 @@ cdef class Wake:
 cdef class Finalizer:
     """Calls `function(*arguments)` at finish(), or else when it is freed.
 
-    Again, where that is interrupted.
-
-    Without the GIL what another thread frees may wait for its owner, so that a holder
-    that gets to its end calls that. Compiled, so that nothing can be raised in between. A
+    If that call is interrupted, it is repeated. Without the GIL, an object that another
+    thread drops may be freed later, so a holder that is done calls finish(). Compiled, so that nothing can be raised in between. A
     RuntimeError is ignored: the event loop that is to be called is closed.
     """
 
@@ -300,7 +298,7 @@ def resolve(future):
 
 def cancel(call):
     """Ask the task of a call to end, if it has one; interrupted by nothing."""
-    task = call._task  # freed meanwhile by another thread, there is none
+    task = call.task  # freed meanwhile by another thread, there is none
     if task is not None:
         task.cancel()
 
@@ -311,7 +309,7 @@ def watch(call, loop, task):
         if task.done() and not task.cancelled():
             task.exception()  # orphaned, it could take no step
         return
-    # Ended by whatever was raised, at whatever line, it frees its slot.
+    # However the task ends, this callback frees its slot.
     task.add_done_callback(call._on_done, context=Context())
     timeout = call._batcher.options.dispatch_timeout
     if timeout is not None and not task.done():

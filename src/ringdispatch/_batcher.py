@@ -30,7 +30,7 @@ _TICK_SECONDS = 1e-3  # no loop waits more finely
 # A posted pump() older than this may have gone down with its loop: post another.
 _POSTED_SECONDS = 0.1
 
-# How often a loop that ends looks whether only others have anything left.
+# How often an ending loop checks whether all remaining work is on other loops.
 _LOOK_SECONDS = 0.1
 
 
@@ -174,7 +174,7 @@ class Batcher:
                 self._bound_home = None
             self._move_to(home)
             if self._bound_home is not None:  # by another thread meanwhile
-                self.home = self._bound_home
+                self._move_to(self._bound_home)
         return self.home
 
     def bind(self, home: Home) -> None:
@@ -271,7 +271,7 @@ class Batcher:
 
     def _due_at(self) -> float:
         """When the delay ends the window, by the dispatcher's clock."""
-        # A busy machine may take long after it has pumped: the delay runs from there.
+        # On a busy machine the take may come long after pump(); the delay runs from it.
         return max(self.ring.opened, self._taken_at) + self.options.delay
 
     def _expire_calls(self, now: float) -> None:
@@ -338,7 +338,7 @@ class Batcher:
         """A call could take no batch: its entries wait for another delay."""
         if not isinstance(error, MemoryError):
             return  # it was interrupted
-        self._taken_at = self.now()  # at once would be for ever
+        self._taken_at = self.now()  # a retry at once would never end
         if not self._out_of_memory:
             self._out_of_memory = True
             why = f"no memory for a batch, its entries wait: {error}"

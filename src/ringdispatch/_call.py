@@ -49,13 +49,13 @@ class Call:
         "_ended",
         "_slot",
         "_suspended",
-        "_task",
         "_timer",
         "_worker",
         "batch",
         "deadline",
         "home",
         "openers",
+        "task",
     )
 
     def __init__(self, batcher: "Batcher", home: Home) -> None:
@@ -68,7 +68,7 @@ class Call:
         self.deadline: float | None = None  # by the dispatcher's clock
         self._began = 0.0
         self.openers: list[OpenerWaiter] = []
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._worker: Worker | None = None
         self._suspended = False  # past its first step, which pump() waits for
@@ -93,16 +93,16 @@ class Call:
                 return True
             asyncio._unregister_task(task)  # Home gives it time at the loop's end
             if EAGER:
-                self._task = task
+                self.task = task
                 self._suspended = True
                 watch(self, loop, task)
             else:
                 batcher.unstarted[self] = None
                 loop.call_soon(watch, self, loop, task, context=Context())
                 self._suspended = True
-                self._task = task  # last: cancelled now, it would not even begin
+                self.task = task  # last: cancelled now, it would not even begin
         except BaseException:
-            if self._task is None:
+            if self.task is None:
                 if main is not None:
                     main.close()
                 self.finish()
@@ -187,7 +187,7 @@ class Call:
         # Dropped here: a thread that still sees the call must not be the one to free
         # its task, which CPython 3.14.5 without the GIL may do twice there
         # (python/cpython#153809).
-        self._task = None
+        self.task = None
         batch = self.batch
         if batch is not None:
             batch.settle(True, 0.0)  # interrupted before it was
@@ -244,7 +244,7 @@ class Call:
 
     def orphan(self) -> None:
         """Settle and free a call whose loop was closed under it, or stands still."""
-        task = self._task
+        task = self.task
         if task is not None:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             if self.batch is None:

@@ -1,8 +1,8 @@
 """The event loops that dispatchers live on, and what notices the end of a loop.
 
-Whatever ends a loop cancels its tasks, then closes its async generators, then itself.
-The first gives calls in flight their time; a generator drains what lives there; the
-wrapped `close` of the loop moves what is left.
+Ending a loop cancels its tasks, closes its async generators, then closes the loop. At
+the first step calls in flight get their time; at the second a generator drains what
+lives there; at the third the wrapped `close` moves what is left.
 """
 
 import asyncio
@@ -241,7 +241,8 @@ class _InFlight:
     """Stands for the calls in flight among a loop's tasks, while there are any.
 
     Whatever ends a loop cancels all tasks, and waits for them. Calls are hidden from
-    that; to cancel this gives them the time that the end of the loop has.
+    that: cancelling this object instead gives them their share of the time that the
+    loop's end may take.
     """
 
     _asyncio_future_blocking = False  # by this asyncio knows a future
@@ -249,6 +250,7 @@ class _InFlight:
     def __init__(self, home: Home) -> None:
         self._home = weakref.ref(home)
         self._drain: asyncio.Task[None] | None = None
+        self._looks: dict[Any, asyncio.TimerHandle] = {}  # of those that wait
 
     def get_loop(self) -> asyncio.AbstractEventLoop | None:
         home = self._home()
@@ -273,24 +275,35 @@ class _InFlight:
 
     def add_done_callback(self, function: Any, *, context: Any = None) -> None:
         loop = self.get_loop()
+        self._looks.pop(function, None)
         if self._drain is not None:
             self._drain.add_done_callback(function, context=context)
         elif loop is not None and self.done():
             loop.call_soon(function, self, context=context)
         elif loop is not None:  # waited for, without a cancellation
             again = functools.partial(self.add_done_callback, function, context=context)
-            loop.call_later(_LOOK_SECONDS, again, context=Context())
+            look = loop.call_later(_LOOK_SECONDS, again, context=Context())
+            self._looks[function] = look
 
     def remove_done_callback(self, function: Any) -> int:
+        look = self._looks.pop(function, None)
+        if look is not None:
+            look.cancel()
         return self._drain.remove_done_callback(function) if self._drain else 0
 
     # asyncio calls them where an exception would leave it waiting: no lines of ours.
     cancelled: Any = staticmethod(bool)  # False
     exception: Any = staticmethod(type(None))  # None
-    result = get_coro = exception
+    result = exception
 
-    def get_name(self) -> str:
-        return "ringdispatch: calls in flight"
+    def __getattr__(self, name: str) -> Any:
+        """What tools ask of a task, of one of the calls."""
+        home = self._home()
+        for batcher in home.residents() if home else ():
+            for call in batcher.running_on(home):
+                if call.task is not None:
+                    return getattr(call.task, name)
+        raise AttributeError(name)
 
 
 def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:

@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
-"""A set in order, for what has its turn first come, first served."""
+"""An insertion-ordered set, for queues served first come, first served."""
 
 cimport cython
 from cpython.ref cimport PyObject

@@ -51,6 +51,8 @@ def after_fork_in_child() -> None:
     What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
     """
+    if not is_forked():
+        return  # without the lock, which a fork must find free
     with _resetting:
         if not is_forked():
             return  # another thread was quicker

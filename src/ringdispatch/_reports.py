@@ -21,8 +21,8 @@ OnDrop = Callable[[str, int], object]
 REPORT_SECONDS = 10.0
 HOOK_SECONDS = 1.0
 
-# {bound} is the option to raise. What was abandoned is logged where it is, with what
-# was in flight.
+# {bound} is the option to raise. give_up() logs abandoned entries, together with those
+# in flight.
 REMEDIES = {
     "rejected_full": "the ring is full: raise {bound}, shorten ms_delay, "
     "or speed up the dispatch function",

@@ -74,8 +74,8 @@ class SettlementQueue:
         self._ring = ring
         self._max_in_flight = max_in_flight
         # any thread, by single operations of a set or dict
-        # By position. Threads that flush at once may stand the other way round, and
-        # then the first waits for the second.
+        # By position, nearly: two threads that flush at once may be queued in the wrong
+        # order, and the waiter in front then delays the other.
         self._flushes: OrderedSet[FlushWaiter] = OrderedSet()
         # Flushes from within calls, which wait for no call that waits itself.
         self._inner: OrderedSet[FlushWaiter] = OrderedSet()
