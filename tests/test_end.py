@@ -170,6 +170,81 @@ def test_f11_hung_dispatch_at_the_end_of_run_leaves_time_for_the_rest(
 
 
 @on_each_loop
+def test_end_of_run_lets_a_cancelled_call_clean_up(
+    loop_name: str, layout: str
+) -> None:  # C16
+    outcome = run_snippet(
+        """
+        import ringdispatch._home
+        ringdispatch._home.END_SECONDS = 1.0
+        class Client:
+            async def __aenter__(self):
+                return self
+            async def __aexit__(self, *error):
+                await asyncio.sleep(0.05)
+                say("closed")
+        async def send(batch):
+            async with Client(), Client():
+                await asyncio.sleep(100)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        async def main():
+            dispatcher.enqueue("a")
+            await asyncio.sleep(0.05)
+        run(main())
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        layout=layout,
+        stderr=".*dispatch failed .1 entry.: TimeoutError.*",
+    )
+    assert outcome.lines == ["closed", "closed", "accepted=1 failed=1"]
+
+
+@on_each_loop
+def test_tasks_of_a_loop_may_be_cancelled_and_awaited(
+    loop_name: str, layout: str
+) -> None:  # C16
+    """One by one, with a task factory that takes no context."""
+    outcome = run_snippet(
+        f"""
+        loop_name = {loop_name!r}
+        """
+        """
+        import contextlib
+        entries = []
+        async def send(batch):
+            await asyncio.sleep(0.1)
+            entries.extend(batch)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        async def main():
+            global others
+            loop = asyncio.get_running_loop()
+            if loop_name == "asyncio":  # uvloop itself gives a context
+                loop.set_task_factory(lambda loop, main: asyncio.Task(main, loop=loop))
+            dispatcher.enqueue("a")
+            await asyncio.sleep(0.05)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for other in others:
+                assert other.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await other
+                assert not other.cancel()
+            say(entries)
+            dispatcher.enqueue("b")
+            await asyncio.sleep(0.05)
+        run(main())
+        say(entries)
+        for other in others:
+            assert not other.cancel()
+        books(dispatcher)
+        """,
+        loop=loop_name,
+        layout=layout,
+    )
+    assert outcome.lines == ["['a']", "['a', 'b']", "accepted=2 dispatched=2"]
+
+
+@on_each_loop
 def test_loop_whose_tasks_are_cancelled_may_go_on(
     loop_name: str, layout: str
 ) -> None:  # C16

@@ -391,13 +391,17 @@ class Batcher:
         while (left := deadline - self.now()) > 0:
             here = home is self.home
             running = self.running_on(None if everywhere else home)
-            if not running and not (here and self.ring.pending):
+            local = [call for call in self.calls if call.home is home]
+            ending = [task for call in local if (task := call.ending_task)]
+            if not running and not ending and not (here and self.ring.pending):
                 return
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
             self.settlement.add(waiter)
             self.pump(home, self.ring.unclaim_window())
             # It may wait for a slow call on another loop, which must not hold this one.
-            await self.settlement.wait(waiter, min(left, _LOOK_SECONDS))
+            left = min(left, _LOOK_SECONDS)
+            if await self.settlement.wait(waiter, left) and ending:
+                await asyncio.wait(ending, timeout=left)
         home.ended = last
         for call in self.running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))

@@ -238,6 +238,13 @@ class Call:
             with suppress(RuntimeError):  # closed
                 loop.call_soon_threadsafe(cancel, self, context=Context())
 
+    @property
+    def ending_task(self) -> "asyncio.Task[None] | None":
+        """The task of a call whose batch is settled, while it cleans up."""
+        settled = self.batch is not None and self.batch.settled
+        task = self.task
+        return task if settled and task is not None and not task.done() else None
+
     def is_orphaned(self) -> bool:
         """Whether its loop is closed, or stands still before it has taken anything."""
         return self.home.closed or (self.batch is None and self.home.stalled)

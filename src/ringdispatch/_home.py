@@ -11,7 +11,7 @@ import functools
 import sys
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -262,10 +262,13 @@ class _InFlight:
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
         home, loop = self._home(), self.get_loop()
-        if home and loop and self._drain is None:
+        if home is None or loop is None or self.done():
+            return False
+        if self._drain is None:
             home.ends_at = loop.time() + END_SECONDS
-            self._drain = loop.create_task(self._run(home), context=Context())
-        return self._drain is not None
+            # Not by the loop: a task factory may take no context.
+            self._drain = asyncio.Task(self._run(home), loop=loop, context=Context())
+        return True
 
     async def _run(self, home: Home) -> None:
         try:
@@ -284,6 +287,10 @@ class _InFlight:
             again = functools.partial(self.add_done_callback, function, context=context)
             look = loop.call_later(_LOOK_SECONDS, again, context=Context())
             self._looks[function] = look
+
+    def __await__(self) -> Generator[Any, None, None]:
+        while self._drain is not None or not self.done():
+            yield from asyncio.sleep(_LOOK_SECONDS).__await__()
 
     def remove_done_callback(self, function: Any) -> int:
         look = self._looks.pop(function, None)
