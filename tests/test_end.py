@@ -244,6 +244,54 @@ def test_tasks_of_a_loop_may_be_cancelled_and_awaited(
     assert outcome.lines == ["['a']", "['a', 'b']", "accepted=2 dispatched=2"]
 
 
+def test_ended_loop_is_freed_without_the_garbage_collector() -> None:
+    """Without the GIL another thread's collector would free its tasks."""
+    run_snippet(
+        """
+        import weakref
+        async def send(batch):
+            await asyncio.sleep(0.01)
+        dispatcher = BackgroundDispatcher(send, ms_delay=1)
+        loops = []
+        async def main():
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            dispatcher.enqueue("a")
+            await asyncio.sleep(0.005)
+        gc.collect()
+        gc.disable()
+        for _ in range(5):
+            asyncio.run(main())
+        assert [loop() for loop in loops] == [None] * 5
+        books(dispatcher)
+        """
+    )
+
+
+def test_loops_that_end_in_several_threads_at_once() -> None:  # C16, C18
+    run_snippet(
+        """
+        async def send(batch):
+            await asyncio.sleep(0.001)
+        seen = []
+        def work():
+            for _ in range(60):
+                dispatcher = BackgroundDispatcher(send, ms_delay=1)
+                async def main():
+                    dispatcher.enqueue("a")
+                    await asyncio.sleep(0.002)
+                    dispatcher.enqueue("b")
+                asyncio.run(main())
+                seen.append(dispatcher.statistics().dispatched)
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen == [2] * 360, seen
+        """
+    )
+
+
 @on_each_loop
 def test_loop_whose_tasks_are_cancelled_may_go_on(
     loop_name: str, layout: str

@@ -214,9 +214,11 @@ class Home:
         close = loop.close
         kind: Any = type(loop)
         inherited = close == kind.close.__get__(loop)
+        wrapper: Any = None
 
         @functools.wraps(close)
         def close_and_notify(*args: Any, **kwargs: Any) -> Any:
+            nonlocal wrapper
             batchers = self.residents()
             for batcher in batchers:
                 batcher.ring.unclaim_window()  # whatever is raised from here on
@@ -225,7 +227,8 @@ class Home:
             finally:
                 if loop.is_closed():
                     _held_homes.pop(loop, None)
-                    _unwrap(loop, close_and_notify, None if inherited else close)
+                    _unwrap(loop, wrapper, None if inherited else close)
+                    wrapper = None  # it refers to the loop, and to itself
                     with contextlib.ExitStack() as each:  # all, whatever one raises
                         for batcher in batchers:
                             each.callback(batcher.loop_closed, self)
@@ -233,8 +236,9 @@ class Home:
         # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it,
         # and every turn of the loop is slower from then on. A loop that takes no
         # attribute is looked at when a window opens.
+        wrapper = close_and_notify
         with contextlib.suppress(AttributeError):
-            loop.close = close_and_notify  # type: ignore[method-assign]
+            loop.close = wrapper  # type: ignore[method-assign]
 
 
 class _InFlight:
