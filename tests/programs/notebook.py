@@ -32,7 +32,7 @@ def run(client: BlockingKernelClient, cell: str) -> None:
 
 def interrupt(manager: KernelManager, client: BlockingKernelClient) -> None:
     """As the notebook's stop button, in the middle of a cell; then go on."""
-    client.execute(BUSY)
+    client.execute(BUSY, stop_on_error=False)  # else the kernel may abort the next
     deadline = time.monotonic() + SECONDS
     while "busy" not in Path(os.environ["RECORD"]).read_text():
         assert time.monotonic() < deadline
