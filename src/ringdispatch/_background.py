@@ -170,9 +170,13 @@ class _Background:
     def stop(self, seconds: float) -> None:
         """Drain every dispatcher that lives here, then end the thread."""
         self._soon(self._stop)
+        deadline = time.monotonic() + seconds
+        # In slices: a signal that comes just before a wait is handled after it.
+        while not self._ended.wait(0.1):
+            if time.monotonic() >= deadline:
+                return
         # A join() that a signal interrupts takes the thread for ended (3.11, 3.12).
-        if self._ended.wait(seconds):
-            self._thread.join()
+        self._thread.join()
 
     def _stop(self) -> None:
         if _background.get("thread") is self:  # a second time would stop the draining
