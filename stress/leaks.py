@@ -58,6 +58,7 @@ def leaves_nothing(file: str, name: str) -> None:
         import leaks, {path.stem}
         leaks.watch(*{path.stem}.scenario[{name!r}])
         """,
+        seconds=55.0,  # under AddressSanitizer, on a busy machine
         prelude=False,
         debug=False,
     )
