@@ -402,7 +402,7 @@ class Batcher:
             left = min(left, _LOOK_SECONDS)
             if await self.settlement.wait(waiter, left) and ending:
                 await asyncio.wait(ending, timeout=left)
-        home.ended = last
+        home.ended = home.ended or last
         for call in self.running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
             call.stop()

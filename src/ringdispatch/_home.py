@@ -246,7 +246,7 @@ class _InFlight:
 
     Whatever ends a loop cancels all tasks, and waits for them. Calls are hidden from
     that: cancelling this object instead gives them their share of the time that the
-    loop's end may take.
+    loop's end may take. Its methods are those of a task that the ends of loops use.
     """
 
     _asyncio_future_blocking = False  # by this asyncio knows a future
