@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from leaks import Scenarios, leaves_nothing
-from ringdispatch import BackgroundDispatcher, Full
+from ringdispatch import BackgroundDispatcher, Full, _background
 from ringdispatch._batcher import Batcher
 from ringdispatch._objects import ObjectRing
 
@@ -57,7 +58,8 @@ async def send(batch: list[Any]) -> None:
 
 
 async def hang(batch: list[Any]) -> None:
-    await asyncio.sleep(60)
+    """Without a timer: a loop keeps up to a hundred that were cancelled."""
+    await asyncio.Event().wait()
 
 
 async def crash(batch: list[Any]) -> None:
@@ -341,6 +343,16 @@ def background_thread() -> None:
         dispatcher.enqueue(object())
     with contextlib.suppress(RuntimeError):
         dispatcher.bind()
+
+
+@partial(scenario, times=400)
+def background_thread_that_ends() -> None:
+    _background._IDLE_SECONDS = 0.0
+    with make(home="thread") as dispatcher:
+        dispatcher.enqueue(object())
+    for thread in threading.enumerate():
+        if thread.name == "ringdispatch":
+            thread.join()
 
 
 @scenario

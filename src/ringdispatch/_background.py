@@ -139,6 +139,7 @@ class _Background:
             self._ready.set()
             self._withdraw("thread")
             loop.close()
+            self._loop = None  # its home refers to us, for as long as it lives
             self._withdraw("ending")
             self._ended.set()
 
