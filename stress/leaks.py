@@ -19,7 +19,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
-from ringdispatch import _reports
+from ringdispatch import _background, _reports
 from subprocesses import HERE, run_snippet
 
 FOLDERS = [Path(__file__).parent, HERE]
@@ -111,6 +111,8 @@ def watch(run: Run, times: int) -> None:
                 f"{run.__name__}: in {times // 2} repetitions {growth} more"
             )
     if look_for_leaks is not None:
+        # It does not see what only the frames of a running thread refer to.
+        _background.stop_background(10.0)
         look_for_leaks()  # the interpreter loses some itself: .ci/sanitizers judges
 
 
