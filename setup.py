@@ -12,7 +12,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-MODULES = ["_forks", "_batch", "_ordered", "_ring", "_objects"]
+MODULES = ["_pthread", "_batch", "_ordered", "_ring", "_objects"]
 MODULES += ["_enqueue", "_records", "_bytes"]
 
 DEBUG = os.environ.get("RINGDISPATCH_DEBUG", "0") not in {"", "0"}

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 500_000
-COMPILED = ["_forks", "_batch", "_ordered", "_ring", "_objects"]
+COMPILED = ["_pthread", "_batch", "_ordered", "_ring", "_objects"]
 COMPILED += ["_enqueue", "_records", "_bytes"]
 FOLDERS = {"_tune", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css"}

@@ -11,7 +11,7 @@ it, `enqueue_slow` finds the reason.
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint64_t
 
-from ringdispatch cimport _forks
+from ringdispatch cimport _pthread
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
     CHECK_EVERY, FastCall, Item, Py_INCREF, Py_XDECREF, RingState,
@@ -239,8 +239,8 @@ cdef object enqueue_slow(
     cdef Item item
     if state is &unattached:
         raise RuntimeError(f"{type(self).__name__}.__init__ was not called")
-    if _forks.forked:
-        _forks.after_fork()
+    if _pthread.forked:
+        _pthread.after_fork()
     # Refuse before preparing: where the ring is full, nothing is encoded.
     ring_lock(&state.mutex)
     cdef int outcome = reject_reason(state, on_full)

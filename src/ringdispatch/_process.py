@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ._background import reset_background, run_inline, stop_background
 from ._closing import end
-from ._forks import handled, is_forked, set_hook
 from ._home import END_SECONDS, home_of, raise_from
+from ._pthread import handled, is_forked, set_hook
 from ._ring import immortalize
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from ringdispatch._batch cimport Batch
-from ringdispatch._forks cimport Forkable
+from ringdispatch._pthread cimport Forkable
 from ringdispatch._state cimport Item, RingState
 
 

@@ -11,7 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 
-from ringdispatch cimport _forks
+from ringdispatch cimport _pthread
 from ringdispatch._batch cimport Batch, Slot, Wake
 from ringdispatch._state cimport (
     Item,
@@ -86,11 +86,11 @@ cdef class Ring:
         self.state.mask -= 1
         set_notify_at(&self.state)
         self.forkable.state = &self.state
-        _forks.watch(&self.forkable)
+        _pthread.watch(&self.forkable)
 
     def __dealloc__(self):
         if self.forkable.state is not NULL:
-            _forks.unwatch(&self.forkable)
+            _pthread.unwatch(&self.forkable)
 
     # For layouts to override; here is the default of each.
 
@@ -157,14 +157,14 @@ cdef class Ring:
 
     @property
     def tail(self):
-        if _forks.forked:
-            _forks.after_fork()
+        if _pthread.forked:
+            _pthread.after_fork()
         return read_field(&self.state, &self.state.tail)
 
     @property
     def pending(self):
-        if _forks.forked:
-            _forks.after_fork()
+        if _pthread.forked:
+            _pthread.after_fork()
         return count_pending(&self.state)
 
     @property
@@ -334,8 +334,8 @@ cdef class Ring:
 
     def close(self):
         """Refuse entries from now on: a closed ring has room for none."""
-        if _forks.forked:
-            _forks.after_fork()
+        if _pthread.forked:
+            _pthread.after_fork()
         ring_lock(&self.state.mutex)
         self.state.limit = 0
         set_stop(&self.state)
@@ -405,8 +405,8 @@ cdef class Ring:
 
     def snapshot(self, double now):
         """The fields of `Statistics`, in their order, at one moment."""
-        if _forks.forked:
-            _forks.after_fork()
+        if _pthread.forked:
+            _pthread.after_fork()
         ring_lock(&self.state.mutex)
         cdef RingState seen = self.state
         cdef uint64_t pending_bytes = self.count_bytes()

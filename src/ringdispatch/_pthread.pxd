@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Forks, declared for the rings."""
+"""The notice of forks, declared for the rings."""
 
 from ringdispatch._state cimport RingState
 

@@ -1,11 +1,12 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
-"""Notices every fork, also one by C code, which runs no hook of Python's.
+"""Notices every fork by pthread_atfork; `_process` has what a child starts with.
 
-In the child, only the thread that forked exists, and only what is safe in a signal
-handler may be done. So that handler makes each ring's next enqueue take the slow path,
-and what uses a ring in another way looks at `forked`.
+C code that forks runs no hook of Python's. In the child, only the thread that forked
+exists, and only what is safe in a signal handler may be done. So that handler makes
+each ring's next enqueue take the slow path, and what uses a ring in another way looks
+at `forked`.
 """
 
 cimport cython
