@@ -20,7 +20,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._waiting import FlushWaiter, Receipt, RoomQueue, SettlementQueue
+from ._waiting import FlushWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # may fire almost a tick early: then wait for one more.
@@ -110,12 +110,8 @@ class Batcher:
         posted = self.wake_home(self._ensure_home())
         if self.ring.head > position:  # another thread was quicker than add_opener()
             self.wake_home(self.home)
-        # In the caller's own call: a serverless runtime takes no promise after it.
         try:
-            wait_until = getattr(context, "wait_until", None)
-            wait_until = wait_until or getattr(context, "waitUntil", None)
-            if wait_until is not None:
-                wait_until(Receipt(opener.future))
+            opener.call_wait_until()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:

@@ -40,16 +40,26 @@ class FlushWaiter:
 class OpenerWaiter:
     """Waits for the one entry that opened a window, for its context's sake."""
 
-    __slots__ = ("context", "future")
+    __slots__ = ("_future", "context")
 
     def __init__(self, context: Any) -> None:
         self.context = context
-        self.future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def call_wait_until(self) -> None:
+        """Hand the context's `wait_until` an awaitable that ends with the wait.
+
+        Within `enqueue`: a serverless runtime takes no promise after the caller's call.
+        """
+        wait_until = getattr(self.context, "wait_until", None)
+        wait_until = wait_until or getattr(self.context, "waitUntil", None)
+        if wait_until is not None:
+            wait_until(Receipt(self._future))
 
     def finish(self) -> None:
         """End the awaitable that `wait_until` got; again does nothing."""
         with contextlib.suppress(concurrent.futures.InvalidStateError):
-            self.future.set_result(None)
+            self._future.set_result(None)
 
 
 class Receipt:
