@@ -135,8 +135,8 @@ def test_f11_hung_dispatch_at_the_end_of_run_leaves_time_for_the_rest(
 ) -> None:  # C16
     outcome = run_snippet(
         """
-        import ringdispatch._home
-        ringdispatch._home.END_SECONDS = 0.5
+        import ringdispatch._loop_end
+        ringdispatch._loop_end.END_SECONDS = 0.5
         began = threading.Event()
         batches, loops = [], []
         async def send(batch):
@@ -175,8 +175,8 @@ def test_end_of_run_lets_a_cancelled_call_clean_up(
 ) -> None:  # C16
     outcome = run_snippet(
         """
-        import ringdispatch._home
-        ringdispatch._home.END_SECONDS = 1.0
+        import ringdispatch._loop_end
+        ringdispatch._loop_end.END_SECONDS = 1.0
         class Client:
             async def __aenter__(self):
                 return self
@@ -387,9 +387,9 @@ def test_f41_end_of_run_with_one_dispatcher_slower_than_another(
 def test_end_of_run_takes_five_seconds_at_most(loop_name: str, layout: str) -> None:
     outcome = run_snippet(  # C16: an endless call is cancelled, counted, reported
         """
-        import ringdispatch._home
-        assert ringdispatch._home.END_SECONDS == 5.0
-        ringdispatch._home.END_SECONDS = 0.5
+        import ringdispatch._loop_end
+        assert ringdispatch._loop_end.END_SECONDS == 5.0
+        ringdispatch._loop_end.END_SECONDS = 0.5
         async def send(batch):
             await asyncio.sleep(3600)
         dispatcher = BackgroundDispatcher(send, ms_delay=60_000)

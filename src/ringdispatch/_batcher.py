@@ -11,7 +11,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from . import _closing, _process
+from . import _close, _process
 from ._background import choose_home
 from ._batch import Batch, Wake, Workers
 from ._call import EAGER, Call, current_call
@@ -419,5 +419,5 @@ class Batcher:
         self.workers.end()
         if self.ring.pending:
             self.ring.close()
-            _closing.give_up(self, None, "collected without close")
+            _close.give_up(self, None, "collected without close")
         self.drops.report_now(last=True)

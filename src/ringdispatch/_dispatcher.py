@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
-from . import _closing, _options
+from . import _close, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._enqueue import EnqueueBase, install_enqueue
@@ -273,9 +273,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._engine
-        waiter = _closing.begin_close(batcher)
+        waiter = _close.begin_close(batcher)
         settled = await batcher.settlement.wait(waiter, timeout)
-        return _closing.finish_close(batcher, settled, waiter, timeout)
+        return _close.finish_close(batcher, settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -285,9 +285,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         """
         timeout = _options.timeout(timeout)
         batcher = self._off_home("close")
-        waiter = _closing.begin_close(batcher, blocking=True)
+        waiter = _close.begin_close(batcher, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
-        return _closing.finish_close(batcher, settled, waiter, timeout)
+        return _close.finish_close(batcher, settled, waiter, timeout)
 
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.

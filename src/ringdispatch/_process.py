@@ -1,4 +1,4 @@
-"""Fork and exit: what happens to every dispatcher of the process."""
+"""Fork and exit: what a forked child starts with, what the end of a process does."""
 
 import asyncio
 import atexit
@@ -11,8 +11,9 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ._background import reset_background, run_inline, stop_background
-from ._closing import end
-from ._home import END_SECONDS, home_of, raise_from
+from ._close import end
+from ._home import home_of, raise_from
+from ._loop_end import END_SECONDS
 from ._pthread import handled, is_forked, set_hook
 from ._ring import immortalize
 

@@ -1,4 +1,4 @@
-"""Close and the process's end: what is not settled in time is given up and reported."""
+"""`close` and `aclose`: what is not settled in time is given up and reported."""
 
 import asyncio
 import logging
