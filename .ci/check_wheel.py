@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 500_000
-COMPILED = ["_pthread", "_batch", "_ordered", "_ring", "_objects"]
-COMPILED += ["_enqueue", "_records", "_bytes"]
+COMPILED = ["_pthread", "_atomic", "_batch", "_ordered", "_ring"]
+COMPILED += ["_objects", "_enqueue", "_records", "_bytes"]
 FOLDERS = {"_tune", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css"}
 

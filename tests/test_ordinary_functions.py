@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
-from ringdispatch import _batch
+from ringdispatch import _atomic
+from ringdispatch._atomic import Finalizer, Workers, cancel
 from ringdispatch._background import Executor
-from ringdispatch._batch import Finalizer, Workers, cancel
 from support import books_agree
 
 
@@ -455,7 +455,7 @@ def test_threads_that_end_while_one_becomes_idle_end_at_once(
             workers.end()  # another thread, in this moment
             super().append(jobs)
 
-    monkeypatch.setattr(_batch, "deque", Raced)
+    monkeypatch.setattr(_atomic, "deque", Raced)
     workers = Workers()
     threads: list[threading.Thread] = []
     done = Finalizer(lambda: threads.append(threading.current_thread()))
@@ -481,7 +481,7 @@ def test_job_handed_to_a_thread_that_gives_up_waiting_is_run(
         def get(self, block: bool = True, timeout: float | None = None) -> Any:
             return super().get(block, None if timeout is None else 0.0)
 
-    monkeypatch.setattr(_batch, "deque", Raced)
+    monkeypatch.setattr(_atomic, "deque", Raced)
     monkeypatch.setattr(queue, "SimpleQueue", Impatient)
     workers = Workers()
     ran: list[threading.Thread] = []

@@ -94,7 +94,8 @@ def test_importing_brings_nothing_optional_along():
 def test_importing_leaves_the_gil_off():
     program = """
 import json, sys, ringdispatch
-import ringdispatch._batch, ringdispatch._bytes, ringdispatch._enqueue
+import ringdispatch._atomic, ringdispatch._batch, ringdispatch._bytes
+import ringdispatch._enqueue, ringdispatch._ordered, ringdispatch._pthread
 import ringdispatch._objects, ringdispatch._records, ringdispatch._ring
 print(json.dumps(sys._is_gil_enabled()))
 """

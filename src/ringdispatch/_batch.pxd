@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
-from ringdispatch._state cimport RingState, Unsettled, ring_mutex
+from ringdispatch._state cimport RingState, Unsettled
 
 
 cdef class Batch:
@@ -31,30 +31,3 @@ cdef class Slot:
     cdef uint64_t generation
     # under the ring's lock
     cdef bint _held
-
-
-cdef class Wake:
-    # never changed
-    cdef object ring  # keeps `state`
-    cdef RingState *state
-    cdef readonly object home
-    # by its loop's thread
-    cdef object pump
-    # under the ring's lock
-    cdef bint done
-
-
-cdef class Finalizer:
-    # never changed
-    cdef object function
-    cdef tuple arguments
-    # by its last holder
-    cdef bint done
-
-
-cdef class Workers:
-    # any thread, by single operations
-    cdef object idle  # the queues of the threads that wait for a job
-    # any thread, under the lock
-    cdef ring_mutex mutex
-    cdef bint ended

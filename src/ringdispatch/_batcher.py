@@ -12,8 +12,9 @@ from threading import get_ident
 from typing import Any
 
 from . import _close, _process
+from ._atomic import Wake, Workers
 from ._background import choose_home
-from ._batch import Batch, Wake, Workers
+from ._batch import Batch
 from ._call import EAGER, Call, current_call
 from ._home import Home, running_loop
 from ._options import Options

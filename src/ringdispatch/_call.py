@@ -9,7 +9,8 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._batch import Batch, Slot, cancel, watch
+from ._atomic import cancel, watch
+from ._batch import Batch, Slot
 from ._home import Home, raise_from
 from ._waiting import OpenerWaiter
 from ._worker import Worker

@@ -2,7 +2,8 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from ._batch import Batch, Slot, Wake
+from ._atomic import Wake
+from ._batch import Batch, Slot
 
 @disjoint_base
 class Ring:

@@ -12,20 +12,11 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 
 from ringdispatch cimport _pthread
-from ringdispatch._batch cimport Batch, Slot, Wake
+from ringdispatch._atomic cimport Wake
+from ringdispatch._batch cimport Batch, Slot
 from ringdispatch._state cimport (
-    Item,
-    Py_INCREF,
-    Py_XDECREF,
-    RingState,
-    Unsettled,
-    move_head,
-    ring_lock,
-    ring_renew,
-    ring_unlock,
-    set_notify_at,
-    set_stop,
-    unclaim,
+    Item, Py_INCREF, Py_XDECREF, RingState, Unsettled,
+    move_head, ring_lock, ring_renew, ring_unlock, set_notify_at, set_stop, unclaim,
 )
 
 DROP_REASONS = (

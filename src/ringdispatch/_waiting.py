@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ._batch import resolve
+from ._atomic import resolve
 from ._ordered import OrderedSet
 from ._ring import Ring
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import Any
 
-from ._batch import Finalizer, Workers, resolve
+from ._atomic import Finalizer, Workers, resolve
 from ._home import Home
 
 
