@@ -60,6 +60,21 @@ def test_does_what_a_list_does(steps: list[tuple[str, int]]) -> None:
         assert mine.first_few(2) == model[:2]
 
 
+def test_item_moves_to_the_other_set_only_if_it_is_in_the_one() -> None:
+    first, second, absent = Item(), Item(), Item()
+    here: OrderedSet[Item] = OrderedSet()
+    there: OrderedSet[Item] = OrderedSet()
+    for item in (first, second):
+        here.add(item)
+    for item in (second, absent, first, first):
+        here.move(item, there)
+    assert (list(here), list(there)) == ([], [second, first])
+    for each in (here, there):
+        each.add(absent)
+    here.move(absent, there)
+    assert (list(here), list(there)) == ([], [second, first, absent])
+
+
 def test_iterates_over_what_it_held_at_the_start() -> None:
     items = [Item() for _ in range(3)]
     mine: OrderedSet[Item] = OrderedSet()

@@ -65,6 +65,13 @@ def test_batch_after_those_that_calls_will_take_is_wanted_when_full_or_due() -> 
         assert [side.ring.wants_batch(skip, due) for skip in range(2)] == wanted
 
 
+def test_what_a_flush_waits_for_stays_urgent() -> None:  # C18
+    line = Line(Objects(), 1)
+    assert [line.ring.urge(end) for end in (0, 3, 2, 0)] == [0, 3, 3, 3]
+    line.ring.reset()
+    assert line.ring.urge(0) == 0
+
+
 @pytest.mark.parametrize("layout", [Objects(), Bytes()], ids=repr)
 def test_to_give_up_takes_no_memory(layout: Any) -> None:  # C10, C15
     """It is asked for where there is none left."""

@@ -151,12 +151,26 @@ class RingMachine(RuleBasedStateMachine):
         else:
             assert len({side.slots[which].release() for side in self.sides}) == 1
 
-    @precondition(lambda self: self.compiled.takes)
-    @rule(which=any_take)
-    def wait_in_a_call(self, which: int) -> None:
-        which %= len(self.compiled.takes)
-        self.compiled.takes[which].excuse(1)
-        self.modelled.takes[which].excused += 1
+    @precondition(lambda self: self.compiled.takes and self.compiled.slots)
+    @rule(which=any_take, ends=st.booleans())
+    def wait_in_a_call(self, which: int, ends: bool) -> None:
+        number, which = (
+            which % len(self.compiled.slots),
+            which % len(self.compiled.takes),
+        )
+        slot, batch = self.modelled.slots[number], self.modelled.takes[which]
+        waits = -1 if ends and slot.waits and batch.excused else 1
+        self.compiled.slots[number].excuse(self.compiled.takes[which], waits)
+        slot.waits += waits
+        batch.excused += waits
+
+    @rule(max_in_flight=st.integers(1, 3))
+    def ask_whether_every_slot_waits(self, max_in_flight: int) -> None:
+        generation = self.modelled.ring.generation
+        slots = [slot for slot in self.modelled.slots if slot.generation == generation]
+        waits = [slot.waits > 0 for slot in slots if slot.held]
+        expected = len(waits) >= max_in_flight and all(waits)
+        assert self.compiled.ring.every_slot_waits(max_in_flight) == expected
 
     @rule(reason=st.sampled_from(DROP_REASONS), to_log=st.booleans())
     def report_drops(self, reason: str, to_log: bool) -> None:

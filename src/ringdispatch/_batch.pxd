@@ -31,3 +31,4 @@ cdef class Slot:
     cdef uint64_t generation
     # under the ring's lock
     cdef bint _held
+    cdef uint64_t waits  # how often its call waits in a flush or a close

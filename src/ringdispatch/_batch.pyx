@@ -80,12 +80,6 @@ cdef class Batch:
         ring_unlock(&self.state.mutex)
         return not unsettled
 
-    def excuse(self, int waits):
-        """Count a wait that its own call began (1) or ended (-1)."""
-        ring_lock(&self.state.mutex)
-        self.node.excused += waits
-        ring_unlock(&self.state.mutex)
-
     def release(self):
         """Drop the entries: a reference to their call does not keep them alive."""
         ring_lock(&self.state.mutex)
@@ -131,6 +125,17 @@ cdef class Slot:
         ring_unlock(&self.state.mutex)
         return held
 
+    def excuse(self, Batch batch, int waits):
+        """Count a wait in a flush or a close that its call began (1) or ended (-1)."""
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef bint counts = self._held and self.generation == state.generation
+        state.waiting_slots -= counts and self.waits > 0
+        self.waits += waits
+        state.waiting_slots += counts and self.waits > 0
+        batch.node.excused += waits
+        ring_unlock(&state.mutex)
+
     def release(self):
         """Free the slot; False if that was done before."""
         cdef RingState *state = self.state
@@ -138,5 +143,6 @@ cdef class Slot:
         cdef bint held = self._held and self.generation == state.generation
         self._held = False
         state.busy_slots -= held
+        state.waiting_slots -= held and self.waits > 0
         ring_unlock(&state.mutex)
         return held

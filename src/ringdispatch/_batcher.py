@@ -255,7 +255,7 @@ class Batcher:
             if due_now:
                 self.due = ring.roll_window(now)
                 self._ends_window = free
-            self.due = max(self.due, self.settlement.urgent_end)
+            self.due = ring.urge(self.due)
             if not free:
                 self._expire_calls(now)
             elif (due_now or not self._out_of_memory) and self._wants_call:
@@ -343,8 +343,6 @@ class Batcher:
 
     def slot_freed(self, call: Call, *, here: bool) -> None:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
-        if self.settlement.excused:
-            self.settlement.excused.pop(call, None)
         if call.home is not self.home:
             self._leave(call.home)
         if not self.ring.pending and not self.ring.closed:

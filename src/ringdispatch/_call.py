@@ -205,6 +205,11 @@ class Call:
             batcher.slot_freed(self, here=here)
         self._ended = True
 
+    def excuse(self, waits: int) -> None:
+        """Count a wait in a flush or a close that it began (1) or ended (-1)."""
+        if self._slot is not None and self.batch is not None:
+            self._slot.excuse(self.batch, waits)
+
     # ---- failure
 
     def fail(self, error: BaseException, *, report: bool = True) -> int:

@@ -47,13 +47,7 @@ cdef class OrderedSet:
         node.item = item
         with cython.critical_section(self):
             if item not in self.nodes:
-                self.nodes[item] = node
-                node.before = self.newest
-                if self.newest is NULL:
-                    self.oldest = <PyObject *>node
-                else:
-                    (<Node>self.newest).after = <PyObject *>node
-                self.newest = <PyObject *>node
+                self.append(node)
 
     def add_first(self, item):
         """Put the item first, wherever it was."""
@@ -71,6 +65,16 @@ cdef class OrderedSet:
             else:
                 (<Node>self.oldest).before = <PyObject *>node
             self.oldest = <PyObject *>node
+
+    def move(self, item, OrderedSet other):
+        """Put the item last in the other set, if it is in this one."""
+        cdef Node node = Node.__new__(Node)
+        node.item = item
+        with cython.critical_section(self, other):
+            if item in self.nodes:
+                if item not in other.nodes:
+                    other.append(node)
+                self.unlink(self.nodes.pop(item))
 
     def discard(self, item):
         """Take the item out; returns whether it was there."""
@@ -100,6 +104,16 @@ cdef class OrderedSet:
                 each = (<Node>each).after
                 count -= 1
         return found
+
+    cdef int append(self, Node node) except -1:
+        self.nodes[node.item] = node
+        node.before = self.newest
+        if self.newest is NULL:
+            self.oldest = <PyObject *>node
+        else:
+            (<Node>self.newest).after = <PyObject *>node
+        self.newest = <PyObject *>node
+        return 0
 
     cdef void unlink(self, Node node) noexcept:
         if node.before is NULL:

@@ -35,13 +35,6 @@ cdef inline uint64_t read_field(RingState *state, uint64_t *field) noexcept nogi
     return value
 
 
-cdef inline uint64_t count_pending(RingState *state) noexcept nogil:
-    ring_lock(&state.mutex)
-    cdef uint64_t pending = state.tail - state.head
-    ring_unlock(&state.mutex)
-    return pending
-
-
 cdef inline void remove_oldest(RingState *state, uint64_t count) noexcept nogil:
     """Remove the oldest entries, taken or abandoned, from the ring's positions."""
     if state.tail - state.head > state.peak_pending:
@@ -156,7 +149,10 @@ cdef class Ring:
     def pending(self):
         if _pthread.forked:
             _pthread.after_fork()
-        return count_pending(&self.state)
+        ring_lock(&self.state.mutex)
+        cdef uint64_t pending = self.state.tail - self.state.head
+        ring_unlock(&self.state.mutex)
+        return pending
 
     @property
     def closed(self):
@@ -203,6 +199,13 @@ cdef class Ring:
             set_stop(&self.state)
         ring_unlock(&self.state.mutex)
 
+    def urge(self, uint64_t end):
+        """Have the entries below go out now; returns below where any are to."""
+        ring_lock(&self.state.mutex)
+        end = self.state.urgent_end = max(self.state.urgent_end, end)
+        ring_unlock(&self.state.mutex)
+        return end
+
     def acquire_slot(self, uint64_t max_in_flight):
         """Acquire a slot for a call of the dispatch function; None if all are busy."""
         cdef Slot slot = Slot.__new__(Slot)
@@ -214,6 +217,14 @@ cdef class Ring:
         cdef bint held = slot._held
         ring_unlock(&self.state.mutex)
         return slot if held else None
+
+    def every_slot_waits(self, uint64_t max_in_flight):
+        """Whether all slots are busy with calls that wait in a flush or a close."""
+        cdef RingState *state = &self.state
+        ring_lock(&state.mutex)
+        cdef bint wait = state.waiting_slots >= state.busy_slots >= max_in_flight
+        ring_unlock(&state.mutex)
+        return wait
 
     def wake(self, object home, object pump):
         """Make the callback by which an event loop runs `pump` with `home`."""

@@ -89,9 +89,7 @@ class SettlementQueue:
         self._flushes: OrderedSet[FlushWaiter] = OrderedSet()
         # Flushes from within calls, which wait for no call that waits itself.
         self._inner: OrderedSet[FlushWaiter] = OrderedSet()
-        self.excused: dict[Call, int] = {}  # how often each of these waits
         self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
-        self.urgent_end = 0  # entries below are to go out now
 
     # ---- flushes
 
@@ -101,25 +99,18 @@ class SettlementQueue:
 
     def add(self, waiter: FlushWaiter) -> None:
         """Have its entries go out now, and finish it when they are settled."""
-        self.urgent_end = max(self.urgent_end, waiter.end)
+        self._ring.urge(waiter.end)
         if waiter.excused is None:
             self._flushes.add(waiter)
         else:
-            self._excuse(waiter.excused, 1)
+            waiter.excused.excuse(1)
             self._inner.add(waiter)
 
     def remove(self, waiter: FlushWaiter) -> None:
         """Forget a waiter that waits no longer."""
         self._flushes.discard(waiter)
         if self._inner.discard(waiter) and waiter.excused is not None:
-            self._excuse(waiter.excused, -1)
-
-    def _excuse(self, call: "Call", waits: int) -> None:
-        count = self.excused.pop(call, 0) + waits
-        if count > 0:
-            self.excused[call] = count
-        if call.batch is not None:
-            call.batch.excuse(waits)
+            waiter.excused.excuse(-1)
 
     async def wait(self, waiter: FlushWaiter, timeout: float | None) -> bool:
         """Wait until it is finished; returns whether all was settled."""
@@ -150,8 +141,8 @@ class SettlementQueue:
             self._finish_below(self._flushes, self._ring.settled_end())
         if self._inner:
             self._finish_below(self._inner, self._ring.settled_end(True))
-            # Every slot is held by a call that waits: no batch can start.
-            if len(self.excused) >= self._ring.busy_slots >= self._max_in_flight:
+            # Then no batch can start.
+            if self._ring.every_slot_waits(self._max_in_flight):
                 self._finish_all(list(self._inner), False)
         for position in list(self.openers) if self.openers else ():
             if self._ring.is_settled(position):
@@ -230,6 +221,8 @@ class RoomQueue:
                 self.tickets.add(ticket)
                 while True:
                     ticket.wake = loop.create_future()  # before it looks
+                    if self._stalled.discard(ticket):
+                        self.tickets.add_first(ticket)
                     if self.tickets.first() is ticket:
                         accepted = attempt()
                         if accepted is not None:
@@ -240,9 +233,7 @@ class RoomQueue:
                     if len(self._loops) > 1:  # that of the first may have stopped
                         seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
                     await wait_for(ticket.wake, seconds)
-                    if self._stalled.discard(ticket):
-                        self.tickets.add_first(ticket)
-                    elif len(self._loops) > 1:
+                    if len(self._loops) > 1:
                         self.wake(1)
             finally:
                 self._leave(ticket)
@@ -260,10 +251,11 @@ class RoomQueue:
         while count > 0 and (tickets := self.tickets.first_few(count)):
             count = 0
             for ticket in tickets:
-                if not ticket.loop.is_running():
-                    if not ticket.loop.is_closed():
-                        self._stalled.add(ticket)  # until that runs again
+                if ticket.loop.is_closed():
                     self.tickets.discard(ticket)
+                    count += 1
+                elif not ticket.loop.is_running():
+                    self.tickets.move(ticket, self._stalled)  # until that runs again
                     count += 1
                 futures.append(ticket.wake)
         resolve_all(futures)

@@ -69,6 +69,7 @@ class ModelSlot:
     ring: ModelRing
     generation: int
     held: bool = True
+    waits: int = 0  # how often its call waits in a flush or a close
 
     def release(self) -> bool:
         """Free the slot; False if that was done before."""
