@@ -6,12 +6,14 @@ import asyncio
 import functools
 import gc
 import logging
+import sys
 import threading
 from typing import Any
 
 import pytest
 
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._options import unique_name
 from subprocesses import run_snippet
 from support import logged
 
@@ -88,6 +90,23 @@ def test_threads_that_make_dispatchers_at_once_get_a_name_each() -> None:
     assert len({one.name for one in made}) == 800
     made.clear()
     assert make().name == "post"
+
+
+def test_a_number_is_found_at_once_however_many_are_taken() -> None:  # C21
+    owners = [Service() for _ in range(500)]
+    for owner in owners:
+        unique_name("busy", owner)
+    del owners[0], owner
+    owners.append(Service())
+    assert unique_name("busy", owners[-1]) == "busy"
+    steps: list[str] = []
+    sys.setprofile(lambda _, event, __: steps.append(event))
+    try:
+        name = unique_name("busy", owners[0])  # given another
+    finally:
+        sys.setprofile(None)
+    assert name == "busy-501"
+    assert len(steps) < 30
 
 
 def test_lines_begin_with_the_library_and_the_name(

@@ -1,6 +1,7 @@
 """Checks of the constructor's options: each error names the option and its value."""
 
 import functools
+import heapq
 import inspect
 import math
 import re
@@ -20,10 +21,9 @@ LINE = "ringdispatch[%s]: %s"
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
-# Of the living dispatchers, by name; and by the name that was asked for the lowest
-# number that may be free, where that is not 1.
+# Of the living dispatchers, by name; and by the name that was asked for.
 _owners: dict[str, "weakref.ref[Any]"] = {}
-_lowest: dict[str, int] = {}
+_numbers: dict[str, "_Numbers"] = {}
 
 
 def explain_arguments(init: Constructor) -> Constructor:
@@ -361,33 +361,48 @@ def plain_with(batcher: Any, loop: object) -> None:
         )
 
 
+class _Numbers:
+    """The numbers of one name: those given back, as a heap, and the first unused."""
+
+    __slots__ = ("free", "unused")
+
+    def __init__(self) -> None:
+        self.free: list[int] = []
+        self.unused = 1
+
+
 def unique_name(name: str, owner: object) -> str:
     """The name, or the first of name-2, name-3, ... that no other living owner has.
 
-    Without a lock: single operations of a dict decide between threads, and a finalizer
-    may be in here at any point.
+    Without a lock: single operations of a dict or heap decide between threads, and a
+    finalizer may be in here at any point. `_owners` has the last word; numbers that a
+    race leaves wrong cost a few steps more.
     """
-    number = _lowest.get(name, 1) - 1
+    numbers = _numbers.setdefault(name, _Numbers())
 
-    def free(
+    def give_back(
         reference: object,
         owners: dict[str, "weakref.ref[Any]"] = _owners,
-        lowest: dict[str, int] = _lowest,
+        all_numbers: dict[str, _Numbers] = _numbers,
+        push: Callable[[list[int], int], None] = heapq.heappush,
     ) -> None:
         if owners.get(unique) is reference:
             del owners[unique]
-        if number == 1:
-            lowest.pop(name, None)
-        elif number < lowest.get(name, 1):
-            lowest[name] = number
+        push(numbers.free, number)
+        if len(numbers.free) >= numbers.unused - 1:  # all are free
+            all_numbers.pop(name, None)
 
-    reference = weakref.ref(owner, free)
+    reference = weakref.ref(owner, give_back)
+    try:
+        number = heapq.heappop(numbers.free)
+    except IndexError:
+        number = numbers.unused
     while True:
-        number += 1
         unique = name if number == 1 else f"{name}-{number}"
         if _owners.setdefault(unique, reference) is reference:
             break
-    _lowest[name] = number + 1
+        number += 1
+    numbers.unused = max(numbers.unused, number + 1)
     return unique
 
 
