@@ -102,7 +102,6 @@ class _Background:
 
     def __init__(self) -> None:
         self.home: Home | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._error: BaseException | None = None
         self._is_waiting = False
         self._ready = threading.Event()
@@ -121,7 +120,7 @@ class _Background:
 
     def _run(self) -> None:
         try:
-            self._loop = loop = _new_loop()
+            loop = _new_loop()
         except BaseException as error:
             self._error = error
             self._ready.set()
@@ -129,7 +128,7 @@ class _Background:
         try:
             home = home_of(loop)
             home.background = home.is_ours = True
-            home.on_deserted = partial(self._soon, self._wait_for_another)
+            home.on_deserted = partial(home.post, self._wait_for_another)
             self.home = home
             if _background.setdefault("thread", self) is self:
                 self._ready.set()
@@ -139,7 +138,6 @@ class _Background:
             self._ready.set()
             self._withdraw("thread")
             loop.close()
-            self._loop = None  # its home refers to us, for as long as it lives
             self._withdraw("ending")
             self._ended.set()
 
@@ -170,7 +168,8 @@ class _Background:
 
     def stop(self, seconds: float) -> None:
         """Drain every dispatcher that lives here, then end the thread."""
-        self._soon(self._stop)
+        if self.home is not None:
+            self.home.post(self._stop)
         deadline = time.monotonic() + seconds
         # In slices: a signal that comes just before a wait is handled after it.
         while not self._ended.wait(0.1):
@@ -183,12 +182,6 @@ class _Background:
         if _background.get("thread") is self:  # a second time would stop the draining
             self._begin_to_end()
             asyncio.get_running_loop().stop()
-
-    def _soon(self, callback: Callable[[], object]) -> None:
-        loop = self._loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed already
-                loop.call_soon_threadsafe(callback, context=Context())
 
 
 def _hidden(loop: asyncio.AbstractEventLoop) -> contextlib.AbstractContextManager[None]:

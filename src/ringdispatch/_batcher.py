@@ -21,7 +21,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._waiting import FlushWaiter, RoomQueue, SettlementQueue
+from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # may fire almost a tick early: then wait for one more.
@@ -107,9 +107,9 @@ class Batcher:
         """Have the home pump; returns whether it will."""
         if context is None:
             return self.wake_home(self._ensure_home())
-        opener = self.settlement.add_opener(position, context)
+        opener = self.settlement.openers[position] = OpenerWaiter(context)
         posted = self.wake_home(self._ensure_home())
-        if self.ring.head > position:  # another thread was quicker than add_opener()
+        if self.ring.head > position:  # another thread was quicker
             self.wake_home(self.home)
         try:
             opener.call_wait_until()
@@ -117,7 +117,8 @@ class Batcher:
             raise
         except BaseException as error:
             # enqueue never logs: the home does.
-            self.post(partial(self.reports.hook_raised, "wait_until", error))
+            report = partial(self.reports.log, logging.ERROR, "wait_until raised")
+            self.post(partial(report, error))
         return posted
 
     def batch_full(self) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 import weakref
-from contextlib import suppress
 from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,22 +41,6 @@ class Call:
     Its batch may be settled earlier: at `dispatch_timeout`, when close runs out of
     time, or when the loop is closed under it.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_batcher",
-        "_began",
-        "_ended",
-        "_slot",
-        "_suspended",
-        "_timer",
-        "_worker",
-        "batch",
-        "deadline",
-        "home",
-        "openers",
-        "task",
-    )
 
     def __init__(self, batcher: "Batcher", home: Home) -> None:
         # never changed
@@ -239,10 +222,7 @@ class Call:
 
     def stop(self) -> None:
         """Ask the task to end; from any thread."""
-        loop = self.home.loop
-        if loop is not None:
-            with suppress(RuntimeError):  # closed
-                loop.call_soon_threadsafe(cancel, self, context=Context())
+        self.home.post(partial(cancel, self))
 
     @property
     def ending_task(self) -> "asyncio.Task[None] | None":

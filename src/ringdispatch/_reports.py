@@ -148,11 +148,7 @@ class Reports:
         try:
             Context().run(hook, *values)
         except BaseException as error:
-            self.hook_raised(what, error)
-
-    def hook_raised(self, what: str, error: BaseException) -> None:
-        """Log what a hook raised."""
-        self.log(logging.ERROR, f"{what} raised", error)
+            self.log(logging.ERROR, f"{what} raised", error)
 
 
 def _counts(failed: list[int]) -> str:

@@ -168,11 +168,6 @@ class SettlementQueue:
 
     # ---- openers
 
-    def add_opener(self, position: int, context: Any) -> OpenerWaiter:
-        """Have the entry's context notified when the entry is settled."""
-        opener = self.openers[position] = OpenerWaiter(context)
-        return opener
-
     def move_openers(self, start: int, end: int, to: "list[OpenerWaiter]") -> None:
         """Hand over the openers of entries in [start, end): a batch has them now."""
         for position, opener in list(self.openers.items()):
@@ -198,9 +193,8 @@ class RoomQueue:
 
     def __init__(self) -> None:
         self.tickets: OrderedSet[_Ticket] = OrderedSet()
-        self._stalled: OrderedSet[_Ticket] = (
-            OrderedSet()
-        )  # woken, but their loop stands still
+        # Woken, but their loop stands still.
+        self._stalled: OrderedSet[_Ticket] = OrderedSet()
         self._loops: set[int] = set()  # seen since it was last empty
 
     def __len__(self) -> int:
