@@ -42,6 +42,7 @@ def interrupted_at(
                 thread.join()
         return trace
 
+    sys._getframe().f_trace_opcodes = True  # 3.12 asks for it before settrace()
     sys.settrace(trace)
     try:
         step()
