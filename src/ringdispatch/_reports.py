@@ -1,6 +1,5 @@
 """Logs, calls the user's hooks, and contains their exceptions."""
 
-import asyncio
 import logging
 import math
 import traceback
@@ -177,7 +176,7 @@ class Drops:
         self._ring = ring
         self._reports = reports
         self._now = now
-        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = -math.inf  # when the timer is due, by its loop's clock
         self._logged_at: dict[str, float] = {}
 
     def report(self, home: Home) -> None:
@@ -187,21 +186,22 @@ class Drops:
         if loop is None or loop.is_closed():
             self._ring.rearm_drop_notice()
             return
-        timer = self._timer
-        if timer is not None and timer.when() > loop.time():
+        if self._due_at > loop.time():
             return
         if self._ring.has_drops:
-            self._timer = loop.call_later(
-                HOOK_SECONDS, self.report, home, context=Context()
-            )
+            loop.call_later(HOOK_SECONDS, self._again, home, context=Context())
+            self._due_at = loop.time() + HOOK_SECONDS
         else:
-            self._timer = None
             self._ring.rearm_drop_notice()
             self.report_now()  # dropped before the notice was armed again
 
+    def _again(self, home: Home) -> None:
+        self._due_at = -math.inf
+        self.report(home)
+
     def loop_closed(self) -> None:
         """Have the next batch, or the next drop, report what the timer will not."""
-        self._timer = None
+        self._due_at = -math.inf
         self._ring.rearm_drop_notice()
 
     def report_now(self, *, last: bool = False) -> None:
