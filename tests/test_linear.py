@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -90,7 +90,7 @@ class OwnCalls:
 
     count = 0
 
-    def __enter__(self) -> OwnCalls:
+    def __enter__(self) -> Self:
         sys.setprofile(self._profile)
         return self
 

@@ -217,13 +217,14 @@ def test_signal_handler_that_raises_anywhere_in_an_opener_prints_nothing() -> No
                 accepted.append(number)
         # What is raised in a finalizer, or while a thread starts, Python itself prints.
         gc.disable()
-        keeps_the_thread = BackgroundDispatcher(lambda batch: None, ms_delay=1)
+        keeps_the_thread = BackgroundDispatcher(len, ms_delay=1)
         assert keeps_the_thread.enqueue(0) and keeps_the_thread.flush()
         accepted, got, number = [], [], 0
+        def send(batch): got.extend(batch)
         end = time.monotonic() + 20
         while inside < 150:
             assert time.monotonic() < end, inside
-            dispatcher = BackgroundDispatcher(lambda batch: got.extend(batch), ms_delay=1)
+            dispatcher = BackgroundDispatcher(send, ms_delay=1)
             number += 1
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-4))
             try:
