@@ -42,9 +42,6 @@ LACKS_A_PACKAGE = 77
 
 def run(name: str, arguments: list[str]) -> tuple[str, str]:
     """Run a program; returns a verdict, and what it wrote."""
-    if name == "exception_at_any_line" and sys.version_info < (3, 12):
-        why = "3.11 crashes where a trace function raises often, asyncio alone too"
-        return "not run", f"{why}; `make interruptions` has a process for each time"
     with subprocess.Popen(
         [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
         stdout=subprocess.PIPE,
