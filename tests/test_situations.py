@@ -188,9 +188,10 @@ def test_contexts_are_bounded_where_no_thread_can_be_had() -> None:  # C7
         """
         import weakref
         alive = weakref.WeakSet()
+        receipts = []
         class Context:
             def __init__(self): alive.add(self)
-            def wait_until(self, awaitable): pass
+            def wait_until(self, awaitable): receipts.append(awaitable)
         def no(thread): raise RuntimeError("can't start new thread")
         threading.Thread.start = no
         async def send(batch): pass
@@ -200,6 +201,10 @@ def test_contexts_are_bounded_where_no_thread_can_be_had() -> None:  # C7
             dispatcher.enqueue(number, Context())
         gc.collect()
         assert len(alive) <= 100, len(alive)
+        async def end():
+            for receipt in receipts[:-100]:
+                await asyncio.wait_for(receipt, 10)
+        asyncio.run(end())
         os._exit(0)
         """
     )
