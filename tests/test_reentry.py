@@ -194,6 +194,33 @@ def test_f14_hammered_from_a_signal_handler(
     hammer(loop_name, home, SIGNALS, 100, 3 * SECONDS, layout=layout)
 
 
+@pytest.mark.parametrize("where", ["a handler", "getLogger"])
+def test_first_entry_under_the_locks_of_logging_finds_a_thread(where: str) -> None:
+    """Its loop would log that it was made, and wait for them for ever."""  # C18
+    run_snippet(
+        f"""
+        got = []
+        dispatcher = BackgroundDispatcher(lambda batch: got.extend(batch), ms_delay=1)
+        class Handler(logging.Handler):
+            def emit(self, record):
+                dispatcher.enqueue(record.getMessage())
+        class Logger(logging.Logger):
+            def __init__(self, name):
+                super().__init__(name)
+                dispatcher.enqueue("a")
+        if {where!r} == "a handler":
+            logging.basicConfig(level=logging.DEBUG, handlers=[Handler()])
+            logging.info("a")
+        else:
+            logging.setLoggerClass(Logger)
+            logging.getLogger("new")
+        assert dispatcher.flush()
+        assert got == ["a"], got
+        os._exit(0)
+        """
+    )
+
+
 @needs_signals
 def test_signal_handler_that_raises_anywhere_in_an_opener_prints_nothing() -> None:
     """As a time limit does; books agree, and what comes later goes out."""  # C20
