@@ -210,7 +210,7 @@ clean:
 	$(pip) --group bench || $(pip) --group bench-pure
 	@touch $@
 
-# uWSGI is compiled here; a program that lacks a package is not run.
+# Some are compiled here; a program that lacks a package is not run.
 .venv/.group-cases: pyproject.toml .venv/.pip
 	$(pip) --group cases || $(pip) --group cases-pure
 	@touch $@

@@ -2,8 +2,8 @@
 
     python stress/run_cases.py [NAME...]
 
-A program that ends with status 0 has found all well, with 77 that it lacks a package;
-any other status, and more time than its deadline, is a failure.
+A program that ends with status 0 has found all well, with 77 that it lacks a package,
+which it names; any other status, and more time than its deadline, is a failure.
 """
 
 from __future__ import annotations
@@ -42,9 +42,6 @@ LACKS_A_PACKAGE = 77
 
 def run(name: str, arguments: list[str]) -> tuple[str, str]:
     """Run a program; returns a verdict, and what it wrote."""
-    if name == "exception_at_any_line" and sys.version_info < (3, 12):
-        # Where a trace function raises again and again, 3.11 crashes in its own C code.
-        return "not run", "on 3.11 `make interruptions` does it in another way"
     with subprocess.Popen(
         [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
         stdout=subprocess.PIPE,
@@ -58,7 +55,7 @@ def run(name: str, arguments: list[str]) -> tuple[str, str]:
             os.killpg(process.pid, signal.SIGKILL)
             return "HUNG", process.communicate()[0]
     if process.returncode == LACKS_A_PACKAGE:
-        return "not run", "a package is not installed"
+        return "not run", said.strip()
     return "passed" if process.returncode == 0 else "FAILED", said
 
 
@@ -75,8 +72,11 @@ def main() -> int:
             began = time.monotonic()
             verdict, said = run(name, arguments)
             took = time.monotonic() - began
-            rows.append((verdict, took, " ".join([name, *arguments])))
-            if verdict != "passed":
+            what = " ".join([name, *arguments])
+            if verdict == "not run":
+                what += f": {said}"
+            rows.append((verdict, took, what))
+            if verdict in {"FAILED", "HUNG"}:
                 print(f"{rows[-1][2]}: {verdict}\n{said[-2000:]}", flush=True)
     for verdict, took, what in rows:
         print(f"{verdict:>8}  {took:6.1f} s  {what}")

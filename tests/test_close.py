@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, Place, comes_true, eventually, run_on
+from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
 
@@ -408,3 +411,27 @@ def test_close_without_an_end_in_the_dispatch_function_gives_up_nothing(
         assert dispatcher.closed
 
     stepped.run_until_complete(main())
+
+
+@pytest.mark.counts_memory
+def test_close_that_gives_up_takes_no_memory_for_each_entry() -> None:  # C15
+    """There may be none left. Objects only: test_ring.py has the other layouts."""
+    called = threading.Event()
+
+    async def hang(batch: list[Any]) -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    dispatcher = BackgroundDispatcher[None](hang, ms_delay=1, home="thread")
+    dispatcher.enqueue(None)
+    assert called.wait(10)
+    while dispatcher.enqueue(None):
+        pass
+    tracemalloc.start()
+    try:
+        assert not dispatcher.close(0.05)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    seen = dispatcher.statistics()
+    assert seen.abandoned == seen.capacity == 65_536

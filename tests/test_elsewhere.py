@@ -5,10 +5,13 @@ docs/servers.md has a table of what happens there, and of what to do.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from typing import Any
 
 import pytest
 
+from loops import comes_true
 from serving import needs
 from subprocesses import run_snippet
 
@@ -92,6 +95,58 @@ def test_subinterpreter_gets_an_import_error_and_the_main_one_works() -> None:
     assert "ImportError" in outcome.lines[0]
     assert "ringdispatch._bytes does not support loading in sub" in outcome.lines[0]
     assert outcome.lines[1] == "['entry']"
+
+
+class Bare:
+    """A timer's handle of a loop that is not written in Python, or is Qt's."""
+
+    __slots__ = ("_handle",)  # it takes no weak reference, and has no when()
+
+    def __init__(self, handle: asyncio.Handle) -> None:
+        self._handle = handle
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class OtherLoop(asyncio.SelectorEventLoop):
+    def call_at(self, when: float, *args: Any, **options: Any) -> Any:
+        return Bare(super().call_at(when, *args, **options))
+
+    def call_later(self, delay: float, *args: Any, **options: Any) -> Any:
+        return self.call_at(self.time() + delay, *args, **options)
+
+
+def test_timers_of_a_loop_need_only_be_cancellable(dispatcher_class: type) -> None:
+    batches: list[Any] = []
+    dropped: list[int] = []
+
+    async def send(batch: list[Any]) -> None:
+        batches.append(list(batch))
+        if len(batches) == 4:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(
+            send,
+            ms_delay=5,
+            capacity=2,
+            dispatch_timeout=0.01,
+            on_drop=lambda _, count: dropped.append(count),
+        )
+        for number in range(4):
+            for _ in range(5):
+                dispatcher.enqueue(number)
+            await comes_true(lambda: len(batches) > number)  # noqa: B023
+        await comes_true(lambda: dispatcher.statistics().failed)
+        assert await dispatcher.aclose()
+        seen = dispatcher.statistics()
+        assert (seen.dispatched, seen.failed, seen.rejected_full) == (6, 2, 12)
+
+    with asyncio.Runner(loop_factory=OtherLoop) as runner:
+        runner.run(main())  # C2, C10, C11
+    assert batches == [[number] * 2 for number in range(4)]
+    assert sum(dropped) == 12
 
 
 @needs("trio")

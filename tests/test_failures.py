@@ -173,13 +173,15 @@ def test_on_error_gets_the_exception_and_the_batch(
     stepped.run_until_complete(main())
 
 
+@pytest.mark.parametrize("kind", [Exception, asyncio.CancelledError, BaseException])
 def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
+    kind: type[BaseException],
     stepped: SteppedLoop,
     sink: Sink,
     caplog: pytest.LogCaptureFixture,
     dispatcher_class: type,
 ) -> None:  # C11
-    class Broken(Exception):
+    class Broken(kind):  # type: ignore[misc, valid-type]
         pass
 
     def broken(*values: object) -> None:

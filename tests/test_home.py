@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+import ringdispatch
 from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, put, run_on
 from subprocesses import run_snippet
 from support import books_agree
+
+PACKAGE = str(Path(ringdispatch.__file__).parent)
 
 pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
 
@@ -169,6 +177,62 @@ def test_bound_background_loop_does_not_give_way(
     run_on(loop_name, main())
     assert sink.threads == [BACKGROUND] * 2
     assert dispatcher.close()
+
+
+class Pause:
+    """Holds the thread that runs it at the `at`-th line of the package."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.reached, self.resumed = threading.Event(), threading.Event()
+
+    def run(self, function: Callable[[], object]) -> None:
+        sys.settrace(self._trace)
+        try:
+            function()
+        finally:
+            sys.settrace(None)
+            self.reached.set()
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                self.reached.set()
+                assert self.resumed.wait(10)
+        return self._trace
+
+
+def test_bind_wins_at_whatever_line_another_threads_first_entry_is(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C13
+    async def bind_at(line: int) -> bool:
+        place = Place()
+        dispatcher = dispatcher_class(place, ms_delay=60_000)
+        pause = Pause(line)
+        first = partial(dispatcher.enqueue, 1)
+        other = threading.Thread(target=pause.run, args=(first,))
+        other.start()
+        assert pause.reached.wait(10)
+        dispatcher.bind()
+        pause.resumed.set()
+        other.join()
+        assert await dispatcher.aflush()
+        await asyncio.to_thread(dispatcher.enqueue, 2)
+        assert await dispatcher.aclose()
+        assert place.entries == [1, 2]
+        assert place.loops == [asyncio.get_running_loop()] * 2, line
+        return pause.left <= 0
+
+    async def main() -> int:
+        line = 1
+        while await bind_at(line):
+            line += 1
+        return line
+
+    assert run_on(loop_name, main()) > 20
 
 
 def test_bind_needs_a_running_loop(

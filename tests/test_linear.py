@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 import ringdispatch
+from loops import eventually
 from ringdispatch import BackgroundDispatcher
+from support import SteppedLoop
 
 PACKAGE = str(Path(ringdispatch.__file__).parent)
 FEW, MANY = 200, 800
@@ -82,23 +85,29 @@ async def calls(count: int) -> None:
         await receipt
 
 
+class OwnCalls:
+    """Counts the package's functions that this thread calls while it is entered."""
+
+    count = 0
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, _: Any) -> None:
+        self.count += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
+
+
 def own_calls(scene: Callable[[int], Awaitable[None]], count: int) -> int:
-    """How many functions of the package a scene calls."""
-    counted = 0
-
-    def profile(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal counted
-        counted += event == "call" and frame.f_code.co_filename.startswith(PACKAGE)
-
-    async def main() -> None:
-        sys.setprofile(profile)
-        try:
+    async def main() -> int:
+        with OwnCalls() as calls:
             await scene(count)
-        finally:
-            sys.setprofile(None)
+        return calls.count
 
-    asyncio.run(main())
-    return counted
+    return asyncio.run(main())
 
 
 @pytest.mark.parametrize("scene", [flushes, waiters, calls])
@@ -106,5 +115,54 @@ def test_cost_grows_with_the_number(
     scene: Callable[[int], Awaitable[None]],
 ) -> None:  # C21
     few, many = own_calls(scene, FEW), own_calls(scene, MANY)
+    assert few > FEW
+    assert many <= few * (MANY / FEW) * 1.3, (few, many)
+
+
+def looks(stepped: SteppedLoop, count: int) -> int:
+    """Own calls in ten seconds in which tasks on two loops wait and nothing happens."""
+    gate, waits = threading.Event(), threading.Event()
+    dispatcher = BackgroundDispatcher(
+        lambda _: gate.wait(20), ms_delay=1, capacity=1, home="thread"
+    )
+    assert dispatcher.enqueue("in flight")
+    eventually(lambda: dispatcher.statistics().in_flight)
+    assert dispatcher.enqueue("pending")
+
+    async def elsewhere() -> None:
+        task = asyncio.create_task(dispatcher.aenqueue("elsewhere"))
+        await asyncio.sleep(0)
+        waits.set()
+        await task
+
+    def wait_for_room() -> list[asyncio.Task[bool]]:
+        return [stepped.create_task(dispatcher.aenqueue(n)) for n in range(count // 2)]
+
+    async def main() -> int:
+        tasks = wait_for_room()
+        await asyncio.sleep(0)
+        other = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+        other.start()
+        assert waits.wait(10)
+        tasks[0].cancel()  # which wakes the next
+        tasks += wait_for_room()
+        await stepped.settle()
+        with OwnCalls() as calls:
+            await stepped.advance(10)
+        assert not any(task.done() for task in tasks[1:])
+        for task in tasks:
+            task.cancel()
+        gate.set()
+        await asyncio.to_thread(dispatcher.close)
+        await asyncio.to_thread(other.join)
+        return calls.count
+
+    return stepped.run_until_complete(main())
+
+
+def test_waiters_on_two_loops_look_in_proportion_to_their_number(
+    stepped: SteppedLoop,
+) -> None:  # C21
+    few, many = looks(stepped, FEW), looks(stepped, MANY)
     assert few > FEW
     assert many <= few * (MANY / FEW) * 1.3, (few, many)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import soak
 from loops import LOOPS, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher, Full
 from support import Sink, SteppedLoop, books_agree
@@ -156,3 +159,25 @@ def test_f30_in_short(program: list[str], policy: str, kind: str) -> None:  # C7
         timeout=50,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_soak_finds_what_grows_in_each_round(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes no offence at what an allocator keeps once."""
+    monkeypatch.setattr(soak, "WARM_UP", 1000)
+    seen: list[soak.Size] = []
+    really = soak.Size.now
+
+    def now(loop: asyncio.AbstractEventLoop) -> soak.Size:
+        looks = min(len(seen), rounds * soak.LOOKS)
+        memory = looks * soak.SLACK.memory
+        seen.append(dataclasses.replace(really(loop), memory=memory))
+        return seen[-1]
+
+    monkeypatch.setattr(soak.Size, "now", staticmethod(now))
+    wrong = soak.soak(1000, "drop_oldest", "objects")
+    assert len(seen) == 1 + soak.LOOKS * min(rounds + 1, soak.ROUNDS)
+    assert [what.split(":")[0] for what in wrong] == ["memory"] * (rounds == 3)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import peer_suites
 from peer_suites import SUITES, Found, has_cpython_tests
 
 HERE = Path(__file__).parent / "peers"
@@ -221,6 +222,33 @@ def test_outcomes_and_expected_differences_are_compared_both_ways() -> None:
     assert found.unlike(["b"], ["f"]) == (["c"], [])
     assert found.unlike(["b", "c"], []) == ([], [])
     assert found.unlike("abcde", ["f", "g"]) == ([], ["a", "d", "e", "g"])
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "ran", "status"),
+    [([], ["opentelemetry", "sentry"], 0), (["cpython"], [], 2)],
+)
+def test_suite_that_the_interpreter_came_without_is_named(
+    asked_for: list[str],
+    ran: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names: list[str] = []
+
+    def run(name: str, expected: object) -> bool:
+        names.append(name)
+        return True
+
+    monkeypatch.setattr(peer_suites, "has_cpython_tests", lambda: False)
+    monkeypatch.setattr(peer_suites, "run", run)
+    monkeypatch.setattr(sys, "argv", ["peer_suites.py", *asked_for])
+    assert peer_suites.main() == status
+    assert names == ran
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("cpython: not run: ")
+    assert last.endswith("came without test.test_queue")
 
 
 def test_every_difference_belongs_to_a_suite_and_has_its_reason() -> None:

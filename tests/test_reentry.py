@@ -194,6 +194,83 @@ def test_f14_hammered_from_a_signal_handler(
     hammer(loop_name, home, SIGNALS, 100, 3 * SECONDS, layout=layout)
 
 
+@pytest.mark.parametrize("where", ["a handler", "getLogger"])
+def test_first_entry_under_the_locks_of_logging_finds_a_thread(where: str) -> None:
+    """Its loop would log that it was made, and wait for them for ever."""  # C18
+    run_snippet(
+        f"""
+        got = []
+        dispatcher = BackgroundDispatcher(lambda batch: got.extend(batch), ms_delay=1)
+        class Handler(logging.Handler):
+            def emit(self, record):
+                dispatcher.enqueue(record.getMessage())
+        class Logger(logging.Logger):
+            def __init__(self, name):
+                super().__init__(name)
+                dispatcher.enqueue("a")
+        if {where!r} == "a handler":
+            logging.basicConfig(level=logging.DEBUG, handlers=[Handler()])
+            logging.info("a")
+        else:
+            logging.setLoggerClass(Logger)
+            logging.getLogger("new")
+        assert dispatcher.flush()
+        assert got == ["a"], got
+        os._exit(0)
+        """
+    )
+
+
+@needs_signals
+def test_signal_handler_that_raises_anywhere_in_an_opener_prints_nothing() -> None:
+    """As a time limit does; books agree, and what comes later goes out."""  # C20
+    run_snippet(
+        """
+        import random, ringdispatch
+        package = os.path.dirname(ringdispatch.__file__)
+        class Limit(Exception): pass
+        inside = 0
+        def handler(_, frame):
+            global inside
+            raised_in = frame.f_code.co_filename
+            while frame is not None:
+                if frame.f_code is burst.__code__:
+                    inside += raised_in.startswith(package)
+                    raise Limit
+                frame = frame.f_back
+        signal.signal(signal.SIGALRM, handler)
+        def burst():
+            if dispatcher.enqueue(number):
+                accepted.append(number)
+        # What is raised in a finalizer, or while a thread starts, Python itself prints.
+        gc.disable()
+        keeps_the_thread = BackgroundDispatcher(len, ms_delay=1)
+        assert keeps_the_thread.enqueue(0) and keeps_the_thread.flush()
+        accepted, got, number = [], [], 0
+        def send(batch): got.extend(batch)
+        end = time.monotonic() + 20
+        while inside < 150:
+            assert time.monotonic() < end, inside
+            dispatcher = BackgroundDispatcher(send, ms_delay=1)
+            number += 1
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-4))
+            try:
+                burst()
+            except Limit:
+                pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            dispatcher.enqueue(-number)
+            assert dispatcher.close()
+            seen = dispatcher.statistics()
+            assert seen.accepted == seen.dispatched, seen
+        entries = {*got}
+        assert len(entries) == len(got) and entries >= {*accepted}
+        assert entries >= {-n for n in range(1, number + 1)}
+        """,
+        debug=False,
+    )
+
+
 @needs_signals
 @on_each_loop
 def test_f38_opener_in_a_signal_handler_on_an_idle_loop_is_on_time(

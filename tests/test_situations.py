@@ -42,6 +42,39 @@ def test_entry_near_the_recursion_limit_goes_out_in_time(left: int) -> None:  # 
     )
 
 
+def test_enqueue_near_the_recursion_limit_returns() -> None:  # C18, C20
+    """On the loop's own thread, whatever fails inside of it for lack of frames."""
+    run_snippet(
+        """
+        async def send(batch): pass
+        def deep(frames, dispatcher):
+            if frames:
+                return deep(frames - 1, dispatcher)
+            try:
+                dispatcher.enqueue("deep")
+            except RecursionError:
+                pass
+        async def main():
+            for left in range(2, 20):
+                dispatcher = BackgroundDispatcher(send, ms_delay=1)
+                frame, depth = sys._getframe(), 0
+                while frame:
+                    frame, depth = frame.f_back, depth + 1
+                sys.setrecursionlimit(depth + 300)
+                try:
+                    deep(300 - left, dispatcher)
+                except RecursionError:
+                    pass
+                sys.setrecursionlimit(1000)
+                dispatcher.enqueue("later")
+                assert await dispatcher.aclose(), left
+        sys.unraisablehook = lambda _: None
+        run(main())
+        """,
+        debug=False,
+    )
+
+
 def test_interrupted_start_of_the_thread_is_repeated_by_the_next_window() -> None:
     run_snippet(
         """
@@ -138,14 +171,27 @@ def test_ordinary_function_that_never_returns_holds_no_process(where: str) -> No
     )  # C16
 
 
+def test_no_thread_outlives_the_last_dispatcher() -> None:  # C16
+    run_snippet(
+        """
+        dispatcher = BackgroundDispatcher(lambda batch: None, ms_delay=1)
+        assert dispatcher.enqueue(1)
+        assert dispatcher.close()
+        main = threading.main_thread()
+        eventually(lambda: threading.enumerate() == [main], seconds=5)
+        """
+    )
+
+
 def test_contexts_are_bounded_where_no_thread_can_be_had() -> None:  # C7
     run_snippet(
         """
         import weakref
         alive = weakref.WeakSet()
+        receipts = []
         class Context:
             def __init__(self): alive.add(self)
-            def wait_until(self, awaitable): pass
+            def wait_until(self, awaitable): receipts.append(awaitable)
         def no(thread): raise RuntimeError("can't start new thread")
         threading.Thread.start = no
         async def send(batch): pass
@@ -155,6 +201,10 @@ def test_contexts_are_bounded_where_no_thread_can_be_had() -> None:  # C7
             dispatcher.enqueue(number, Context())
         gc.collect()
         assert len(alive) <= 100, len(alive)
+        async def end():
+            for receipt in receipts[:-100]:
+                await asyncio.wait_for(receipt, 10)
+        asyncio.run(end())
         os._exit(0)
         """
     )

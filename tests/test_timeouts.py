@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loops import LOOPS, comes_true, run_on
 from ringdispatch import _call
 from support import Sink, SteppedLoop, books_agree, logged
 
@@ -142,3 +143,26 @@ def test_no_timeout_means_never(
         assert await dispatcher.aclose()
 
     stepped.run_until_complete(main())
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
+@pytest.mark.parametrize("seconds", [1e-6, 4e-4])
+def test_call_begins_however_short_its_time_is(
+    loop_name: str, seconds: float, dispatcher_class: type
+) -> None:  # C11
+    """Shorter than a tick of uvloop's clock, which is over at once."""
+    batches: list[Any] = []
+
+    async def hang(batch: list[Any]) -> None:
+        batches.append(list(batch))
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        dispatcher = dispatcher_class(hang, ms_delay=1, dispatch_timeout=seconds)
+        for number in range(3):
+            dispatcher.enqueue(number)
+            await comes_true(lambda: dispatcher.statistics().failed == number + 1)  # noqa: B023
+        assert batches == [[0], [1], [2]]
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -244,3 +245,5 @@ def test_few_entries_are_made_where_each_is_large(layout: str) -> None:
 def test_what_a_row_takes() -> None:
     pytest.importorskip("numpy")
     assert entry_bytes("records") == 18
+    rows = [(True, 1), (404, 0.5)]
+    assert entry_bytes("records", lambda: itertools.cycle(rows)) == 16

@@ -294,6 +294,39 @@ def test_waiter_whose_loop_stands_still_keeps_its_turn_and_blocks_nobody(
 
 
 @pytest.mark.parametrize("loop_name", LOOPS)
+def test_nothing_piles_up_on_a_loop_that_stands_still_with_a_waiter(
+    loop_name: str, dispatcher_class: type
+) -> None:  # C7, C14
+    """However many batches make room meanwhile, on another loop."""
+    sink = Place()
+    gate = threading.Event()
+    dispatcher = without_room(dispatcher_class, sink, gate)
+    loop: Any = new_loop(loop_name)
+    still = loop.create_task(dispatcher.aenqueue("still"))
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+    posted: list[Any] = []
+    post = loop.call_soon_threadsafe
+
+    def count(*args: Any, **options: Any) -> Any:
+        posted.append(args)
+        return post(*args, **options)
+
+    loop.call_soon_threadsafe = count
+    gate.set()
+    for number in range(50):
+        assert dispatcher.flush()
+        dispatcher.enqueue(number)
+    assert dispatcher.flush()
+    assert len(posted) <= 1, posted
+    assert loop.run_until_complete(still) is True
+    del loop.call_soon_threadsafe
+    loop.close()
+    assert dispatcher.close()
+    assert sink.entries == ["in flight", "pending", *range(50), "still"]
+
+
+@pytest.mark.parametrize("loop_name", LOOPS)
 def test_many_waiters_on_the_home_loop_all_get_in_once(
     loop_name: str, dispatcher_class: type
 ) -> None:

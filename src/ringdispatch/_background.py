@@ -6,6 +6,7 @@ was closed or collected.
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ elif sys.platform == "win32":
     _EventLoop = asyncio.ProactorEventLoop
 else:
     _EventLoop = asyncio.SelectorEventLoop
+
+_logger = logging.getLogger("asyncio")
 
 # How long the thread outlives its last dispatcher: an application may make and close
 # one for each request.
@@ -111,6 +114,9 @@ class _Background:
 
     def start(self) -> None:
         """Start the thread, and wait until its loop runs."""
+        # This thread may hold the locks of logging, inside a handler for instance: what
+        # it looks up here, the other one, which makes the loop, takes no lock for.
+        _logger.isEnabledFor(logging.DEBUG)
         self._thread.start()
         while not self._ready.wait(0.1):
             if not self._thread.is_alive():
@@ -194,13 +200,21 @@ def _hidden(loop: asyncio.AbstractEventLoop) -> contextlib.AbstractContextManage
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     loop = _EventLoop.__new__(_EventLoop)
+    mine = threading.get_ident()
+
+    def is_elsewhere(_: object) -> bool:
+        return threading.get_ident() != mine
+
     try:
+        _logger.addFilter(is_elsewhere)  # it would log its selector: see start()
         loop.__init__()  # type: ignore[misc]
     except OSError:
         # No descriptor was left. Half made, the loop's finalizer would warn that it
         # can't be closed.
         loop._closed = True  # type: ignore[attr-defined]
         raise
+    finally:
+        _logger.removeFilter(is_elsewhere)
     loop.set_default_executor(Executor())
     return loop
 

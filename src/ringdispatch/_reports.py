@@ -1,6 +1,5 @@
 """Logs, calls the user's hooks, and contains their exceptions."""
 
-import asyncio
 import logging
 import math
 import traceback
@@ -80,7 +79,9 @@ class Reports:
         """
         try:
             what = repr(error)
-        except Exception as unprintable:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as unprintable:
             what = f"{type(error).__name__} ({type(unprintable).__name__} in its repr)"
         message = f"dispatch failed ({counted(count, 'entry')}): {what}"
         if not quiet:
@@ -133,10 +134,11 @@ class Reports:
 
     def log(self, level: int, message: str, error: BaseException | None = None) -> None:
         """Log one line under the dispatcher's name, with the error's traceback."""
-        # A handler of the user's that raises must not end what is being reported.
         try:
             logger.log(level, LINE, self.name, message, exc_info=error)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a handler's: what is being reported goes on
             traceback.print_exc()
 
     def call_hook(
@@ -173,7 +175,7 @@ class Drops:
         self._ring = ring
         self._reports = reports
         self._now = now
-        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = -math.inf  # until then the timer is awaited, by the loop's clock
         self._logged_at: dict[str, float] = {}
 
     def report(self, home: Home) -> None:
@@ -183,21 +185,18 @@ class Drops:
         if loop is None or loop.is_closed():
             self._ring.rearm_drop_notice()
             return
-        timer = self._timer
-        if timer is not None and timer.when() > loop.time():
+        if self._due_at > loop.time():
             return
         if self._ring.has_drops:
-            self._timer = loop.call_later(
-                HOOK_SECONDS, self.report, home, context=Context()
-            )
+            loop.call_later(HOOK_SECONDS, self.report, home, context=Context())
+            self._due_at = loop.time() + 0.9 * HOOK_SECONDS  # timers may be early
         else:
-            self._timer = None
             self._ring.rearm_drop_notice()
             self.report_now()  # dropped before the notice was armed again
 
     def loop_closed(self) -> None:
         """Have the next batch, or the next drop, report what the timer will not."""
-        self._timer = None
+        self._due_at = -math.inf
         self._ring.rearm_drop_notice()
 
     def report_now(self, *, last: bool = False) -> None:

@@ -2,8 +2,11 @@
 
 import ctypes
 import os
+import pathlib
+import re
 import sys
 import tempfile
+import threading
 import time
 
 from ringdispatch import BackgroundDispatcher
@@ -20,6 +23,29 @@ def send(batch):
 d = BackgroundDispatcher(send, ms_delay=10)
 d.enqueue("import")
 assert d.flush()
+
+
+def others():
+    me = str(threading.get_native_id())
+    return [
+        re.findall("State:.*|voluntary_ctxt_switches:.*", (task / "status").read_text())
+        for task in pathlib.Path("/proc/self/task").iterdir()
+        if task.name != me
+    ]
+
+
+def sleep():
+    """Whether all others slept while this thread let go of the GIL twenty times."""
+    before = others()
+    for _ in range(20):
+        time.sleep(0.001)
+    return before == others() and all("S (" in state for state, *_ in before)
+
+
+# A thread that waits for the GIL at the fork may leave it broken in the child.
+end = time.monotonic() + 30
+while not sleep():
+    assert time.monotonic() < end
 libc = ctypes.PyDLL(None)
 pid = libc.fork()
 if pid == 0:

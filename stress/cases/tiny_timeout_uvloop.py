@@ -6,7 +6,8 @@ import sys
 
 try:
     import uvloop
-except ImportError:
+except ImportError as error:
+    print(error)
     sys.exit(77)
 from ringdispatch import BackgroundDispatcher
 

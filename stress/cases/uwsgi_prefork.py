@@ -4,6 +4,7 @@ Arguments: when to enqueue at import (fresh, import, flushed), then options of u
 """
 
 import collections
+import importlib.util
 import os
 import pathlib
 import signal
@@ -26,12 +27,15 @@ log = tempfile.mktemp()
 env = {**os.environ, "OUT": out}
 if mode != "fresh":
     env["AT_IMPORT"] = mode
-prefix = pathlib.Path(sys.executable).parent
-if not (prefix / "uwsgi").exists():
+# The same program as `uwsgi`, as a module: that needs no libpython to link with.
+if importlib.util.find_spec("pyuwsgi") is None:
+    print("No module named 'pyuwsgi'")
     sys.exit(77)
 p = subprocess.Popen(
     [
-        prefix / "uwsgi",
+        sys.executable,
+        "-c",
+        "import pyuwsgi; pyuwsgi.run()",
         "--http-socket",
         f"127.0.0.1:{port}",
         "--wsgi-file",
@@ -41,8 +45,6 @@ p = subprocess.Popen(
         "2",
         "--need-app",
         "--die-on-term",
-        "--home",
-        prefix.parent,
         "--pythonpath",
         here,
         *extra,

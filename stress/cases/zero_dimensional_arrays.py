@@ -5,7 +5,8 @@ import sys
 
 try:
     import numpy as np
-except ImportError:
+except ImportError as error:
+    print(error)
     sys.exit(77)
 from ringdispatch import BackgroundDispatcher, Records
 

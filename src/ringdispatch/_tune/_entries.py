@@ -139,7 +139,8 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
     stream = (entries or default_entries(layout))()
     if layout == "records":
         own = entries not in (None, tuples)
-        made = make_layout(layout, 1, [next(stream)], own=own)
+        rows = [*itertools.islice(stream, _MOST_SAMPLES)]
+        made = make_layout(layout, 1, rows, own=own)
         return float(made.dtype.itemsize) if isinstance(made, Records) else 0.0
     if layout == "bytes":
         lengths: list[int] = []
