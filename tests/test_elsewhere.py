@@ -95,34 +95,50 @@ def test_subinterpreter_gets_an_import_error_and_the_main_one_works() -> None:
 
 
 @needs("trio")
-def test_under_trio_threads_deliver_and_coroutines_refuse() -> None:  # C13, C16
+def test_under_trio_threads_deliver_and_coroutines_refuse() -> None:  # C13, C15, C16
+    """They refuse before anything is closed, and name the way out."""
     outcome = run_snippet(
         """
         import trio
         async def send(batch):
             await asyncio.sleep(0.001)
             say(*batch)
+        async def enter(dispatcher):
+            async with dispatcher:
+                raise AssertionError("entered")
         async def main():
             dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
             dispatcher.enqueue(1)
             assert await trio.to_thread.run_sync(dispatcher.flush)
-            dispatcher.enqueue(2)
-            try:
-                await dispatcher.aflush()
-            except RuntimeError as error:
-                say(error)
-            try:
-                async with dispatcher:
-                    raise AssertionError("entered")
-            except RuntimeError as error:
-                say(error)
-            assert not dispatcher.closed
+            on_thread = BackgroundDispatcher(send, ms_delay=60_000, home="thread")
+            for name, call in {
+                "aenqueue": lambda: dispatcher.aenqueue(3),
+                "aflush": dispatcher.aflush,
+                "aclose": dispatcher.aclose,
+                "enter": lambda: enter(dispatcher),
+                "enter, on the thread": lambda: enter(on_thread),
+            }.items():
+                try:
+                    await call()
+                except RuntimeError as error:
+                    say(f"{name}: {error}")
+            assert not dispatcher.closed and not on_thread.closed
+            assert dispatcher.enqueue(2)
             assert await trio.to_thread.run_sync(dispatcher.close)
             books(dispatcher)
         trio.run(main)
         """
     )
-    *sent, last = outcome.lines
-    assert last == "accepted=2 dispatched=2"
-    # The flush had its batch sent all the same.
-    assert sorted(sent) == ["1", "2", *["no running event loop"] * 2]
+    one, *refused, two, last = outcome.lines
+    assert (one, two, last) == ("1", "2", "accepted=2 dispatched=2")
+    needs_loop = "() needs a running asyncio loop: else call "
+    close = (
+        f"aclose{needs_loop}close(); under trio, await trio.to_thread.run_sync(close)"
+    )
+    assert refused == [
+        f"aenqueue: aenqueue{needs_loop}enqueue()",
+        f"aflush: {close.replace('close', 'flush')}",
+        f"aclose: {close}",
+        f"enter: {close}",
+        f"enter, on the thread: {close}",
+    ]
