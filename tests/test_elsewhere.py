@@ -142,3 +142,60 @@ def test_under_trio_threads_deliver_and_coroutines_refuse() -> None:  # C13, C15
         f"enter: {close}",
         f"enter, on the thread: {close}",
     ]
+
+
+CLIENTS = {
+    "httpx": """
+    import httpx
+    async def send(batch):
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.post(url, json=batch)).raise_for_status()
+    """,
+    "aiohttp": """
+    import aiohttp
+    async def send(batch):
+        async with aiohttp.ClientSession() as client:
+            async with client.post(url, json=batch) as response:
+                response.raise_for_status()
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(name, marks=needs(name)) for name in CLIENTS]
+)
+def test_request_that_waits_for_its_answer_survives_the_end_of_the_loop(
+    client: str,
+) -> None:  # C16
+    """The client waits in no task of its own, which the loop's end would cancel."""
+    outcome = run_snippet(
+        CLIENTS[client]
+        + """
+    import http.server
+    asked, ending = threading.Event(), threading.Event()
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.set()
+            ending.wait(20)
+            self.send_response(204)
+            self.end_headers()
+        def log_message(self, *words):
+            say("answered")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    async def main():
+        dispatcher.enqueue(1)
+        while not asked.is_set():
+            await asyncio.sleep(0.001)
+        assert len(asyncio.all_tasks()) == 2  # this one and the call
+        asyncio.get_running_loop().call_later(0.05, ending.set)
+    asyncio.run(main())
+    server.shutdown()
+    server.server_close()
+    books(dispatcher)
+    """,
+        debug=False,
+    )
+    assert outcome.lines == ["answered", "accepted=1 dispatched=1"]

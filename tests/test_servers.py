@@ -106,15 +106,15 @@ CELLS = [
     Cell("celery-solo", "nothing", SIGKILL, SETTLED),
 ]
 
-# Left to `make nightly`: what a server does that ends as most do; eventlet and daphne,
-# which may hang at their end.
+# Left to `make nightly`: what a server does that ends as most do; eventlet, which may
+# hang at its end.
 AS_MOST = {"granian-asgi", "granian-wsgi", "daphne", "uwsgi", "aiohttp", "waitress"}
 AS_MOST |= {"eventlet", "eventlet-patched"}
 
 
 def marks(cell: Cell) -> list[pytest.MarkDecorator]:
     rare = cell.server in AS_MOST and cell.delivered == SETTLED
-    rare |= cell.server in {"eventlet", "daphne"}
+    rare |= cell.server == "eventlet"
     nightly = [pytest.mark.nightly] if rare else []
     return [needs(*PACKAGES.get(cell.server, ())), *nightly]
 
