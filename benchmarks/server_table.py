@@ -10,6 +10,8 @@ RESULTS = Path(__file__).resolve().parent / "results" / "servers.json"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGKILL")
 # Beside its row's SIGINT, which is for every process as from a terminal.
 TO_MAIN = "SIGINT to the main process"
+# At times, after SIGINT, with any application: docs/servers.md has why.
+HANG = {"granian-asgi", "granian-wsgi", "eventlet", "eventlet-patched"}
 
 
 class Cell(NamedTuple):
@@ -67,8 +69,8 @@ ROWS = [
     Row(UVICORN, ("uvicorn",)),
     Row(HYPERCORN, ("hypercorn",), *LIFESPAN),
     Row(HYPERCORN, ("hypercorn",)),
-    Row(GRANIAN, ("granian-asgi",), *LIFESPAN),
-    Row(GRANIAN, ("granian-asgi",)),
+    Row(GRANIAN, ("granian-asgi",), *LIFESPAN, to_main=True),
+    Row(GRANIAN, ("granian-asgi",), to_main=True),
     Row("**granian, WSGI**", ("granian-wsgi",), to_main=True),
     Row(DAPHNE, ("daphne",), *IN_THREAD),
     Row(DAPHNE, ("daphne",)),

@@ -58,12 +58,10 @@ CELLS = [
     Cell("gunicorn-uvicorn", "lifespan", SIGINT, ALL),
     Cell("gunicorn-uvicorn", "lifespan", SIGTERM, ALL),
     Cell("gunicorn-uvicorn", "nothing", SIGKILL, SETTLED),
-    Cell("granian-asgi", "nothing", SIGINT, ALL),
+    # After SIGINT for all its processes granian may hang, with any application.
     Cell("granian-asgi", "nothing", SIGTERM, ALL),
-    Cell("granian-asgi", "lifespan", SIGINT, ALL),
     Cell("granian-asgi", "lifespan", SIGTERM, ALL),
     Cell("granian-asgi", "nothing", SIGKILL, SETTLED),
-    # SIGINT for all its processes hangs, with any application.
     Cell("granian-wsgi", "nothing", SIGTERM, ALL),
     Cell("granian-wsgi", "nothing", SIGKILL, SETTLED),
     Cell("daphne", "nothing", SIGINT, ALL),
