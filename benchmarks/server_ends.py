@@ -150,7 +150,8 @@ def main() -> int:
                 failures.append(f"{cell}: {found}; on the page it delivers all")
             elif found.hung and cell.server not in server_table.HANG:
                 failures.append(f"{cell}: {found}")
-    print(*failures, sep="\n", file=sys.stderr)
+    for failure in failures:
+        print(failure, file=sys.stderr)
     return min(len(failures), 1)
 
 
