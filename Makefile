@@ -11,7 +11,10 @@
 # make races  all that a ring and a dispatcher can do at once, from several threads
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
-# make servers   real servers that end in mid-traffic, and the signals that end them all
+# make servers   real servers that end in mid-traffic, and the signals that end them all;
+#             the end of a loop in its full five seconds
+# make ends      how many entries each server delivers, of 20 ends by each signal, into the
+#             tables of docs/servers.md; ARGS="--ends 2 --only daphne" is less of it
 # make windows   a million windows, each opened in the moment of a take
 # make hammer    a minute of re-entry from each source
 # make cases  situations that were too much once, each a program; ARGS=many_flush is one
@@ -90,7 +93,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: servers windows hammer interruptions peers cases prices $(prices:%=%-price)
+.PHONY: servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
 .PHONY: import-price linear
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
@@ -115,7 +118,11 @@ cases: $(call needs,test cases)
 
 servers: $(call needs,test servers)
 	RINGDISPATCH_TEST_EVERY_SERVER=1 $(pytest) -m nightly tests/test_servers.py \
-		tests/test_servers_traffic.py $(ARGS)
+		tests/test_servers_traffic.py tests/test_end_in_full.py $(ARGS)
+
+ends: $(call needs,test servers)
+	$(python) benchmarks/server_ends.py $(ARGS)
+	$(python) benchmarks/tables.py
 
 windows: $(call needs,test)
 	RINGDISPATCH_TEST_WINDOWS=1000000 $(pytest) $(patient) tests/test_wakeups.py $(ARGS)

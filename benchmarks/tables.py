@@ -4,6 +4,7 @@
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
     python benchmarks/end_to_end.py --json benchmarks/results/end_to_end.json
     make figures  # the suite, into benchmarks/results/suite.json, and then this
+    make ends  # the servers, into benchmarks/results/servers.json, and then this
     python benchmarks/tables.py [--check]
 
 `--check` changes nothing and exits with 1 where a page is out of step.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import server_table
 from charts import charts
 from drawing import STYLE
 from peers import PEERS
@@ -274,6 +276,11 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     },
     "docs/guarantees.md": {"tests": promises},
     "docs/layouts.md": {"layouts": layout_prices},
+    "docs/servers.md": {
+        "ends": server_table.ends,
+        "in-task": server_table.in_task,
+        "how": server_table.how,
+    },
     "docs/tuning.md": {"advice": lambda: advice(suite())},
 }
 IMAGES = ROOT / "docs" / "images"

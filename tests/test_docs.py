@@ -23,7 +23,7 @@ import textwrap
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,28 +93,20 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = {path.relative_to(ROOT).as_posix(): blocks_of(path) for path in PAGES}
 TESTING = "docs/testing.md"  # whose blocks are files, for pytest to run
 
-TYPESCRIPT = """
-import httpx
-from ringdispatch import BackgroundDispatcher
-Entry = dict
+
 class Request:
     url = "/orders/1"
+
+
 class Context:
-    def wait_until(self, awaitable):
+    def wait_until(self, awaitable: Awaitable[object]) -> None:
         self.awaitable = awaitable
-client = httpx.AsyncClient()
-"""
+
 
 PRELUDES = {
-    ("README.md", "Coming from TypeScript"): TYPESCRIPT,
-    ("docs/migrating.md", "From the TypeScript object"): TYPESCRIPT,
     ("docs/migrating.md", "From QueueHandler"): """
 import logging
 logging.getLogger("httpx").setLevel(logging.INFO)
-""",
-    ("docs/servers.md", "Why"): """
-from ringdispatch import BackgroundDispatcher
-dispatcher = BackgroundDispatcher(print, ms_delay=1)
 """,
 }
 
@@ -145,8 +137,8 @@ class Run:
 
 def ported_from_typescript(run: Run) -> None:
     async def main() -> None:
-        context = run.names["Context"]()
-        answer = await run.names["handler"](run.names["Request"], context)
+        context = Context()
+        answer = await run.names["handler"](Request(), context)
         assert answer == "Hello World!"
         assert await run.names["dispatcher"].aclose()
         await context.awaitable
@@ -324,9 +316,11 @@ def under_trio(run: Run) -> None:
     assert run.collector.entries == [{"order": 1}]
 
 
-def told_by_celery(run: Run) -> None:
+def closed_by_celery(run: Run) -> None:
+    run.names["pay"](1)
     run.names["worker_process_shutdown"].send(sender=None)
     assert run.names["dispatcher"].closed
+    assert run.collector.entries == [{"order": 1}]
 
 
 CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
@@ -346,7 +340,7 @@ CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
     ("docs/recipes.md", "Dead letters"): sent_again,
     ("docs/recipes.md", "Compression"): compressed,
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
-    ("docs/servers.md", "Why"): told_by_celery,
+    ("docs/servers.md", "Why"): closed_by_celery,
     ("docs/servers.md", "trio"): under_trio,
 }
 FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
@@ -408,11 +402,40 @@ def test_page_about_tests_passes_under_pytest(tmp_path: Path) -> None:
     assert "7 passed" in ended.stdout, ended.stdout
 
 
+# Which block goes on from which, as its page says.
+GOES_ON = {
+    ("docs/index.md", "Check the counts"): "Without an event loop",
+    ("docs/index.md", "When the other side is down"): "Without an event loop",
+    ("docs/migrating.md", "From OpenTelemetry's processors"): (
+        "From OpenTelemetry's processors"
+    ),
+}
+
+
+@pytest.mark.skipif(not installed("ruff"), reason="not installed: ruff")
+@pytest.mark.parametrize("page", [p for p in BLOCKS if BLOCKS[p]])
+def test_block_has_all_its_names_when_it_is_pasted(page: str) -> None:
+    above: list[Block] = []
+    for block in BLOCKS[page]:
+        begun = GOES_ON.get((page, block.heading))
+        sources = [each.source for each in above if each.heading == begun]
+        ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
+        ended = subprocess.run(
+            [*ruff, "-"],
+            check=False,
+            capture_output=True,
+            input="\n".join([*sources, block.source]),
+            text=True,
+        )
+        assert ended.returncode == 0, f"{block}: {ended.stdout}{ended.stderr}"
+        above.append(block)
+
+
 def test_every_check_belongs_to_a_block() -> None:
     known = {
         (block.page, block.heading) for found in BLOCKS.values() for block in found
     }
-    assert {*CHECKS, *PRELUDES, *FAILURES} <= known
+    assert {*CHECKS, *PRELUDES, *FAILURES, *GOES_ON} <= known
 
 
 def test_readme_links_only_what_is_there() -> None:

@@ -150,34 +150,107 @@ def test_timers_of_a_loop_need_only_be_cancellable(dispatcher_class: type) -> No
 
 
 @needs("trio")
-def test_under_trio_threads_deliver_and_coroutines_refuse() -> None:  # C13, C16
+def test_under_trio_threads_deliver_and_coroutines_refuse() -> None:  # C13, C15, C16
+    """They refuse before anything is closed, and name the way out."""
     outcome = run_snippet(
         """
         import trio
         async def send(batch):
             await asyncio.sleep(0.001)
             say(*batch)
+        async def enter(dispatcher):
+            async with dispatcher:
+                raise AssertionError("entered")
         async def main():
             dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
             dispatcher.enqueue(1)
             assert await trio.to_thread.run_sync(dispatcher.flush)
-            dispatcher.enqueue(2)
-            try:
-                await dispatcher.aflush()
-            except RuntimeError as error:
-                say(error)
-            try:
-                async with dispatcher:
-                    raise AssertionError("entered")
-            except RuntimeError as error:
-                say(error)
-            assert not dispatcher.closed
+            on_thread = BackgroundDispatcher(send, ms_delay=60_000, home="thread")
+            for name, call in {
+                "aenqueue": lambda: dispatcher.aenqueue(3),
+                "aflush": dispatcher.aflush,
+                "aclose": dispatcher.aclose,
+                "enter": lambda: enter(dispatcher),
+                "enter, on the thread": lambda: enter(on_thread),
+            }.items():
+                try:
+                    await call()
+                except RuntimeError as error:
+                    say(f"{name}: {error}")
+            assert not dispatcher.closed and not on_thread.closed
+            assert dispatcher.enqueue(2)
             assert await trio.to_thread.run_sync(dispatcher.close)
             books(dispatcher)
         trio.run(main)
         """
     )
-    *sent, last = outcome.lines
-    assert last == "accepted=2 dispatched=2"
-    # The flush had its batch sent all the same.
-    assert sorted(sent) == ["1", "2", *["no running event loop"] * 2]
+    one, *refused, two, last = outcome.lines
+    assert (one, two, last) == ("1", "2", "accepted=2 dispatched=2")
+    needs_loop = "() needs a running asyncio loop: else call "
+    close = (
+        f"aclose{needs_loop}close(); under trio, await trio.to_thread.run_sync(close)"
+    )
+    assert refused == [
+        f"aenqueue: aenqueue{needs_loop}enqueue()",
+        f"aflush: {close.replace('close', 'flush')}",
+        f"aclose: {close}",
+        f"enter: {close}",
+        f"enter, on the thread: {close}",
+    ]
+
+
+CLIENTS = {
+    "httpx": """
+    import httpx
+    async def send(batch):
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.post(url, json=batch)).raise_for_status()
+    """,
+    "aiohttp": """
+    import aiohttp
+    async def send(batch):
+        async with aiohttp.ClientSession() as client:
+            async with client.post(url, json=batch) as response:
+                response.raise_for_status()
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(name, marks=needs(name)) for name in CLIENTS]
+)
+def test_request_that_waits_for_its_answer_survives_the_end_of_the_loop(
+    client: str,
+) -> None:  # C16
+    """The client waits in no task of its own, which the loop's end would cancel."""
+    outcome = run_snippet(
+        CLIENTS[client]
+        + """
+    import http.server
+    asked, ending = threading.Event(), threading.Event()
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.set()
+            ending.wait(20)
+            self.send_response(204)
+            self.end_headers()
+        def log_message(self, *words):
+            say("answered")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    dispatcher = BackgroundDispatcher(send, ms_delay=1)
+    async def main():
+        dispatcher.enqueue(1)
+        while not asked.is_set():
+            await asyncio.sleep(0.001)
+        assert len(asyncio.all_tasks()) == 2  # this one and the call
+        asyncio.get_running_loop().call_later(0.05, ending.set)
+    asyncio.run(main())
+    server.shutdown()
+    server.server_close()
+    books(dispatcher)
+    """,
+        debug=False,
+    )
+    assert outcome.lines == ["answered", "accepted=1 dispatched=1"]

@@ -58,12 +58,10 @@ CELLS = [
     Cell("gunicorn-uvicorn", "lifespan", SIGINT, ALL),
     Cell("gunicorn-uvicorn", "lifespan", SIGTERM, ALL),
     Cell("gunicorn-uvicorn", "nothing", SIGKILL, SETTLED),
-    Cell("granian-asgi", "nothing", SIGINT, ALL),
+    # After SIGINT for all its processes granian may hang, with any application.
     Cell("granian-asgi", "nothing", SIGTERM, ALL),
-    Cell("granian-asgi", "lifespan", SIGINT, ALL),
     Cell("granian-asgi", "lifespan", SIGTERM, ALL),
     Cell("granian-asgi", "nothing", SIGKILL, SETTLED),
-    # SIGINT for all its processes hangs, with any application.
     Cell("granian-wsgi", "nothing", SIGTERM, ALL),
     Cell("granian-wsgi", "nothing", SIGKILL, SETTLED),
     Cell("daphne", "nothing", SIGINT, ALL),
@@ -106,15 +104,15 @@ CELLS = [
     Cell("celery-solo", "nothing", SIGKILL, SETTLED),
 ]
 
-# Left to `make nightly`: what a server does that ends as most do; eventlet and daphne,
-# which may hang at their end.
+# Left to `make nightly`: what a server does that ends as most do; eventlet, which may
+# hang at its end.
 AS_MOST = {"granian-asgi", "granian-wsgi", "daphne", "uwsgi", "aiohttp", "waitress"}
 AS_MOST |= {"eventlet", "eventlet-patched"}
 
 
 def marks(cell: Cell) -> list[pytest.MarkDecorator]:
     rare = cell.server in AS_MOST and cell.delivered == SETTLED
-    rare |= cell.server in {"eventlet", "daphne"}
+    rare |= cell.server == "eventlet"
     nightly = [pytest.mark.nightly] if rare else []
     return [needs(*PACKAGES.get(cell.server, ())), *nightly]
 

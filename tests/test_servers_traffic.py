@@ -43,7 +43,6 @@ def named(name: str, *rest: object) -> object:
     [
         named("hypercorn", "lifespan", SIGINT),
         named("hypercorn", "lifespan", SIGTERM),
-        named("granian-asgi", "lifespan", SIGINT),
         named("granian-asgi", "lifespan", SIGTERM),
         named("granian-wsgi", "nothing", SIGTERM),
         named("uwsgi", "nothing", SIGTERM),
@@ -74,9 +73,14 @@ def test_home_thread_delivers_calls_in_flight_under_daphne(
         end_in_traffic(server, "daphne", number).check()
 
 
-@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 @pytest.mark.parametrize(
-    "name", [named(each) for each in ("hypercorn", "granian-asgi", "daphne", "aiohttp")]
+    ("name", "number"),
+    [
+        named(name, number)
+        for name in ("hypercorn", "granian-asgi", "daphne", "aiohttp")
+        for number in (SIGINT, SIGTERM)
+        if (name, number) != ("granian-asgi", SIGINT)  # it may hang
+    ],
 )
 def test_call_in_flight_when_the_loop_ends_is_delivered_or_reported(
     name: str, number: signal.Signals, tmp_path: Path
@@ -126,8 +130,9 @@ def test_preloaded_workers_of_uwsgi_deliver_their_own_entries(
 
 
 @needs("granian")
-def test_sigint_for_granian_alone_delivers(tmp_path: Path) -> None:  # C16
-    with serve(COMMANDS["granian-wsgi"], tmp_path, MS_DELAY=20) as server:
+@pytest.mark.parametrize("name", ["granian-asgi", "granian-wsgi"])
+def test_sigint_for_granian_alone_delivers(name: str, tmp_path: Path) -> None:  # C16
+    with serve(COMMANDS[name], tmp_path, CLOSES="lifespan") as server:
         server.wait_for(server.listens)
         for path in (*FIRST, "/flush", *LAST):
             server.ask(path)

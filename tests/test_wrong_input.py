@@ -267,7 +267,7 @@ def test_with_in_a_coroutine_is_refused_at_its_entry() -> None:
     dispatcher = BackgroundDispatcher(send, ms_delay=1)
 
     async def enter() -> None:
-        with pytest.raises(RuntimeError, match="use `async with` instead"):
+        with pytest.raises(RuntimeError, match="use `async with`"):
             dispatcher.__enter__()
 
     async def main() -> None:

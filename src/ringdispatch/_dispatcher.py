@@ -74,8 +74,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         home: `"auto"`, or `"thread"` to live on the background thread in any case.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch, on
             the home or by the `close` that ran out of time.
-        on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`;
-            the reason is the name of the counter in Statistics.
+        on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`:
+            of the first at once, of later ones up to 1 s late, and later while the
+            home's loop is blocked. The reason is the name of a counter in Statistics.
         name: For logs and metrics. None: the function's. A second one gets a number.
 
     Raises:
@@ -208,11 +209,12 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0; or, as with
                 `enqueue`, the layout can't hold the entry.
+            RuntimeError: no asyncio loop runs in this thread, as under trio.
         """
         timeout = _options.timeout(timeout)
+        _options.on_loop("aenqueue")
         batcher = self._engine
-        home = batcher.home
-        if home is not None and home.stalled:
+        if (home := batcher.home) is not None and home.stalled:
             batcher.wake()
         ring, room = batcher.ring, batcher.room
         encoded = entry if ring.closed else ring.encoded(entry)
@@ -238,8 +240,10 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0.
+            RuntimeError: no asyncio loop runs in this thread, as under trio.
         """
         timeout = _options.timeout(timeout)
+        _options.on_loop("aflush")
         batcher = self._engine
         return await batcher.settlement.wait(batcher.begin_flush(), timeout)
 
@@ -250,7 +254,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             RuntimeError: called on the home loop's own thread.
         """
         timeout = _options.timeout(timeout)
-        batcher = self._off_home("flush")
+        batcher = self._engine
+        _options.off_home(batcher.home, "flush")
         return batcher.settlement.block(batcher.begin_flush(blocking=True), timeout)
 
     async def aclose(self, timeout: float | None = 5.0) -> bool:
@@ -270,8 +275,10 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
         Raises:
             TypeError, ValueError: `timeout` is no number of seconds >= 0.
+            RuntimeError: no asyncio loop runs in this thread, as under trio.
         """
         timeout = _options.timeout(timeout)
+        _options.on_loop("aclose")
         batcher = self._engine
         waiter = _close.begin_close(batcher)
         settled = await batcher.settlement.wait(waiter, timeout)
@@ -284,7 +291,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             RuntimeError: called on the home loop's own thread.
         """
         timeout = _options.timeout(timeout)
-        batcher = self._off_home("close")
+        batcher = self._engine
+        _options.off_home(batcher.home, "close")
         waiter = _close.begin_close(batcher, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
         return _close.finish_close(batcher, settled, waiter, timeout)
@@ -302,6 +310,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         self._engine.bind(home)
 
     async def __aenter__(self) -> Self:
+        _options.on_loop("aclose")
         if not self._engine.options.prefers_thread:
             self.bind()
         return self
@@ -335,13 +344,3 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         except AttributeError:
             kind = type(self).__name__
             raise RuntimeError(f"{kind}.__init__ was not called") from None
-
-    def _off_home(self, what: str) -> Batcher:
-        """Return the engine for a call that blocks: not on the home's own thread."""
-        batcher = self._engine
-        if batcher.home is not None and batcher.home.here:
-            raise RuntimeError(
-                f"{what}() would block the loop that dispatches: "
-                f"await a{what}() instead"
-            )
-        return batcher

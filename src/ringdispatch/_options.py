@@ -1,5 +1,6 @@
 """Checks of the constructor's options: each error names the option and its value."""
 
+import asyncio
 import functools
 import heapq
 import inspect
@@ -342,6 +343,31 @@ def name(value: Any, function: Any) -> str:
     return value
 
 
+def on_loop(call: str) -> None:
+    """Check that an asyncio loop runs here, which an asynchronous call needs.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    if asyncio._get_running_loop() is None:
+        name = call.removeprefix("a")
+        trio = f"; under trio, await trio.to_thread.run_sync({name})"
+        way = f"{name}()" if name == "enqueue" else f"{name}(){trio}"
+        raise RuntimeError(f"{call}() needs a running asyncio loop: else call {way}")
+
+
+def off_home(home: Any, call: str) -> None:
+    """Check that a call that blocks is not on the home's own thread.
+
+    Raises:
+        RuntimeError: it is.
+    """
+    if home is not None and home.here:
+        raise RuntimeError(
+            f"{call}() would block the loop that dispatches: await a{call}() instead"
+        )
+
+
 def plain_with(batcher: Any, loop: object) -> None:
     """Check that the end of `with` will not block the loop that dispatches.
 
@@ -356,8 +382,7 @@ def plain_with(batcher: Any, loop: object) -> None:
     comes_here = loop is not None and moves and not batcher.options.prefers_thread
     if comes_here or (home is not None and home.here):
         raise RuntimeError(
-            "the end of `with` would block the loop that dispatches: "
-            "use `async with` instead"
+            "the end of `with` would block the loop that dispatches: use `async with`"
         )
 
 

@@ -48,6 +48,7 @@ COMMANDS = {
     "granian-wsgi": granian("wsgi"),
     "daphne": ["-m", "daphne", "--fd", "{fd}", "-v", "0", "served:asgi"],
     "uwsgi": uwsgi("--lazy-apps"),
+    "uwsgi-prefork": uwsgi("--processes", "2", "--py-call-uwsgi-fork-hooks"),
     "aiohttp": [SERVED_WEB, "aiohttp", "{fd}"],
     "waitress": [SERVED_WEB, "waitress", "{fd}"],
     "eventlet": [SERVED_WEB, "eventlet", "{fd}"],
@@ -60,7 +61,8 @@ COMMANDS = {
 WEB = {
     name for name in COMMANDS if not name.startswith(("celery", "script", "asyncio"))
 }
-SILENT = {"granian-wsgi", "daphne", "uwsgi"}  # they tell the application of no start
+# They tell the application of no start.
+SILENT = {"granian-wsgi", "daphne", "uwsgi", "uwsgi-prefork"}
 PACKAGES = {
     "uvicorn": ["uvicorn"],
     "uvicorn-workers": ["uvicorn"],
@@ -73,6 +75,7 @@ PACKAGES = {
     "granian-wsgi": ["granian"],
     "daphne": ["daphne"],
     "uwsgi": ["pyuwsgi"],
+    "uwsgi-prefork": ["pyuwsgi"],
     "aiohttp": ["aiohttp"],
     "waitress": ["waitress"],
     "eventlet": ["eventlet"],

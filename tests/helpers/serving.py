@@ -30,6 +30,15 @@ def post_worker_init(worker):
     note("ready")  # from here on a signal finds the worker's own handlers
 """
 
+# A shell starts its background jobs with SIGINT ignored, and so do their children. Then
+# Python has no handler for it, and daphne, where Twisted only replaces Python's own,
+# goes on.
+FOREGROUND = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 
 def missing(*names: str) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
@@ -82,7 +91,7 @@ class Server:
             if self._binds:
                 listener.close()
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, "-I", "-S", "-c", FOREGROUND, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -189,13 +198,20 @@ def serve(arguments: list[str], folder: Path, **variables: object) -> Iterator[S
 
 
 class Traffic:
-    """Clients that send one request after the other until the server has gone."""
+    """Clients that send one request after the other until the server has gone.
 
-    def __init__(self, server: Server, clients: int = 4) -> None:
+    Args:
+        server: Where they send them.
+        clients: How many they are.
+        pause: Seconds that each waits between two requests.
+    """
+
+    def __init__(self, server: Server, clients: int = 4, pause: float = 0.0) -> None:
         self.answered: dict[str, int] = {}  # request, and the pid that answered it
         self.errors: list[BaseException] = []
         self.printed = ""  # by the server, until its end
         self._server = server
+        self._pause = pause
         self._ending = False
         self._threads = [
             threading.Thread(target=self._send, args=(number,), daemon=True)
@@ -213,6 +229,7 @@ class Traffic:
                 if not self._ending:
                     self.errors.append(error)
                 return
+            time.sleep(self._pause)
 
     def answered_by(self) -> Counter[int]:
         return Counter(list(self.answered.values()))

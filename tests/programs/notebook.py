@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_client import BlockingKernelClient, KernelManager
@@ -14,10 +15,18 @@ from jupyter_client import BlockingKernelClient, KernelManager
 SECONDS = 20.0
 
 CELL = """\
-from served import aenqueue_all, dispatcher, note
+from served import aenqueue_all, dispatcher
 await aenqueue_all()
 """
+TRAFFIC = """\
+import asyncio
+from served import dispatcher, produce
+stop = asyncio.Event()
+task = asyncio.ensure_future(produce(stop))
+"""
+STOP = "stop.set(); await task"
 BUSY = """\
+from served import note
 note("busy")
 import time
 time.sleep(60)
@@ -30,16 +39,30 @@ def run(client: BlockingKernelClient, cell: str) -> None:
     assert reply["content"]["status"] == "ok", reply
 
 
+def start(client: BlockingKernelClient) -> None:
+    if "TRAFFIC" not in os.environ:
+        run(client, CELL)
+        return
+    run(client, TRAFFIC)
+    wait_for(lambda record: record.count("+/") >= int(os.environ["TRAFFIC"]))
+
+
+def wait_for(condition: Callable[[str], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition(Path(os.environ["RECORD"]).read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def interrupt(manager: KernelManager, client: BlockingKernelClient) -> None:
     """As the notebook's stop button, in the middle of a cell; then go on."""
     client.execute(BUSY, stop_on_error=False)  # else the kernel may abort the next
-    deadline = time.monotonic() + SECONDS
-    while "busy" not in Path(os.environ["RECORD"]).read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(lambda record: "busy" in record)
     manager.interrupt_kernel()
     reply = client.get_shell_msg(timeout=SECONDS)
     assert reply["content"]["ename"] == "KeyboardInterrupt", reply
+    if "TRAFFIC" in os.environ:
+        run(client, STOP)
     run(client, LATER)
     manager.shutdown_kernel(now=True)
 
@@ -54,7 +77,7 @@ def main(end: str) -> None:
     client = manager.blocking_client()
     client.start_channels()
     client.wait_for_ready(timeout=SECONDS)
-    run(client, CELL)
+    start(client)
     if end == "interrupt":
         interrupt(manager, client)
     elif end == "shutdown":

@@ -1,25 +1,30 @@
 """What the servers of test_servers.py run: an application with one dispatcher.
 
 From the environment: RECORD, the file that records what happens, one `pid word` to a
-line; MS_DELAY; HOME_OF_CALLS; CLOSES, what it does at its end; AT_IMPORT, whether
+line; MS_DELAY; MAX_BATCH; HOME_OF_CALLS; CALL_SECONDS; WAITS_IN_TASK, whether a call
+waits in a task of its own; CLOSES, what it does at its end; AT_IMPORT, whether
 importing it enqueues.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher
 
 FIRST = ("/0", "/1", "/2")  # settled by a flush
 LAST = ("/3", "/4", "/5")  # pending when the end comes
+PAUSE = 0.005  # seconds between two entries of traffic
 
 CLOSES = os.environ.get("CLOSES", "")
+CALL_SECONDS = float(os.environ.get("CALL_SECONDS", "0.01"))
 
 
 def note(*words: object) -> None:
@@ -31,13 +36,15 @@ def note(*words: object) -> None:
 
 
 async def send(batch: list[str]) -> None:
-    await asyncio.sleep(0.01)  # as an HTTP client would
+    answer = asyncio.sleep(CALL_SECONDS)  # as of an HTTP client
+    await (asyncio.gather(answer) if "WAITS_IN_TASK" in os.environ else answer)
     note(*batch)
 
 
 dispatcher = BackgroundDispatcher(
     send,
     ms_delay=float(os.environ.get("MS_DELAY", "60_000")),
+    max_batch=int(os.environ.get("MAX_BATCH", "65_536")),
     home=os.environ.get("HOME_OF_CALLS", "auto"),
 )
 if "AT_IMPORT" in os.environ:
@@ -63,7 +70,22 @@ async def aenqueue_all() -> None:
     note("ready")
 
 
-# ---- web servers: each answer is the pid of the worker
+def traffic() -> Iterator[None]:
+    """Enqueue an entry a step, without end, and note each that was accepted."""
+    for number in itertools.count():
+        if dispatcher.enqueue(f"/{number}"):
+            note(f"+/{number}")
+        yield
+
+
+async def produce(stop: asyncio.Event) -> None:
+    for _ in traffic():
+        if stop.is_set():
+            break
+        await asyncio.sleep(PAUSE)
+
+
+# ---- web servers: each answer is the pid of the worker, 503 where it refuses the entry
 
 
 def wsgi(
@@ -72,12 +94,10 @@ def wsgi(
     path = environ["PATH_INFO"]
     # Under gevent the dispatcher's own loop is in this thread. Django looks for one.
     assert asyncio._get_running_loop() is None
-    if path == "/flush":
-        assert dispatcher.flush()
-    else:
-        dispatcher.enqueue(path)
+    accepted = dispatcher.flush() if path == "/flush" else dispatcher.enqueue(path)
     body = str(os.getpid()).encode()
-    start_response("200 OK", [("content-length", str(len(body)))])
+    status = "200 OK" if accepted else "503 Service Unavailable"
+    start_response(status, [("content-length", str(len(body)))])
     return [body]
 
 
@@ -95,13 +115,14 @@ async def asgi(
             assert await dispatcher.aclose()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    if scope["path"] == "/flush":
-        assert await dispatcher.aflush()
-    else:
-        dispatcher.enqueue(scope["path"])
+    path = scope["path"]
+    accepted = (
+        await dispatcher.aflush() if path == "/flush" else dispatcher.enqueue(path)
+    )
+    status = 200 if accepted else 503
     body = str(os.getpid()).encode()
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -111,6 +132,9 @@ async def asgi(
 def script(end: str) -> None:
     if CLOSES == "sys.exit":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if end == "traffic":
+        for _ in traffic():
+            time.sleep(PAUSE)
     enqueue_all()
     while end == "signal":
         signal.pause()
@@ -120,14 +144,22 @@ async def main(end: str) -> None:
     stop = asyncio.Event()
     if CLOSES == "handler":
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with dispatcher:
+            await fill(end, stop)
+    else:
+        await fill(end, stop)
+
+
+async def fill(end: str, stop: asyncio.Event) -> None:
+    if end == "traffic":
+        await produce(stop)
+        return
     await aenqueue_all()
     if end == "signal":
         await stop.wait()
 
 
 if __name__ == "__main__":
-    # A shell starts its background jobs with this one ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     kind, end = sys.argv[1:]
     if kind == "script":
         script(end)

@@ -39,11 +39,10 @@ def aiohttp(listener: socket.socket) -> None:
     from aiohttp import web
 
     async def handle(request: web.Request) -> web.Response:
-        if request.path == "/flush":
-            assert await dispatcher.aflush()
-        else:
-            dispatcher.enqueue(request.path)
-        return web.Response(text=str(os.getpid()))
+        path = request.path
+        flushes = path == "/flush"
+        accepted = await dispatcher.aflush() if flushes else dispatcher.enqueue(path)
+        return web.Response(text=str(os.getpid()), status=200 if accepted else 503)
 
     async def close(_: web.Application) -> None:
         assert await dispatcher.aclose()
@@ -60,8 +59,6 @@ def aiohttp(listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    # A shell starts its background jobs with this one ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if CLOSES == "sys.exit":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     serve = {"waitress": waitress, "aiohttp": aiohttp}.get(kind, eventlet_)
