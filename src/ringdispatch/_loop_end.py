@@ -178,11 +178,7 @@ def wrap_close(loop: asyncio.AbstractEventLoop, home: "Home") -> None:
             return close(*args, **kwargs)
         finally:
             if loop.is_closed():
-                # Or loop and wrapper would keep each other; what others did stays.
-                if loop.close is wrapper:
-                    del loop.close
-                    if not inherited:
-                        loop.close = close  # type: ignore[method-assign]
+                _unwrap(loop, wrapper, None if inherited else close)
                 wrapper = None  # it refers to the loop, and to itself
                 home.loop_closed(loop, batchers)
 
@@ -192,3 +188,11 @@ def wrap_close(loop: asyncio.AbstractEventLoop, home: "Home") -> None:
     wrapper = close_and_notify
     with contextlib.suppress(AttributeError):
         loop.close = wrapper  # type: ignore[method-assign]
+
+
+def _unwrap(loop: asyncio.AbstractEventLoop, wrapper: object, own: Any) -> None:
+    """Undo it, or loop and wrapper would keep each other; leave what others did."""
+    if loop.close is wrapper:
+        del loop.close
+        if own is not None:
+            loop.close = own  # type: ignore[method-assign]
