@@ -20,6 +20,7 @@ from rich.console import Console
 from ringdispatch import __main__
 from ringdispatch._tune import _command
 from ringdispatch._tune._model import predict, with_prediction
+from ringdispatch._tune._recording import Calls
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
 from subprocesses import run_snippet
 
@@ -79,7 +80,7 @@ def as_predicted(setting: Setting, **order: Any) -> Measured:
     """What stands in for a measurement: the model, a little off."""
     order["on_progress"](0.5)
     assert setting.rate is not None
-    said = predict(setting, sink_ms=5, entry_bytes=300)
+    said = predict(setting, calls=Calls.constant(5), entry_bytes=300)
     return Measured(
         rate=setting.rate,
         held=True,

@@ -11,6 +11,7 @@ from ringdispatch import BackgroundDispatcher
 from ringdispatch._tune._advice import advice
 from ringdispatch._tune._model import merged, predict
 from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
+from ringdispatch._tune._recording import Calls
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
 
 RATE = 10_000.0
@@ -29,7 +30,7 @@ def cell(
 ) -> Cell:
     """A cell as the model has it, with what the model says nothing of."""
     setting = Setting(rate, delay, sink, layout=layout)
-    said = predict(setting, sink_ms=sink, entry_bytes=300)
+    said = predict(setting, calls=Calls.constant(sink), entry_bytes=300)
     seen = Measured(
         rate=rate,
         held=True,
@@ -309,7 +310,7 @@ def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     said = "\n".join(lines)
     assert "Sink of 0 ms: 10 ms does not serve requests faster at any rate" in said
     assert "Sink of 50 ms: 10 ms pays from 50,000/s on" in said
-    assert "At 100/s and below, 10 ms hardly makes batches: 2.1 entries" in said
+    assert "At 100/s and below, 10 ms hardly makes batches: 2.0 entries" in said
     assert "A sink that takes 50 ms sets the pace" in said
     assert "At 50,000/s, 10 ms makes 9.6 times the calls" in said
 

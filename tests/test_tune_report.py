@@ -208,7 +208,7 @@ def test_predictions_stand_beside_what_was_measured_and_are_judged() -> None:
     assert "too few" in seen.words
     assert "saturated" in seen.words
     assert "390, not held" in seen.words
-    assert "age p99 within 25 % in 0 of 1 cells" in seen.text
+    assert "age p99 within 10 % in 0 of 1 cells" in seen.text
     assert "1 too few, 1 saturated, 1 rate not held" in seen.text
 
 

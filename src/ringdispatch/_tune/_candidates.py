@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from ._load import TICK
-from ._model import ARENA, MIB, REFERENCE_BYTES, power_of_two
+from ._model import ARENA, MIB, REFERENCE_BYTES, calls_of, power_of_two, recorded_by
+from ._recording import Calls
 from ._results import Cell, Measured, Setting
 
 # The ring has room for this many times the entries of the longest cycle.
@@ -62,6 +63,7 @@ class Candidate:
         grown: MiB, as measured.
         dropped: Whether any entries were dropped.
         entry_bytes: Bytes of a pending entry.
+        made: The calls that were made at the highest rate.
     """
 
     delay: float
@@ -76,6 +78,7 @@ class Candidate:
     per_batch: float
     dropped: bool
     entry_bytes: float
+    made: Calls
 
     @property
     def pending(self) -> float:
@@ -135,6 +138,10 @@ def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
 
 
 def _median(repeats: Sequence[Measured], name: str) -> float:
+    """The median of the repeats; the ages' percentile is that of all of them."""
+    recorded = recorded_by(repeats)
+    if name == "age_p99" and recorded is not None:
+        return recorded.ages.percentile(99)
     return float(median([getattr(one, name) for one in repeats]))
 
 
@@ -179,4 +186,9 @@ def _candidate(
         per_batch=worst("entries_per_batch"),
         dropped=any(cell.measured.dropped for cell in cells),
         entry_bytes=entry_bytes,
+        made=Calls.pooled(calls_of(one) for one in max(rates, key=_rate)),
     )
+
+
+def _rate(repeats: Sequence[Measured]) -> float:
+    return _median(repeats, "rate")

@@ -31,6 +31,7 @@ from ._entries import (
 from ._load import Load
 from ._model import most_pending
 from ._probes import Requests, StallSelector, percentile, resident, trim_memory
+from ._recording import LATE, Ages, CallRecorder, Recorded
 from ._results import Measured, Setting
 
 # Entries in each batch of the warm-up: too few to change memory.
@@ -49,10 +50,11 @@ DispatchFunction = Callable[[Any], object]
 
 
 class _Recorder:
-    """Calls the dispatch function, and notes when each call began."""
+    """Calls the dispatch function, and notes when each call began, and its time."""
 
     def __init__(self, function: DispatchFunction) -> None:
         self.calls: list[tuple[float, int]] = []
+        self.times = CallRecorder()
         self.error: BaseException | None = None
         self._function = function
         # An ordinary function must be wrapped in one, to run in a worker thread.
@@ -60,11 +62,11 @@ class _Recorder:
 
     def _call(self, batch: Any) -> Any:
         self.calls.append((time.perf_counter(), len(batch)))
-        return self._function(batch)
+        return self.times.call(self._function, batch)
 
     async def _await(self, batch: Any) -> None:
         self.calls.append((time.perf_counter(), len(batch)))
-        await self._function(batch)  # type: ignore[misc]
+        await self.times.await_(self._function, batch)
 
     def failed(self, error: BaseException, batch: Any) -> None:
         """Keep the first exception."""
@@ -161,7 +163,7 @@ class _Cell:
         seen = dispatcher.statistics()
         calls = recorder.calls
         batches, handed = len(calls), sum(count for _, count in calls)
-        ages, oldest = _ages(load, calls)
+        ages, oldest, step = _ages(load, calls)
         return Measured(
             rate=load.reached,
             held=load.held(sum(ages) / max(1, len(ages))),
@@ -170,7 +172,7 @@ class _Cell:
             calls_per_second=_frequency(calls, setting.seconds),
             age_p50=1e3 * percentile(ages, 50),
             age_p99=1e3 * percentile(ages, 99),
-            age_max=1e3 * oldest,
+            age_max=1e3 * max(oldest, default=0.0),
             stall_max=1e3 * stall,
             request_p99=1e3 * percentile(sorted(requests.took), 99),
             cpu_seconds_per_million=1e6 * max(cpu, 0.0) / max(1, handed),
@@ -178,6 +180,11 @@ class _Cell:
             peak_pending=seen.peak_pending,
             rss_growth=max(0, peak - before - load.noted_bytes),
             dropped=_dropped(seen),
+            sink_max=recorder.times.slowest,
+            slow_calls=sum(1e3 * one > setting.delay + LATE for one in oldest),
+            recorded=Recorded(
+                recorder.times.calls(), Ages.of((1e3 * age for age in ages), step)
+            ),
         )
 
     def _stream(self) -> Iterator[Any]:
@@ -264,22 +271,28 @@ def _frequency(calls: list[tuple[float, int]], seconds: float) -> float:
     return (len(calls) - 1) / (calls[-1][0] - calls[0][0])
 
 
-def _ages(load: Load, calls: list[tuple[float, int]]) -> tuple[list[float], float]:
-    """Ages of entries when their call began, in seconds, ascending; and the oldest's.
+def _ages(
+    load: Load, calls: list[tuple[float, int]]
+) -> tuple[list[float], list[float], int]:
+    """Ages of entries when their call began, in seconds, ascending.
 
     Of very many entries a sample. The oldest of a batch is its first.
+
+    Returns:
+        The ages; that of the oldest of each batch; for how many entries an age stands.
     """
     arrived = load.arrivals()
     step = max(1, len(arrived) // _MOST_AGES)
     ages: list[float] = []
-    first, oldest = 0, 0.0
+    oldest: list[float] = []
+    first = 0
     for moment, count in calls:
         now = moment - load.began
-        oldest = max(oldest, now - arrived[first])
+        oldest.append(now - arrived[first])
         begin = first + -first % step
         ages += [now - one for one in arrived[begin : first + count : step]]
         first += count
-    return sorted(ages), oldest
+    return sorted(ages), oldest, step
 
 
 # ---- in a process of its own
@@ -323,7 +336,7 @@ def measure_apart(
     found = ended.lines[-1]
     if "error" in found:
         raise CellError(found["error"])
-    return Measured(**found)
+    return Measured.read(found)
 
 
 def _main() -> None:

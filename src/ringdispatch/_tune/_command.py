@@ -89,9 +89,7 @@ def _entry_bytes(options: argparse.Namespace) -> float:
         raise CellError(f"making an entry raised {one_line(error)}") from None
 
 
-def _measure_all(
-    options: argparse.Namespace, size: float, console: Console
-) -> list[Cell]:
+def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
     """Measure the settings in turns, so that a disturbance is not one delay's."""
     settings = [
         Setting(
@@ -112,7 +110,7 @@ def _measure_all(
             for setting in settings:
                 bars.begin(f"{setting.rate:,.12g} entries/s, {setting.delay:g} ms")
                 measured = _measure(setting, options, repeat, bars)
-                cells.append(with_prediction(setting, measured, size))
+                cells.append(Cell(setting, measured))
                 bars.end()
     return cells
 
@@ -266,9 +264,11 @@ def _tune(options: argparse.Namespace) -> None:
         console = Console(width=NO_TERMINAL_WIDTH)
     size = _entry_bytes(options)
     check_memory(options, size)
-    repeats = _measure_all(options, size, console)
+    repeats = _measure_all(options, console)
     found = recommend(repeats, budgets, entry_bytes=size)
-    cells = merged(repeats)
+    cells = [
+        with_prediction(one.setting, one.measured, size) for one in merged(repeats)
+    ]
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
     with _named(options.json):

@@ -234,7 +234,7 @@ def _costs(
         setting = replace(
             one.setting, rate=one.rate, capacity=capacity, max_batch=max_batch
         )
-        said = predict(setting, sink_ms=one.sink, entry_bytes=0)
+        said = predict(setting, calls=one.made, entry_bytes=0)
         costs |= {
             "age": said.age_p99,
             "calls": said.calls_per_second,

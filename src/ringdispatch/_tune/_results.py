@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._recording import Recorded
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -54,6 +56,10 @@ class Measured:
         rss_growth: Most resident bytes, above those before the dispatcher was made.
         dropped: Entries that no call received: rejected for lack of room or as
             oversized, evicted, or abandoned.
+        sink_max: The longest call, milliseconds.
+        slow_calls: Batches that began more than 3 ms after their delay: they waited
+            for a call, or for the loop. An age above the delay hangs on as many.
+        recorded: The calls' times and the entries' ages; None: not kept.
     """
 
     rate: float
@@ -71,6 +77,15 @@ class Measured:
     peak_pending: int
     rss_growth: int
     dropped: int
+    sink_max: float = 0.0
+    slow_calls: int = 0
+    recorded: Recorded | None = None
+
+    @classmethod
+    def read(cls, seen: dict[str, Any]) -> "Measured":
+        """Make it of what `asdict` made of it."""
+        recorded = seen.get("recorded")
+        return cls(**seen | {"recorded": recorded and Recorded.read(recorded)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +93,10 @@ class Predicted:
     """The figures predicted for a cell; units as in Measured.
 
     Attributes:
-        saturated: Whether more arrives than calls can take: entries are dropped.
         memory: Bytes at the peak: the ring, pending entries, entries in calls.
+        saturated: Whether more arrives than calls can take, or than there is room for.
+        dropped: Entries that find no room.
+        slow_calls: Batches that begin more than 3 ms after their delay.
     """
 
     entries_per_batch: float
@@ -89,6 +106,8 @@ class Predicted:
     peak_pending: float
     memory: float
     saturated: bool
+    dropped: float = 0.0
+    slow_calls: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +194,12 @@ class Results:
     recommendation: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
-        """Write the results as JSON."""
+        """Write the results as JSON, without what the cells recorded."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        written = asdict(self)
+        for cell in written["cells"]:
+            del cell["measured"]["recorded"]
+        path.write_text(json.dumps(written, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -193,6 +215,6 @@ def _cell(seen: dict[str, Any]) -> Cell:
     predicted = seen["predicted"]
     return Cell(
         Setting(**seen["setting"]),
-        Measured(**seen["measured"]),
+        Measured.read(seen["measured"]),
         None if predicted is None else Predicted(**predicted),
     )
