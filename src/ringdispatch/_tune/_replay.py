@@ -6,7 +6,7 @@ entry into an empty ring; its timer, or a full batch, ends it; a call takes a sl
 calls' times are those of recorded calls. Times are milliseconds.
 
 It goes from event to event, not from entry to entry: 100,000 entries in 200 batches
-take about 20 ms. docs/tuning.md says what it leaves out.
+take about 5 ms. docs/tuning.md says what it leaves out.
 """
 
 import random
