@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -153,6 +154,19 @@ def test_a_function_that_fails_under_load_is_reported_without_waiting_for_the_re
     setting = Setting(1_000.0, 10.0, None, seconds=0.1)
     with pytest.raises(CellError, match="raised ConnectionError: no route"):
         measure(setting, seed=SEED, function=fails)
+
+
+def test_the_notes_of_calls_are_counted_as_the_harness_s_own() -> None:
+    recorder = _cell._Recorder(lambda batch: None)
+    batch = range(1_000)
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            recorder.function(batch)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert recorder.noted_bytes == pytest.approx(taken, rel=0.1)
 
 
 def test_an_entry_that_cannot_be_made_is_reported_in_one_line() -> None:

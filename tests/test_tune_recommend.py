@@ -122,6 +122,24 @@ def test_a_delay_that_disturbs_requests_less_beats_fewer_calls() -> None:
     assert any("less than with any other" in reason for reason in found.reasons)
 
 
+def test_requests_that_differ_by_less_than_a_timers_grain_are_told_apart() -> None:
+    grid = [cell(10, request=0.9), cell(50, request=1.4), cell(97, request=2.0)]
+    assert ask(grid).delay == 10
+    assert ask(grid[1:]).delay == 50
+    alike = [cell(10, request=0.05), cell(97, request=0.2)]
+    assert ask(alike).delay == 97
+    assert "within an assumed noise of 20% or 0.2 ms" in ask(alike).reasons[1]
+
+
+def test_noise_of_an_idle_loop_is_not_taken_for_that_of_a_busy_one() -> None:
+    idle = [cell(10, request=one) for one in (0.1, 0.1, 0.35)]
+    busy = [cell(100, request=one) for one in (2.0, 2.1, 2.1)]
+    found = ask([*idle, *busy])
+    assert found.delay == 10
+    assert found.noise == pytest.approx(0.25)
+    assert "less than with any other delay" in found.reasons[1]
+
+
 def test_the_calls_budget_binds_where_requests_want_the_shorter_delay() -> None:
     found = ask(noisy([cell(10, request=2), cell(100, request=30)], seed=1), calls=20)
     assert found.delay == 100

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ._load import TICK
 from ._model import ARENA, MIB, REFERENCE_BYTES, power_of_two
 from ._results import Cell, Measured, Setting
 
@@ -16,8 +15,11 @@ LEAST_CAPACITY = 1024
 ASSUMED_NOISE = 0.2
 # Of a figure, at least: repeats may agree by chance.
 LEAST_NOISE = 0.1
-# Milliseconds: the loop's timers are no finer, so nor is what a request took.
-TICK_MS = 1000 * TICK
+# Milliseconds: on an idle loop, runs differ by as much in what a request took.
+REQUEST_GRAIN = 0.2
+# Noise is a share of the median, but of no less: of requests that take 0.1 ms, noise is
+# many times that, and means nothing of those that take 2 ms.
+LEAST_MEDIAN = {"request_p99": 1.0}
 
 # The figures that decide.
 NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
@@ -119,7 +121,8 @@ def _noise(cells: Sequence[Cell], name: str) -> Noise:
     ranges = []
     for repeats in _repeats(cells):
         seen = [getattr(one, name) for one in repeats]
-        if len(seen) > 1 and (middle := median(seen)) > 0:
+        middle = max(median(seen), LEAST_MEDIAN.get(name, 0.0))
+        if len(seen) > 1 and middle > 0:
             ranges.append((max(seen) - min(seen)) / middle)
     if not ranges:
         return Noise(ASSUMED_NOISE, assumed=True)
@@ -175,7 +178,7 @@ def _candidate(
         age=figure("age_p99"),
         grown=figure("rss_growth", ARENA, MIB),
         calls=figure("calls_per_second"),
-        request=figure("request_p99", TICK_MS),
+        request=figure("request_p99", REQUEST_GRAIN),
         per_batch=worst("entries_per_batch"),
         dropped=any(cell.measured.dropped for cell in cells),
         entry_bytes=entry_bytes,

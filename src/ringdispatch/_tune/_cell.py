@@ -10,6 +10,7 @@ import asyncio
 import gc
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -42,6 +43,8 @@ DRAIN_SECONDS = 10.0
 _PROBE_SECONDS = 0.25
 # About how many ages percentiles are taken of; of fewer entries, all.
 _MOST_AGES = 200_000
+# What is noted of a call: a pair, a float and an integer.
+_CALL_BYTES = sum(map(sys.getsizeof, ((0.0, 0), 0.0, 1 << 20)))
 # Seconds in which a process starts, warms up and ends; for progress bars.
 _OTHER_SECONDS = 0.7
 
@@ -70,6 +73,11 @@ class _Recorder:
         """Keep the first exception."""
         del batch
         self.error = self.error or error
+
+    @property
+    def noted_bytes(self) -> int:
+        """The size of its own notes, in bytes."""
+        return sys.getsizeof(self.calls) + len(self.calls) * _CALL_BYTES
 
     def check(self) -> None:
         """Raise what the dispatch function raised, as one line."""
@@ -112,10 +120,13 @@ def measure(
     selector = StallSelector()
     function = function or stand_in(setting.sink or 0.0)
     cell = _Cell(setting, seed, function, entries)
-    with asyncio.Runner(
-        loop_factory=lambda: asyncio.SelectorEventLoop(selector)
-    ) as runner:
-        return runner.run(cell.run(selector))
+    with (
+        Requests() as requests,
+        asyncio.Runner(
+            loop_factory=lambda: asyncio.SelectorEventLoop(selector)
+        ) as runner,
+    ):
+        return runner.run(cell.run(selector, requests))
 
 
 class _Cell:
@@ -132,7 +143,7 @@ class _Cell:
         self.entries = entries or default_entries(setting.layout)
         self.own = self.entries is not default_entries(setting.layout)
 
-    async def run(self, selector: StallSelector) -> Measured:
+    async def run(self, selector: StallSelector, requests: Requests) -> Measured:
         """Offer the load on the running loop, and measure."""
         setting = self.setting
         stream = self._stream()
@@ -140,17 +151,16 @@ class _Cell:
         room = most_pending(setting)
         layout = make_layout(setting.layout, room, samples, own=self.own)
         load = Load(setting.rate, setting.seconds, self.seed)
-        requests = Requests(setting.seconds, self.seed + 1)
         await self._warm_up(layout, stream)
         gc.collect()
         trim_memory()  # before the probes, which allocate what a loop needs anyway
-        idle = await self._probes_alone()
+        idle = await self._probes_alone(requests)
         before = resident()
         recorder = _Recorder(self.function)
         dispatcher = self._dispatcher(recorder, layout)
         selector.restart()
         cpu = time.process_time()
-        serving = asyncio.create_task(requests.serve())
+        serving = asyncio.create_task(requests.serve(setting.seconds, self.seed + 1))
         await load.offer(dispatcher.enqueue, stream)
         await serving
         await _drain(dispatcher, recorder, setting.delay)
@@ -159,6 +169,7 @@ class _Cell:
         peak = max(requests.peak_resident, resident())
         recorder.check()
         seen = dispatcher.statistics()
+        notes = (load, requests, recorder)
         calls = recorder.calls
         batches, handed = len(calls), sum(count for _, count in calls)
         ages, oldest = _ages(load, calls)
@@ -176,7 +187,7 @@ class _Cell:
             cpu_seconds_per_million=1e6 * max(cpu, 0.0) / max(1, handed),
             sink_mean=1e3 * seen.dispatch_seconds_total / max(1, batches),
             peak_pending=seen.peak_pending,
-            rss_growth=max(0, peak - before - load.noted_bytes),
+            rss_growth=max(0, peak - before - sum(one.noted_bytes for one in notes)),
             dropped=_dropped(seen),
         )
 
@@ -225,11 +236,10 @@ class _Cell:
                 f"enqueueing the entry {entry!r:.80} raised {one_line(error)}"
             ) from None
 
-    async def _probes_alone(self) -> float:
+    async def _probes_alone(self, requests: Requests) -> float:
         """Seconds of processor time that the probes take in a second."""
-        probes = Requests(_PROBE_SECONDS, self.seed)
         cpu = time.process_time()
-        await probes.serve()
+        await requests.serve(_PROBE_SECONDS, self.seed)
         return (time.process_time() - cpu) / _PROBE_SECONDS
 
 

@@ -14,7 +14,7 @@ from ._candidates import (
     ASSUMED_NOISE,
     HEADROOM,
     LEAST_CAPACITY,
-    TICK_MS,
+    REQUEST_GRAIN,
     Candidate,
     Noise,
     candidates,
@@ -284,7 +284,7 @@ def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: Noise) -> str:
     if ties:
         return (
             f"tie: with {alike}, requests on the same loop take as long, within "
-            f"{noise} or {TICK_MS:g} ms; {one.delay:g} ms makes the fewest calls"
+            f"{noise} or {REQUEST_GRAIN:g} ms; {one.delay:g} ms makes the fewest calls"
         )
     return (
         f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "

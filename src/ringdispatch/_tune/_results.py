@@ -46,12 +46,13 @@ class Measured:
             arrival on, milliseconds; age_p99, age_max alike.
         stall_max: The longest that the event loop stood still, milliseconds.
         request_p99: 99th percentile of the duration of requests served by the same
-            loop, from their scheduled arrival on, milliseconds.
+            loop, from their sending on, milliseconds.
         cpu_seconds_per_million: Processor time per million entries: making and
             enqueuing them, dispatching them, and the sink's work in this process.
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
-        rss_growth: Most resident bytes, above those before the dispatcher was made.
+        rss_growth: Most resident bytes, above those before the dispatcher was made,
+            without what the harness notes of the run.
         dropped: Entries that no call received: rejected for lack of room or as
             oversized, evicted, or abandoned.
     """
