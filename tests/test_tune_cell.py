@@ -156,6 +156,42 @@ def test_a_function_that_fails_under_load_is_reported_without_waiting_for_the_re
         measure(setting, seed=SEED, function=fails)
 
 
+def test_a_function_that_fails_in_some_calls_is_measured() -> None:
+    calls, lost = 0, 0
+
+    async def fails_now_and_then(batch: list[Any]) -> None:
+        nonlocal calls, lost
+        calls += 1
+        if calls % 4 == 0:  # the first such call is after the warm-up, which has three
+            lost += len(batch)
+            raise ConnectionError("no route")
+
+    setting = Setting(2_000.0, 5.0, None, seconds=0.2)
+    seen = measure(setting, seed=SEED, function=fails_now_and_then)
+    assert seen.batches == calls - _cell._WARM_UP_BATCHES
+    assert seen.failed == calls // 4 > 0
+    assert seen.lost == lost > 0
+    assert seen.failure == "ConnectionError: no route"
+    share = seen.failed / seen.batches
+    assert seen.failures_per_second == pytest.approx(share * seen.calls_per_second)
+    assert seen.dropped == 0
+
+
+def test_a_warm_up_may_fail_in_part() -> None:
+    calls = 0
+
+    async def fails_once(batch: list[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise TimeoutError
+
+    seen = measure(
+        Setting(1_000.0, 5.0, None, seconds=0.1), seed=SEED, function=fails_once
+    )
+    assert (seen.failed, seen.lost, seen.failure) == (0, 0, "")
+
+
 def test_the_notes_of_calls_are_counted_as_the_harness_s_own() -> None:
     recorder = _cell._Recorder(lambda batch: None)
     batch = range(1_000)

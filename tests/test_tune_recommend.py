@@ -226,6 +226,25 @@ def test_capacity_has_room_for_twice_the_longest_cycle(
     assert found.capacity & (found.capacity - 1) == 0
 
 
+def test_calls_that_failed_are_named_whatever_is_recommended() -> None:
+    broken = [
+        replace(
+            one,
+            measured=replace(
+                one.measured, failed=6, lost=420, failure="ConnectionError: reset"
+            ),
+        )
+        for one in GRID[:2]
+    ]
+    for found in (ask(broken), ask(broken, age=1), ask(broken[:1] + GRID[1:2])):
+        words = found.reasons[-1]
+        assert "% of calls failed (ConnectionError: reset), up to " in words
+        assert "a retry belongs into the dispatch function" in words
+    assert "2.0% of calls" in ask(broken).reasons[-1]
+    assert "840 entries lost" in ask(broken).reasons[-1]
+    assert not any("failed" in one for one in ask(GRID).reasons)
+
+
 def test_capacity_fits_the_memory_budget_also_where_the_sink_stands_still() -> None:
     found = ask([cell(100, rate=50_000, growth=2)], memory=4)
     assert found.capacity is not None

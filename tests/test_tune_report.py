@@ -212,6 +212,14 @@ def test_predictions_stand_beside_what_was_measured_and_are_judged() -> None:
     assert "1 too few, 1 saturated, 1 rate not held" in seen.text
 
 
+def test_calls_that_failed_have_columns_only_where_there_are_any() -> None:
+    fine, broken = cell(100, 10, 5), cell(100, 100, 5, failed=5, lost=321)
+    assert "lost by it" not in Page(page(Results("tune", {}, cells=[fine]))).words
+    seen = Page(page(Results("tune", {}, cells=[fine, broken])))
+    assert "lost by it" in seen.words
+    assert {"321", "4.90"} <= set(seen.words)
+
+
 def test_a_cell_without_a_prediction_is_drawn_too() -> None:
     bare = cell(100, 10, 5)
     alone = Cell(bare.setting, bare.measured)

@@ -41,10 +41,10 @@ _WARM_UP_BATCHES = 3
 DRAIN_SECONDS = 10.0
 # Seconds to measure the cost of the probes alone.
 _PROBE_SECONDS = 0.25
-# About how many ages percentiles are taken of; of fewer entries, all.
-_MOST_AGES = 200_000
 # What is noted of a call: a pair, a float and an integer.
 _CALL_BYTES = sum(map(sys.getsizeof, ((0.0, 0), 0.0, 1 << 20)))
+# About how many ages percentiles are taken of; of fewer entries, all.
+_MOST_AGES = 200_000
 # Seconds in which a process starts, warms up and ends; for progress bars.
 _OTHER_SECONDS = 0.7
 
@@ -79,12 +79,12 @@ class _Recorder:
         """The size of its own notes, in bytes."""
         return sys.getsizeof(self.calls) + len(self.calls) * _CALL_BYTES
 
-    def check(self) -> None:
-        """Raise what the dispatch function raised, as one line."""
-        if self.error is not None:
+    def check(self, seen: Statistics) -> None:
+        """Raise what the dispatch function raised, if it failed in every call."""
+        if self.error is not None and _all_failed(seen):
             raise CellError(
-                f"the dispatch function raised {one_line(self.error)} (calls so far: "
-                f"{len(self.calls)}); check that it works, or try --dry"
+                f"the dispatch function raised {one_line(self.error)} in every call "
+                f"(calls so far: {seen.batches}); check that it works, or try --dry"
             )
 
 
@@ -163,12 +163,12 @@ class _Cell:
         serving = asyncio.create_task(requests.serve(setting.seconds, self.seed + 1))
         await load.offer(dispatcher.enqueue, stream)
         await serving
-        await _drain(dispatcher, recorder, setting.delay)
+        await _drain(dispatcher, setting.delay)
         cpu = time.process_time() - cpu - idle * setting.seconds
         stall = selector.longest
         peak = max(requests.peak_resident, resident())
-        recorder.check()
         seen = dispatcher.statistics()
+        recorder.check(seen)
         notes = (load, requests, recorder)
         calls = recorder.calls
         batches, handed = len(calls), sum(count for _, count in calls)
@@ -189,6 +189,9 @@ class _Cell:
             peak_pending=seen.peak_pending,
             rss_growth=max(0, peak - before - sum(one.noted_bytes for one in notes)),
             dropped=_dropped(seen),
+            failed=seen.failed_batches,
+            lost=seen.failed,
+            failure=one_line(recorder.error) if recorder.error else "",
         )
 
     def _stream(self) -> Iterator[Any]:
@@ -225,7 +228,7 @@ class _Cell:
             for entry in itertools.islice(stream, count):
                 self._try(dispatcher, entry)
             await dispatcher.aflush(None)
-            recorder.check()
+        recorder.check(dispatcher.statistics())
         await dispatcher.aclose()
 
     def _try(self, dispatcher: BackgroundDispatcher[Any], entry: Any) -> None:
@@ -243,14 +246,12 @@ class _Cell:
         return (time.process_time() - cpu) / _PROBE_SECONDS
 
 
-async def _drain(
-    dispatcher: BackgroundDispatcher[Any], recorder: _Recorder, delay: float
-) -> None:
+async def _drain(dispatcher: BackgroundDispatcher[Any], delay: float) -> None:
     """Let the last windows end by themselves, so that no batch is cut short."""
     deadline = time.perf_counter() + delay / 1000 + DRAIN_SECONDS
-    while recorder.error is None:
+    while True:
         seen = dispatcher.statistics()
-        if not (seen.pending or seen.in_flight):
+        if not (seen.pending or seen.in_flight) or _all_failed(seen):
             break
         if time.perf_counter() > deadline:
             raise CellError(
@@ -260,6 +261,11 @@ async def _drain(
             )
         await asyncio.sleep(0.02)
     await dispatcher.aclose(0.0)
+
+
+def _all_failed(seen: Statistics) -> bool:
+    """Whether no call has ended well, or still may."""
+    return seen.batches == seen.failed_batches > 0
 
 
 def _dropped(seen: Statistics) -> int:

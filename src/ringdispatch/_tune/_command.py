@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ._arguments import REPEATS, UsageError, check, check_memory, parser
 from ._cell import measure_apart
+from ._check import check_function
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
@@ -179,7 +180,7 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
             *_figures(seen),
             f"{seen.rss_growth / MIB:.1f}",
             f"{seen.request_p99:.1f}",
-            f"{seen.dropped:,} dropped" if seen.dropped else _off(cell),
+            _lost(seen) or _off(cell),
         )
         table.add_row(*compress(row, shown))
         if said is not None:
@@ -208,6 +209,14 @@ def _figures(one: Measured | Predicted) -> list[str]:
         f"{one.age_p99:,.1f}",
         f"{one.peak_pending:,.0f}",
     ]
+
+
+def _lost(seen: Measured) -> str:
+    """Entries that found no room, or were in calls that failed."""
+    words = [f"{seen.dropped:,} dropped"] if seen.dropped else []
+    if seen.lost:
+        words.append(f"{seen.lost:,} failed")
+    return ",\n".join(words)
 
 
 def _off(cell: Cell) -> str:
@@ -266,6 +275,8 @@ def _tune(options: argparse.Namespace) -> None:
         console = Console(width=NO_TERMINAL_WIDTH)
     size = _entry_bytes(options)
     check_memory(options, size)
+    if options.dry is None:
+        check_function(options.target)
     repeats = _measure_all(options, size, console)
     found = recommend(repeats, budgets, entry_bytes=size)
     cells = merged(repeats)

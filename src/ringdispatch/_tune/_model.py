@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import NormalDist, median
+from typing import Any
 
 from ._results import Cell, Measured, Predicted, Setting
 
@@ -277,15 +278,18 @@ def merged(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _middle(several: Sequence[Measured]) -> Measured:
-    figures = {
+    figures: dict[str, Any] = {
         field.name: median([getattr(one, field.name) for one in several])
         for field in fields(Measured)
+        if field.name != "failure"
     }
     figures["held"] = all(one.held for one in several)
-    figures["batches"] = sum(one.batches for one in several)
+    for name in ("batches", "failed", "lost"):
+        figures[name] = sum(getattr(one, name) for one in several)
     figures["dropped"] = max(one.dropped for one in several)
     for name in ("peak_pending", "rss_growth"):
         figures[name] = round(figures[name])
+    figures["failure"] = next((one.failure for one in several if one.failure), "")
     return Measured(**figures)
 
 

@@ -90,6 +90,15 @@ def recommend(
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
+    found = _recommend(cells, budgets, entry_bytes)
+    if failures := failures_in_words(cells):
+        found.reasons.append(failures)
+    return found
+
+
+def _recommend(
+    cells: Sequence[Cell], budgets: Budgets, entry_bytes: float
+) -> Recommendation:
     tried, noise = candidates(cells, entry_bytes)
     able = [one for one in tried if not one.dropped]
     if not able:
@@ -214,6 +223,22 @@ def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
 
 
 # ---- in words
+
+
+def failures_in_words(cells: Iterable[Cell]) -> str:
+    """The calls that failed, and what they lost; empty where none did."""
+    measured = [cell.measured for cell in cells]
+    failed = [one for one in measured if one.failed]
+    if not failed:
+        return ""
+    share = sum(one.failed for one in failed) / sum(one.batches for one in measured)
+    lost = sum(one.lost for one in failed)
+    most = max(one.failures_per_second for one in failed)
+    return (
+        f"{share:.1%} of calls failed ({failed[0].failure}), up to {most:.3g} a second "
+        f"with one delay: {lost:,} entries lost; a retry belongs into the dispatch "
+        "function: see docs/recipes.md"
+    )
 
 
 def _costs(

@@ -55,6 +55,9 @@ class Measured:
             without what the harness notes of the run.
         dropped: Entries that no call received: rejected for lack of room or as
             oversized, evicted, or abandoned.
+        failed: Calls that failed.
+        lost: Entries in these calls.
+        failure: How the first of them failed, in one line.
     """
 
     rate: float
@@ -72,6 +75,14 @@ class Measured:
     peak_pending: int
     rss_growth: int
     dropped: int
+    failed: int = 0
+    lost: int = 0
+    failure: str = ""
+
+    @property
+    def failures_per_second(self) -> float:
+        """Calls a second that failed."""
+        return self.calls_per_second * self.failed / max(1, self.batches)
 
 
 @dataclass(frozen=True, slots=True)
