@@ -112,7 +112,7 @@ def test_as_many_as_the_machine_holds() -> None:
 def test_a_rate_that_no_machine_holds_is_not_reported_as_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_load, "_MOST_PER_SECOND", 1e6)  # to draw fewer
+    monkeypatch.setattr(_load, "MOST_PER_SECOND", 1e6)  # to draw fewer
     seen = measure(Setting(1e9, 5.0, 0.0, seconds=0.1), seed=SEED)
     assert not seen.held
     assert seen.rate < 1e9

@@ -226,6 +226,13 @@ def test_capacity_has_room_for_twice_the_longest_cycle(
     assert found.capacity & (found.capacity - 1) == 0
 
 
+def test_capacity_has_room_for_twice_a_burst() -> None:
+    burst = replace(GRID[0], measured=replace(GRID[0].measured, peak_pending=3_000))
+    found = ask([GRID[0], burst])
+    assert found.capacity == 8_192
+    assert any("at most 3,000 were pending at once" in one for one in found.reasons)
+
+
 def test_calls_that_failed_are_named_whatever_is_recommended() -> None:
     broken = [
         replace(

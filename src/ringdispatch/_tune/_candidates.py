@@ -62,6 +62,7 @@ class Candidate:
         setting: One of the settings measured with it.
         slots: `max_in_flight`.
         grown: MiB, as measured.
+        peak: Entries pending at most, in any run.
         dropped: Whether any entries were dropped.
         entry_bytes: Bytes of a pending entry.
     """
@@ -76,13 +77,19 @@ class Candidate:
     calls: Figure
     request: Figure
     per_batch: float
+    peak: int
     dropped: bool
     entry_bytes: float
 
     @property
-    def pending(self) -> float:
+    def per_cycle(self) -> float:
         """Entries from one batch to the next, at the highest rate."""
         return self.rate / 1000 * (self.delay + self.sink / self.slots)
+
+    @property
+    def pending(self) -> float:
+        """Entries to have room for: those, or the most that were pending at once."""
+        return max(self.peak, self.per_cycle)
 
     @property
     def room(self) -> int:
@@ -180,6 +187,7 @@ def _candidate(
         calls=figure("calls_per_second"),
         request=figure("request_p99", REQUEST_GRAIN),
         per_batch=worst("entries_per_batch"),
+        peak=max(cell.measured.peak_pending for cell in cells),
         dropped=any(cell.measured.dropped for cell in cells),
         entry_bytes=entry_bytes,
     )

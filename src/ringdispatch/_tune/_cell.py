@@ -12,8 +12,10 @@ import itertools
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Statistics
@@ -29,7 +31,7 @@ from ._entries import (
     make_layout,
     one_line,
 )
-from ._load import Load
+from ._load import Load, moments
 from ._model import most_pending
 from ._probes import Requests, StallSelector, percentile, resident, trim_memory
 from ._results import Measured, Setting
@@ -105,6 +107,7 @@ def measure(
     seed: int,
     function: DispatchFunction | None = None,
     entries: Entries | None = None,
+    arrivals: "array[float] | None" = None,
 ) -> Measured:
     """Measure one setting in this process, on a loop of its own.
 
@@ -113,13 +116,15 @@ def measure(
         seed: Of everything random.
         function: The dispatch function. None: a stand-in that takes `setting.sink`.
         entries: Makes an endless iterator of entries. None: of four fields.
+        arrivals: When entries arrive, seconds from the start; the setting has their
+            rate. None: drawn.
 
     Raises:
         CellError: it can't be measured.
     """
     selector = StallSelector()
     function = function or stand_in(setting.sink or 0.0)
-    cell = _Cell(setting, seed, function, entries)
+    cell = _Cell(setting, seed, function, entries, arrivals)
     with (
         Requests() as requests,
         asyncio.Runner(
@@ -136,10 +141,12 @@ class _Cell:
         seed: int,
         function: DispatchFunction,
         entries: Entries | None,
+        arrivals: "array[float] | None",
     ) -> None:
         self.setting = setting
         self.seed = seed
         self.function = function
+        self.arrivals = arrivals
         self.entries = entries or default_entries(setting.layout)
         self.own = self.entries is not default_entries(setting.layout)
 
@@ -150,7 +157,7 @@ class _Cell:
         samples = [*itertools.islice(stream, _WARM_UP_ENTRIES)]
         room = most_pending(setting)
         layout = make_layout(setting.layout, room, samples, own=self.own)
-        load = Load(setting.rate, setting.seconds, self.seed)
+        load = Load(setting.rate, setting.seconds, self.seed, self.arrivals)
         await self._warm_up(layout, stream)
         gc.collect()
         trim_memory()  # before the probes, which allocate what a loop needs anyway
@@ -192,6 +199,10 @@ class _Cell:
             failed=seen.failed_batches,
             lost=seen.failed,
             failure=one_line(recorder.error) if recorder.error else "",
+            # A moment shorter than the delay would have no opener's age.
+            moments=moments(load, calls, 2e-3 * setting.delay)
+            if self.arrivals is not None
+            else [],
         )
 
     def _stream(self) -> Iterator[Any]:
@@ -307,6 +318,7 @@ def measure_apart(
     seed: int,
     target: str | None = None,
     entry: str | None = None,
+    arrivals: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Measured:
     """Measure one setting in a fresh process.
@@ -318,6 +330,7 @@ def measure_apart(
             takes `setting.sink`.
         entry: The entries: "package.module:factory", or a file of JSON
             samples. None: dicts of four fields.
+        arrivals: A file of when entries arrive, as `array("d")` writes it. None: drawn.
         on_progress: Called with the share of the time that has passed.
 
     Raises:
@@ -328,6 +341,7 @@ def measure_apart(
         "seed": seed,
         "target": target,
         "entry": entry,
+        "arrivals": arrivals and str(arrivals),
     }
     expected = setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
@@ -339,7 +353,11 @@ def measure_apart(
     found = ended.lines[-1]
     if "error" in found:
         raise CellError(found["error"])
-    return Measured(**found)
+    return Measured.read(found)
+
+
+def _arrivals(path: str | None) -> "array[float] | None":
+    return array("d", Path(path).read_bytes()) if path else None
 
 
 def _main() -> None:
@@ -352,6 +370,7 @@ def _main() -> None:
             seed=order["seed"],
             function=load_function(target) if target else None,
             entries=load_entries(entry, setting.layout) if entry else None,
+            arrivals=_arrivals(order["arrivals"]),
         )
     except (CellError, ImportError) as error:
         answer(answers, {"error": str(error)})

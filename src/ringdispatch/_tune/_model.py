@@ -281,7 +281,7 @@ def _middle(several: Sequence[Measured]) -> Measured:
     figures: dict[str, Any] = {
         field.name: median([getattr(one, field.name) for one in several])
         for field in fields(Measured)
-        if field.name != "failure"
+        if field.name not in {"failure", "moments"}
     }
     figures["held"] = all(one.held for one in several)
     for name in ("batches", "failed", "lost"):
@@ -290,6 +290,7 @@ def _middle(several: Sequence[Measured]) -> Measured:
     for name in ("peak_pending", "rss_growth"):
         figures[name] = round(figures[name])
     figures["failure"] = next((one.failure for one in several if one.failure), "")
+    figures["moments"] = several[0].moments
     return Measured(**figures)
 
 

@@ -176,8 +176,9 @@ def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
     capacity = one.room
     why = (
         f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
-        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.pending:,.0f}; "
-        f"twice that, as a power of two, and no less than {LEAST_CAPACITY:,}"
+        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.per_cycle:,.0f}, "
+        f"and at most {one.peak:,} were pending at once; twice the larger, as a power "
+        f"of two, and no less than {LEAST_CAPACITY:,}"
     )
     if budgets.memory is None:
         return capacity, why

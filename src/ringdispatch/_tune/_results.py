@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,20 @@ class Setting:
     seconds: float = 3.0
 
 
+class Moment(NamedTuple):
+    """A moment of a run.
+
+    Attributes:
+        at: Its middle, seconds from the start.
+        rate: Entries a second that arrived.
+        age: How old the oldest of them was when its call began, milliseconds.
+    """
+
+    at: float
+    rate: float
+    age: float
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The figures measured in one cell.
@@ -58,6 +72,7 @@ class Measured:
         failed: Calls that failed.
         lost: Entries in these calls.
         failure: How the first of them failed, in one line.
+        moments: The run over time, where arrivals were recorded ones.
     """
 
     rate: float
@@ -78,11 +93,18 @@ class Measured:
     failed: int = 0
     lost: int = 0
     failure: str = ""
+    moments: list[Moment] = field(default_factory=list)
 
     @property
     def failures_per_second(self) -> float:
         """Calls a second that failed."""
         return self.calls_per_second * self.failed / max(1, self.batches)
+
+    @classmethod
+    def read(cls, seen: dict[str, Any]) -> "Measured":
+        """Read what was written as JSON."""
+        moments = [Moment(*one) for one in seen.get("moments", ())]
+        return cls(**seen | {"moments": moments})
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +227,6 @@ def _cell(seen: dict[str, Any]) -> Cell:
     predicted = seen["predicted"]
     return Cell(
         Setting(**seen["setting"]),
-        Measured(**seen["measured"]),
+        Measured.read(seen["measured"]),
         None if predicted is None else Predicted(**predicted),
     )
