@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ._load import TICK
 from ._model import ARENA, MIB, REFERENCE_BYTES, calls_of, power_of_two, recorded_by
 from ._recording import Calls
 from ._results import Cell, Measured, Setting
@@ -17,8 +16,11 @@ LEAST_CAPACITY = 1024
 ASSUMED_NOISE = 0.2
 # Of a figure, at least: repeats may agree by chance.
 LEAST_NOISE = 0.1
-# Milliseconds: the loop's timers are no finer, so nor is what a request took.
-TICK_MS = 1000 * TICK
+# Milliseconds: on an idle loop, runs differ by as much in what a request took.
+REQUEST_GRAIN = 0.2
+# Noise is a share of the median, but of no less: of requests that take 0.1 ms, noise is
+# many times that, and means nothing of those that take 2 ms.
+LEAST_MEDIAN = {"request_p99": 1.0}
 
 # The figures that decide.
 NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
@@ -61,6 +63,7 @@ class Candidate:
         setting: One of the settings measured with it.
         slots: `max_in_flight`.
         grown: MiB, as measured.
+        peak: Entries pending at most, in any run.
         dropped: Whether any entries were dropped.
         entry_bytes: Bytes of a pending entry.
         made: The calls that were made at the highest rate.
@@ -76,14 +79,20 @@ class Candidate:
     calls: Figure
     request: Figure
     per_batch: float
+    peak: int
     dropped: bool
     entry_bytes: float
     made: Calls
 
     @property
-    def pending(self) -> float:
+    def per_cycle(self) -> float:
         """Entries from one batch to the next, at the highest rate."""
         return self.rate / 1000 * (self.delay + self.sink / self.slots)
+
+    @property
+    def pending(self) -> float:
+        """Entries to have room for: those, or the most that were pending at once."""
+        return max(self.peak, self.per_cycle)
 
     @property
     def room(self) -> int:
@@ -122,7 +131,8 @@ def _noise(cells: Sequence[Cell], name: str) -> Noise:
     ranges = []
     for repeats in _repeats(cells):
         seen = [getattr(one, name) for one in repeats]
-        if len(seen) > 1 and (middle := median(seen)) > 0:
+        middle = max(median(seen), LEAST_MEDIAN.get(name, 0.0))
+        if len(seen) > 1 and middle > 0:
             ranges.append((max(seen) - min(seen)) / middle)
     if not ranges:
         return Noise(ASSUMED_NOISE, assumed=True)
@@ -182,8 +192,9 @@ def _candidate(
         age=figure("age_p99"),
         grown=figure("rss_growth", ARENA, MIB),
         calls=figure("calls_per_second"),
-        request=figure("request_p99", TICK_MS),
+        request=figure("request_p99", REQUEST_GRAIN),
         per_batch=worst("entries_per_batch"),
+        peak=max(cell.measured.peak_pending for cell in cells),
         dropped=any(cell.measured.dropped for cell in cells),
         entry_bytes=entry_bytes,
         made=Calls.pooled(calls_of(one) for one in max(rates, key=_rate)),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from statistics import median
+from typing import Any
 
 from ._recording import Calls, Recorded
 from ._replay import Replayed, replay
@@ -102,15 +103,22 @@ def power_of_two(least: float) -> int:
     return 1 << (max(math.ceil(least), 1) - 1).bit_length()
 
 
-def with_prediction(setting: Setting, measured: Measured, entry_bytes: float) -> Cell:
+def with_prediction(
+    setting: Setting,
+    measured: Measured,
+    entry_bytes: float,
+    arrivals: Sequence[float] | None = None,
+) -> Cell:
     """Make a cell of what was measured and what is predicted.
 
     The prediction is made of the calls that the cell recorded, else of the mean time of
     a call; for a cell without a rate, also of the rate that it reached.
     """
     given = setting if setting.rate else replace(setting, rate=measured.rate)
-    calls = calls_of(measured)
-    return Cell(setting, measured, predict(given, calls=calls, entry_bytes=entry_bytes))
+    said = predict(
+        given, calls=calls_of(measured), entry_bytes=entry_bytes, arrivals=arrivals
+    )
+    return Cell(setting, measured, said)
 
 
 def calls_of(measured: Measured) -> Calls:
@@ -133,13 +141,13 @@ def merged(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _middle(several: Sequence[Measured]) -> Measured:
-    figures = {
+    figures: dict[str, Any] = {
         field.name: median([getattr(one, field.name) for one in several])
         for field in fields(Measured)
-        if field.name != "recorded"
+        if field.name not in {"failure", "moments", "recorded"}
     }
     figures["held"] = all(one.held for one in several)
-    for name in ("batches", "slow_calls"):
+    for name in ("batches", "slow_calls", "failed", "lost"):
         figures[name] = sum(getattr(one, name) for one in several)
     for name in ("age_max", "sink_max", "dropped"):
         figures[name] = max(getattr(one, name) for one in several)
@@ -150,6 +158,8 @@ def _middle(several: Sequence[Measured]) -> Measured:
         figures["recorded"] = recorded
         figures["age_p50"] = recorded.ages.percentile(50)
         figures["age_p99"] = recorded.ages.percentile(99)
+    figures["failure"] = next((one.failure for one in several if one.failure), "")
+    figures["moments"] = several[0].moments
     return Measured(**figures)
 
 

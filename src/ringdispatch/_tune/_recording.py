@@ -74,6 +74,12 @@ class CallRecorder:
                 self._times.append(1e3 * seconds)
                 self._blocked.append(1e3 * blocked)
 
+    @property
+    def noted_bytes(self) -> int:
+        """The size of its own notes, in bytes."""
+        notes = (self._sizes, self._times, self._blocked)
+        return sum(len(note) * note.itemsize for note in notes)
+
     def calls(self) -> Calls:
         """The calls so far, to the microsecond."""
         with self._lock:
@@ -206,3 +212,10 @@ class Recorded:
     def read(cls, seen: dict[str, Any]) -> "Recorded":
         """Make it of what `dataclasses.asdict` made of it."""
         return cls(Calls(**seen["calls"]), Ages(**seen["ages"]))
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The least value that `percent` of all values do not exceed; 0.0 of none."""
+    if not ascending:
+        return 0.0
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
