@@ -10,8 +10,8 @@ from plan import ONE, SEED, is_repeated
 from ringdispatch._tune._entries import entry_bytes
 from ringdispatch._tune._machine import describe
 from ringdispatch._tune._model import merged, with_prediction
-from ringdispatch._tune._probes import percentile
 from ringdispatch._tune._recommend import Budgets, recommend
+from ringdispatch._tune._recording import percentile
 from ringdispatch._tune._results import (
     Cell,
     Measured,

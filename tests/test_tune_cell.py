@@ -15,7 +15,8 @@ from ringdispatch._tune._cell import measure
 from ringdispatch._tune._entries import (
     CellError,
 )
-from ringdispatch._tune._probes import percentile, resident
+from ringdispatch._tune._probes import resident
+from ringdispatch._tune._recording import percentile
 from ringdispatch._tune._results import Measured, Setting
 
 SEED = 7

@@ -16,8 +16,13 @@ import pytest
 from ringdispatch._tune import _recording
 from ringdispatch._tune._cell import measure
 from ringdispatch._tune._model import merged
-from ringdispatch._tune._probes import percentile
-from ringdispatch._tune._recording import Ages, CallRecorder, Calls, Recorded
+from ringdispatch._tune._recording import (
+    Ages,
+    CallRecorder,
+    Calls,
+    Recorded,
+    percentile,
+)
 from ringdispatch._tune._results import Cell, Measured, Setting
 
 

@@ -30,8 +30,8 @@ from ._entries import (
 )
 from ._load import Load
 from ._model import most_pending
-from ._probes import Requests, StallSelector, percentile, resident, trim_memory
-from ._recording import LATE, Ages, CallRecorder, Recorded
+from ._probes import Requests, StallSelector, resident, trim_memory
+from ._recording import LATE, Ages, CallRecorder, Recorded, percentile
 from ._results import Measured, Setting
 
 # Entries in each batch of the warm-up: too few to change memory.

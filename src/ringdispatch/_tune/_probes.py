@@ -3,12 +3,10 @@
 import asyncio
 import ctypes
 import importlib
-import math
 import os
 import selectors
 import sys
 from array import array
-from collections.abc import Sequence
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -108,10 +106,3 @@ def _statm() -> int | None:
         return os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:  # pragma: no cover - macOS and Windows have no /proc
         return None
-
-
-def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The least value that `percent` of all values do not exceed; 0.0 of none."""
-    if not ascending:
-        return 0.0
-    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]

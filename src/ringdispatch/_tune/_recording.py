@@ -206,3 +206,10 @@ class Recorded:
     def read(cls, seen: dict[str, Any]) -> "Recorded":
         """Make it of what `dataclasses.asdict` made of it."""
         return cls(Calls(**seen["calls"]), Ages(**seen["ages"]))
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The least value that `percent` of all values do not exceed; 0.0 of none."""
+    if not ascending:
+        return 0.0
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]

@@ -22,8 +22,7 @@ from statistics import fmean
 from typing import overload
 
 from ._load import schedule
-from ._probes import percentile
-from ._recording import LATE, Calls
+from ._recording import LATE, Calls, percentile
 from ._results import Setting
 from ._sink import Sink
 
