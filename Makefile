@@ -26,6 +26,8 @@
 #             make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
 # make linear what grows with tasks, calls and dispatchers: it doubles when they do
+# make replay-check  what the tuner predicts, against the real dispatcher, in half an hour;
+#             ARGS=--quick takes three minutes
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
@@ -94,7 +96,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
-.PHONY: import-price linear
+.PHONY: import-price linear replay-check
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
@@ -144,6 +146,9 @@ $(prices:%=%-price) import-price: %-price: $(call needs,test)
 
 linear: $(call needs)
 	$(python) benchmarks/linear.py --check $(ARGS)
+
+replay-check: $(call needs)
+	$(python) benchmarks/replay_check.py --check $(ARGS)
 
 bench: $(call needs,bench)
 	$(python) -m pytest --benchmark $(ARGS)

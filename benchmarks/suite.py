@@ -10,8 +10,8 @@ from plan import ONE, SEED, is_repeated
 from ringdispatch._tune._entries import entry_bytes
 from ringdispatch._tune._machine import describe
 from ringdispatch._tune._model import merged, with_prediction
-from ringdispatch._tune._probes import percentile
 from ringdispatch._tune._recommend import Budgets, recommend
+from ringdispatch._tune._recording import percentile
 from ringdispatch._tune._results import (
     Cell,
     Measured,
@@ -75,8 +75,8 @@ class Suite:
         )
 
     def add_cell(self, setting: Setting, seen: Measured) -> None:
-        """Keep what a cell did, beside what the model says of it."""
-        self.cells.append(with_prediction(setting, seen, bytes_of(setting.layout)))
+        """Keep what a cell did."""
+        self.cells.append(Cell(setting, seen))
 
     def recommendation(self) -> dict[str, Any] | None:
         """What the tuner would say of the one setting that is measured repeatedly."""
@@ -100,10 +100,16 @@ class Suite:
             prices=prices,
             batches=self.batches,
             end_to_end=self.end_to_end,
-            cells=merged(self.cells),
+            cells=[predicted(cell) for cell in merged(self.cells)],
             memory=self.memory,
             recommendation=self.recommendation(),
         )
+
+
+def predicted(cell: Cell) -> Cell:
+    """A cell, beside what is predicted of it."""
+    size = bytes_of(cell.setting.layout)
+    return with_prediction(cell.setting, cell.measured, size)
 
 
 @cache

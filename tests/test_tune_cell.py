@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from ringdispatch._tune._cell import measure
 from ringdispatch._tune._entries import (
     CellError,
 )
-from ringdispatch._tune._probes import percentile, resident
+from ringdispatch._tune._probes import resident
+from ringdispatch._tune._recording import percentile
 from ringdispatch._tune._results import Measured, Setting
 
 SEED = 7
@@ -111,7 +113,7 @@ def test_as_many_as_the_machine_holds() -> None:
 def test_a_rate_that_no_machine_holds_is_not_reported_as_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_load, "_MOST_PER_SECOND", 1e6)  # to draw fewer
+    monkeypatch.setattr(_load, "MOST_PER_SECOND", 1e6)  # to draw fewer
     seen = measure(Setting(1e9, 5.0, 0.0, seconds=0.1), seed=SEED)
     assert not seen.held
     assert seen.rate < 1e9
@@ -153,6 +155,55 @@ def test_a_function_that_fails_under_load_is_reported_without_waiting_for_the_re
     setting = Setting(1_000.0, 10.0, None, seconds=0.1)
     with pytest.raises(CellError, match="raised ConnectionError: no route"):
         measure(setting, seed=SEED, function=fails)
+
+
+def test_a_function_that_fails_in_some_calls_is_measured() -> None:
+    calls, lost = 0, 0
+
+    async def fails_now_and_then(batch: list[Any]) -> None:
+        nonlocal calls, lost
+        calls += 1
+        if calls % 4 == 0:  # the first such call is after the warm-up, which has three
+            lost += len(batch)
+            raise ConnectionError("no route")
+
+    setting = Setting(2_000.0, 5.0, None, seconds=0.2)
+    seen = measure(setting, seed=SEED, function=fails_now_and_then)
+    assert seen.batches == calls - _cell._WARM_UP_BATCHES
+    assert seen.failed == calls // 4 > 0
+    assert seen.lost == lost > 0
+    assert seen.failure == "ConnectionError: no route"
+    share = seen.failed / seen.batches
+    assert seen.failures_per_second == pytest.approx(share * seen.calls_per_second)
+    assert seen.dropped == 0
+
+
+def test_a_warm_up_may_fail_in_part() -> None:
+    calls = 0
+
+    async def fails_once(batch: list[Any]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise TimeoutError
+
+    seen = measure(
+        Setting(1_000.0, 5.0, None, seconds=0.1), seed=SEED, function=fails_once
+    )
+    assert (seen.failed, seen.lost, seen.failure) == (0, 0, "")
+
+
+def test_the_notes_of_calls_are_counted_as_the_harness_s_own() -> None:
+    recorder = _cell._Recorder(lambda batch: None)
+    batch = range(1_000)
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            recorder.function(batch)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert recorder.noted_bytes == pytest.approx(taken, rel=0.1)
 
 
 def test_an_entry_that_cannot_be_made_is_reported_in_one_line() -> None:

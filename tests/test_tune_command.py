@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rich.console import Console
 from ringdispatch import __main__
 from ringdispatch._tune import _command
 from ringdispatch._tune._model import predict, with_prediction
+from ringdispatch._tune._recording import Calls
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
 from subprocesses import run_snippet
 
@@ -63,6 +65,8 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "service.py").write_text(SERVICE)
     (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
     (tmp_path / "exits.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "dies.py").write_text("import os; os._exit(3)\n")
+    (tmp_path / "empty.py").write_text("")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "empty.json").write_text("")
     (tmp_path / "none.json").write_text("[]")
@@ -79,7 +83,7 @@ def as_predicted(setting: Setting, **order: Any) -> Measured:
     """What stands in for a measurement: the model, a little off."""
     order["on_progress"](0.5)
     assert setting.rate is not None
-    said = predict(setting, sink_ms=5, entry_bytes=300)
+    said = predict(setting, calls=Calls.constant(5), entry_bytes=300)
     return Measured(
         rate=setting.rate,
         held=True,
@@ -362,27 +366,76 @@ def test_a_memory_budget_is_held_against_what_the_layout_sets_aside(
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("no_such_service:send", "importing no_such_service raised ModuleNotFound"),
-        ("broken:send", "No module named 'no_such_module_anywhere'"),
-        ("exits:send", "importing exits raised SystemExit: 0; put what it runs under"),
         (
-            "service:quits",
-            "exit status 0: SystemExit: 0; check that the dispatch function",
+            "no_such_service:send",
+            r"importing no_such_service raised ModuleNotFound.*; run from the folder",
         ),
-        ("service:missing", "service has no 'missing'"),
-        ("service:number", "is 7, which is not callable"),
+        (
+            "broken:send",
+            r"No module named 'no_such_mod.*; check it with python -c 'imp",
+        ),
+        ("exits:send", "importing exits raised SystemExit: 0; put what it runs under"),
+        ("dies:send", "importing dies ended the process: exit status 3; check it"),
+        ("service:sent", "service has no 'sent'; it has send"),
+        ("service:missing", "service has no 'missing'; it has send, fails, quits"),
+        ("service:number", "is 7, which is not callable; name a function of service"),
+        ("service:generates", "must take "),
+        ("empty:send", "empty has no 'send'; define it there"),
         ("service", "must be given as package.module:name"),
-        ("service:fails", "raised ConnectionError: refused: no route"),
     ],
 )
-def test_bad_dispatch_function_is_one_line_and_status_2(
+def test_a_dispatch_function_that_is_not_there_is_an_error_before_all_else(
+    target: str,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    orders: list[tuple[Setting, dict[str, Any]]],
+) -> None:
+    status, out, err = run(capsys, target)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert re.search(words, err)
+    assert target in err
+    assert not orders
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("quits", "exit status 0: SystemExit: 0; check that the dispatch function"),
+        ("fails", "raised ConnectionError: refused: no route in every call"),
+    ],
+)
+def test_a_dispatch_function_that_always_fails_is_one_line_and_status_2(
     target: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, _, err = run(capsys, target, "--seconds", "0.1", "--delays", "10")
+    status, _, err = run(
+        capsys, f"service:{target}", "--seconds", "0.1", "--delays", "10"
+    )
     assert status == 2
     assert err.count("\n") == 1
     assert words in err
     assert not Path(".benchmarks/tune.json").exists()
+
+
+def test_calls_that_fail_are_in_table_page_and_advice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(setting: Setting, **order: Any) -> Measured:
+        seen = as_predicted(setting, **order)
+        failure = "ConnectionError: reset by <peer>"
+        return replace(seen, failed=2, lost=140, failure=failure)
+
+    monkeypatch.setattr(_command, "measure_apart", measure)
+    status, out, err = run(capsys, "--dry", "0", "--delays", "10,100")
+    assert (status, err) == (0, "")
+    assert out.count("420 failed") == 2
+    words = " ".join(out.split())
+    assert "5.0% of calls failed (ConnectionError: reset by <peer>)" in words
+    assert "840 entries lost; a retry belongs into the dispatch function" in words
+    page = Path(".benchmarks/tune.html").read_text()
+    assert "840 entries lost" in page
+    assert ">lost by it<" in page
+    assert ">420<" in page
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")

@@ -87,7 +87,7 @@ def test_a_process_of_its_own_measures_the_users_function(here: Path) -> None:
     [
         (
             "users_own:fails",
-            r"raised ConnectionError: no route to host \(calls so far: ",
+            r"raised ConnectionError: no route to host in every call \(calls so far",
         ),
         ("users_own:dies", "the measuring process died: exit status 3"),
     ],

@@ -11,6 +11,7 @@ from ringdispatch import BackgroundDispatcher
 from ringdispatch._tune._advice import advice
 from ringdispatch._tune._model import merged, predict
 from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
+from ringdispatch._tune._recording import Calls
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
 
 RATE = 10_000.0
@@ -29,7 +30,7 @@ def cell(
 ) -> Cell:
     """A cell as the model has it, with what the model says nothing of."""
     setting = Setting(rate, delay, sink, layout=layout)
-    said = predict(setting, sink_ms=sink, entry_bytes=300)
+    said = predict(setting, calls=Calls.constant(sink), entry_bytes=300)
     seen = Measured(
         rate=rate,
         held=True,
@@ -122,6 +123,24 @@ def test_a_delay_that_disturbs_requests_less_beats_fewer_calls() -> None:
     assert any("less than with any other" in reason for reason in found.reasons)
 
 
+def test_requests_that_differ_by_less_than_a_timers_grain_are_told_apart() -> None:
+    grid = [cell(10, request=0.9), cell(50, request=1.4), cell(97, request=2.0)]
+    assert ask(grid).delay == 10
+    assert ask(grid[1:]).delay == 50
+    alike = [cell(10, request=0.05), cell(97, request=0.2)]
+    assert ask(alike).delay == 97
+    assert "within an assumed noise of 20% or 0.2 ms" in ask(alike).reasons[1]
+
+
+def test_noise_of_an_idle_loop_is_not_taken_for_that_of_a_busy_one() -> None:
+    idle = [cell(10, request=one) for one in (0.1, 0.1, 0.35)]
+    busy = [cell(100, request=one) for one in (2.0, 2.1, 2.1)]
+    found = ask([*idle, *busy])
+    assert found.delay == 10
+    assert found.noise == pytest.approx(0.25)
+    assert "less than with any other delay" in found.reasons[1]
+
+
 def test_the_calls_budget_binds_where_requests_want_the_shorter_delay() -> None:
     found = ask(noisy([cell(10, request=2), cell(100, request=30)], seed=1), calls=20)
     assert found.delay == 100
@@ -206,6 +225,32 @@ def test_capacity_has_room_for_twice_the_longest_cycle(
     assert found.capacity >= 2 * rate / 1000 * (delay + sink)
     assert found.capacity <= max(1024, 4 * rate / 1000 * (delay + sink))
     assert found.capacity & (found.capacity - 1) == 0
+
+
+def test_capacity_has_room_for_twice_a_burst() -> None:
+    burst = replace(GRID[0], measured=replace(GRID[0].measured, peak_pending=3_000))
+    found = ask([GRID[0], burst])
+    assert found.capacity == 8_192
+    assert any("at most 3,000 were pending at once" in one for one in found.reasons)
+
+
+def test_calls_that_failed_are_named_whatever_is_recommended() -> None:
+    broken = [
+        replace(
+            one,
+            measured=replace(
+                one.measured, failed=6, lost=420, failure="ConnectionError: reset"
+            ),
+        )
+        for one in GRID[:2]
+    ]
+    for found in (ask(broken), ask(broken, age=1), ask(broken[:1] + GRID[1:2])):
+        words = found.reasons[-1]
+        assert "% of calls failed (ConnectionError: reset), up to " in words
+        assert "a retry belongs into the dispatch function" in words
+    assert "2.0% of calls" in ask(broken).reasons[-1]
+    assert "840 entries lost" in ask(broken).reasons[-1]
+    assert not any("failed" in one for one in ask(GRID).reasons)
 
 
 def test_capacity_fits_the_memory_budget_also_where_the_sink_stands_still() -> None:
@@ -309,7 +354,7 @@ def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     said = "\n".join(lines)
     assert "Sink of 0 ms: 10 ms does not serve requests faster at any rate" in said
     assert "Sink of 50 ms: 10 ms pays from 50,000/s on" in said
-    assert "At 100/s and below, 10 ms hardly makes batches: 2.1 entries" in said
+    assert "At 100/s and below, 10 ms hardly makes batches: 2.0 entries" in said
     assert "A sink that takes 50 ms sets the pace" in said
     assert "At 50,000/s, 10 ms makes 9.6 times the calls" in said
 

@@ -17,6 +17,7 @@ from ringdispatch._tune._results import (
     Cell,
     Measured,
     Memory,
+    Moment,
     Predicted,
     Price,
     Results,
@@ -208,8 +209,49 @@ def test_predictions_stand_beside_what_was_measured_and_are_judged() -> None:
     assert "too few" in seen.words
     assert "saturated" in seen.words
     assert "390, not held" in seen.words
-    assert "age p99 within 25 % in 0 of 1 cells" in seen.text
+    assert "age p99 within 10 % in 0 of 1 cells" in seen.text
     assert "1 too few, 1 saturated, 1 rate not held" in seen.text
+
+
+def test_recorded_arrivals_are_drawn_over_time_with_the_age_of_each_delay() -> None:
+    moments = [
+        Moment(0.5, 100.0, 12.0),
+        Moment(1.5, 0.0, 0.0),
+        Moment(2.5, 900.0, 80.0),
+    ]
+    cells = [
+        Cell(
+            cell(333, delay, None).setting,
+            cell(333, delay, 5, moments=moments).measured,
+        )
+        for delay in (10, 100)
+    ]
+    results = Results("tune", {"budgets": {"age": 60.0}}, cells=cells)
+    text = page(results)
+    seen = Page(text)
+    assert "Arrivals and age over time" in seen.words
+    labels = [one.get("aria-label", "") for one in plots(text)]
+    assert "Arrivals over 2.50 s: at most 900 entries/s, at 2.50 s." in labels
+    assert [one for one in labels if "100 ms: 80.0 ms at 2.50 s" in one]
+    assert "--budget-age 60" in seen.words
+    assert "10 ms, 2.50 s: 80.0 ms" in seen.words
+    assert "10 ms, 1.50 s: 0.00 ms" not in seen.words  # nothing arrived then
+    results.machine["budgets"] = "none"
+    assert "--budget-age 60" not in Page(page(results)).words
+
+
+def test_moments_survive_being_written(tmp_path: Path) -> None:
+    first = cell(333, 10, None, moments=[Moment(0.5, 100.0, 12.0)])
+    Results("tune", {}, cells=[first]).write(tmp_path / "results.json")
+    assert Results.read(tmp_path / "results.json").cells == [first]
+
+
+def test_calls_that_failed_have_columns_only_where_there_are_any() -> None:
+    fine, broken = cell(100, 10, 5), cell(100, 100, 5, failed=5, lost=321)
+    assert "lost by it" not in Page(page(Results("tune", {}, cells=[fine]))).words
+    seen = Page(page(Results("tune", {}, cells=[fine, broken])))
+    assert "lost by it" in seen.words
+    assert {"321", "4.90"} <= set(seen.words)
 
 
 def test_a_cell_without_a_prediction_is_drawn_too() -> None:

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 
-from ._candidates import ASSUMED_NOISE, TICK_MS
+from ._candidates import ASSUMED_NOISE
 from ._model import MIB, errors
 from ._results import Cell, Measured, Results
 
@@ -15,6 +15,8 @@ FEW = 3.0
 # A prediction that is too low by this share is a sign of other work on the machine.
 DISTURBED = 0.25
 
+# Milliseconds, of requests: of the published figures, the grain is a timer's.
+GRAIN = 1.0
 # Cores: what the probes take without a load is subtracted; it varies by this much.
 CPU_NOISE = 0.1
 
@@ -155,7 +157,7 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
 def _slower(pair: Pair) -> bool:
     """Whether requests are slower with the longer delay, beyond the noise."""
     short, long = pair
-    noise = max(TICK_MS, ASSUMED_NOISE * short.request_p99)
+    noise = max(GRAIN, ASSUMED_NOISE * short.request_p99)
     return long.request_p99 > short.request_p99 + noise
 
 

@@ -45,7 +45,7 @@ class Ended:
 
 def run_apart(
     module: str,
-    order: dict[str, Any],
+    order: Any,
     expected: float,
     on_progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
@@ -122,15 +122,14 @@ def _read(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace")
 
 
-def take_order() -> tuple[dict[str, Any], int]:
+def take_order() -> tuple[Any, int]:
     """Return the order of this process, and the descriptor for its answers.
 
     Other output, as of the user's dispatch function, goes to standard error.
     """
     answers = os.dup(1)
     os.dup2(2, 1)
-    order: dict[str, Any] = json.loads(sys.argv[1])
-    return order, answers
+    return json.loads(sys.argv[1]), answers
 
 
 def answer(answers: int, value: Any) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from ._arrivals import UNITS, Arrivals, load_arrivals
 from ._entries import LAYOUTS
+from ._load import FEWEST_ENTRIES
 from ._machine import memory
 from ._model import MIB, fixed_bytes
 from ._recommend import Budgets
@@ -22,8 +24,10 @@ docs/tuning.md says how to read the result."""
 
 # Runs of each setting, to separate differences from noise.
 REPEATS = 3
-# Fewer entries make no percentiles, nor the rate that was asked for.
-FEWEST_ENTRIES = 30
+# Of load in each run, and of recorded arrivals: bursts take more.
+SECONDS, RECORDED_SECONDS = 3.0, 10.0
+# Milliseconds: timers of an event loop are no finer, so no entry is sure to be younger.
+LEAST_AGE = 1.0
 MOST_CAPACITY = 100_000_000
 FOLDER = Path(".benchmarks")
 
@@ -111,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
         help="the dispatch function; not needed with --dry",
     )
     _add_load(tune.add_argument_group("the load").add_argument)
+    _add_arrivals(tune.add_argument_group("a recorded load").add_argument)
     _add_dispatcher(tune.add_argument_group("the dispatcher").add_argument)
     _add_budgets(tune.add_argument_group("your limits").add_argument)
     _add_output(tune.add_argument_group("the output").add_argument)
@@ -134,9 +139,9 @@ def _add_load(add: Callable[..., object]) -> None:
     add(
         "--seconds",
         type=_amount("seconds"),
-        default=3.0,
         metavar="S",
-        help=f"of load, for each of the {REPEATS} runs of a setting (default: 3)",
+        help=f"of load, for each of the {REPEATS} runs of a setting (default: "
+        f"{SECONDS:g}; of recorded arrivals the busiest {RECORDED_SECONDS:g})",
     )
     add(
         "--dry",
@@ -145,6 +150,28 @@ def _add_load(add: Callable[..., object]) -> None:
         help="replace the dispatch function by a stand-in that takes MS milliseconds",
     )
     add("--seed", type=int, default=1, metavar="N", help="of the arrivals (default: 1)")
+
+
+def _add_arrivals(add: Callable[..., object]) -> None:
+    add(
+        "--arrivals",
+        type=Path,
+        metavar="FILE",
+        help="recorded arrivals: a time a line, or a CSV or JSON lines with a column",
+    )
+    add("--column", metavar="NAME", help="the column with the times")
+    add(
+        "--unit",
+        choices=UNITS,
+        help="of numbers (default: guessed by their size or span, and printed)",
+    )
+    add(
+        "--speed",
+        type=_amount("times"),
+        metavar="X",
+        help="play them X times as fast (default: 1)",
+    )
+    add("--sort", action="store_true", help="take times that are out of order")
 
 
 def _add_dispatcher(add: Callable[..., object]) -> None:
@@ -208,31 +235,69 @@ def _add_output(add: Callable[..., object]) -> None:
     )
 
 
+def _read_arrivals(options: argparse.Namespace) -> Arrivals | None:
+    """Read the recorded arrivals, and set rate and seconds to theirs."""
+    if options.arrivals is None:
+        for name in ("column", "unit", "speed", "sort"):
+            if value := getattr(options, name):
+                raise UsageError(
+                    f"--{name}{'' if value is True else f' {value}'}: is of recorded "
+                    "arrivals: name their file with --arrivals"
+                )
+        options.seconds = options.seconds or SECONDS
+        return None
+    if options.rate:
+        raise UsageError(
+            f"--arrivals {options.arrivals} and --rate {options.rate[0]:.12g} "
+            "contradict: give one of them; --speed scales recorded arrivals"
+        )
+    found = load_arrivals(
+        options.arrivals,
+        column=options.column,
+        unit=options.unit,
+        speed=options.speed or 1.0,
+        seconds=options.seconds or RECORDED_SECONDS,
+        sort=options.sort,
+        seed=options.seed,
+    )
+    options.rate, options.seconds = [found.rate], found.seconds
+    return found
+
+
 def check(options: argparse.Namespace) -> Budgets:
-    """Check that the options fit together; returns the budgets.
+    """Check that the options fit together, and read recorded arrivals.
 
     Raises:
         UsageError: they do not.
+        CellError: the file of arrivals can't be played.
     """
     if options.target is None and options.dry is None:
         raise UsageError(
             "no dispatch function: name one as package.module:function, or try --dry 5"
         )
+    options.recorded = _read_arrivals(options)
     options.rate = sorted(set(options.rate or [1000.0]))
-    if options.rate[0] * options.seconds < FEWEST_ENTRIES:
+    if options.recorded is None and options.rate[0] * options.seconds < FEWEST_ENTRIES:
         raise UsageError(
             f"--rate {options.rate[0]:.12g} and --seconds {options.seconds:g} make "
             f"fewer than {FEWEST_ENTRIES} entries, too few to measure: give "
             f"it --seconds {math.ceil(FEWEST_ENTRIES / options.rate[0])}"
         )
     budgets = Budgets(options.budget_age, options.budget_memory, options.budget_calls)
+    if budgets.age is not None and budgets.age < LEAST_AGE:
+        raise UsageError(
+            f"--budget-age {budgets.age:g}: must be {LEAST_AGE:g} ms or more: the "
+            "timers of an event loop, which end a delay, are no finer"
+        )
     if budgets.age is not None and budgets.age < options.delays[0]:
         raise UsageError(
             f"--budget-age {budgets.age:g} and --delays contradict: an entry may wait "
             f"the whole delay, and the shortest is {options.delays[0]:g} ms; "
             f"try --delays {budgets.age / 2:g}"
         )
-    if budgets.age is not None and budgets.calls is not None:
+    # Recorded arrivals may pause: that takes fewer calls.
+    drawn = options.recorded is None
+    if drawn and budgets.age is not None and budgets.calls is not None:
         gap = 1000 / options.rate[-1]
         least = 990 / (budgets.age + gap)  # one entry in a hundred may be older
         if budgets.calls < least:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ._load import TICK
-from ._model import ARENA, MIB, REFERENCE_BYTES, power_of_two
+from ._model import ARENA, MIB, REFERENCE_BYTES, calls_of, power_of_two, recorded_by
+from ._recording import Calls
 from ._results import Cell, Measured, Setting
 
 # The ring has room for this many times the entries of the longest cycle.
@@ -16,8 +16,11 @@ LEAST_CAPACITY = 1024
 ASSUMED_NOISE = 0.2
 # Of a figure, at least: repeats may agree by chance.
 LEAST_NOISE = 0.1
-# Milliseconds: the loop's timers are no finer, so nor is what a request took.
-TICK_MS = 1000 * TICK
+# Milliseconds: on an idle loop, runs differ by as much in what a request took.
+REQUEST_GRAIN = 0.2
+# Noise is a share of the median, but of no less: of requests that take 0.1 ms, noise is
+# many times that, and means nothing of those that take 2 ms.
+LEAST_MEDIAN = {"request_p99": 1.0}
 
 # The figures that decide.
 NOISY = ("age_p99", "rss_growth", "calls_per_second", "request_p99")
@@ -60,8 +63,10 @@ class Candidate:
         setting: One of the settings measured with it.
         slots: `max_in_flight`.
         grown: MiB, as measured.
+        peak: Entries pending at most, in any run.
         dropped: Whether any entries were dropped.
         entry_bytes: Bytes of a pending entry.
+        made: The calls that were made at the highest rate.
     """
 
     delay: float
@@ -74,13 +79,20 @@ class Candidate:
     calls: Figure
     request: Figure
     per_batch: float
+    peak: int
     dropped: bool
     entry_bytes: float
+    made: Calls
+
+    @property
+    def per_cycle(self) -> float:
+        """Entries from one batch to the next, at the highest rate."""
+        return self.rate / 1000 * (self.delay + self.sink / self.slots)
 
     @property
     def pending(self) -> float:
-        """Entries from one batch to the next, at the highest rate."""
-        return self.rate / 1000 * (self.delay + self.sink / self.slots)
+        """Entries to have room for: those, or the most that were pending at once."""
+        return max(self.peak, self.per_cycle)
 
     @property
     def room(self) -> int:
@@ -119,7 +131,8 @@ def _noise(cells: Sequence[Cell], name: str) -> Noise:
     ranges = []
     for repeats in _repeats(cells):
         seen = [getattr(one, name) for one in repeats]
-        if len(seen) > 1 and (middle := median(seen)) > 0:
+        middle = max(median(seen), LEAST_MEDIAN.get(name, 0.0))
+        if len(seen) > 1 and middle > 0:
             ranges.append((max(seen) - min(seen)) / middle)
     if not ranges:
         return Noise(ASSUMED_NOISE, assumed=True)
@@ -135,6 +148,10 @@ def _repeats(cells: Iterable[Cell]) -> list[list[Measured]]:
 
 
 def _median(repeats: Sequence[Measured], name: str) -> float:
+    """The median of the repeats; the ages' percentile is that of all of them."""
+    recorded = recorded_by(repeats)
+    if name == "age_p99" and recorded is not None:
+        return recorded.ages.percentile(99)
     return float(median([getattr(one, name) for one in repeats]))
 
 
@@ -175,8 +192,14 @@ def _candidate(
         age=figure("age_p99"),
         grown=figure("rss_growth", ARENA, MIB),
         calls=figure("calls_per_second"),
-        request=figure("request_p99", TICK_MS),
+        request=figure("request_p99", REQUEST_GRAIN),
         per_batch=worst("entries_per_batch"),
+        peak=max(cell.measured.peak_pending for cell in cells),
         dropped=any(cell.measured.dropped for cell in cells),
         entry_bytes=entry_bytes,
+        made=Calls.pooled(calls_of(one) for one in max(rates, key=_rate)),
     )
+
+
+def _rate(repeats: Sequence[Measured]) -> float:
+    return _median(repeats, "rate")

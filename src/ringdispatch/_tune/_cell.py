@@ -10,9 +10,12 @@ import asyncio
 import gc
 import itertools
 import os
+import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Statistics
@@ -28,9 +31,10 @@ from ._entries import (
     make_layout,
     one_line,
 )
-from ._load import Load
+from ._load import Load, moments
 from ._model import most_pending
-from ._probes import Requests, StallSelector, percentile, resident, trim_memory
+from ._probes import Requests, StallSelector, resident, trim_memory
+from ._recording import LATE, Ages, CallRecorder, Recorded, percentile
 from ._results import Measured, Setting
 
 # Entries in each batch of the warm-up: too few to change memory.
@@ -40,6 +44,8 @@ _WARM_UP_BATCHES = 3
 DRAIN_SECONDS = 10.0
 # Seconds to measure the cost of the probes alone.
 _PROBE_SECONDS = 0.25
+# What is noted of a call: a pair, a float and an integer.
+_CALL_BYTES = sum(map(sys.getsizeof, ((0.0, 0), 0.0, 1 << 20)))
 # About how many ages percentiles are taken of; of fewer entries, all.
 _MOST_AGES = 200_000
 # Seconds in which a process starts, warms up and ends; for progress bars.
@@ -49,10 +55,11 @@ DispatchFunction = Callable[[Any], object]
 
 
 class _Recorder:
-    """Calls the dispatch function, and notes when each call began."""
+    """Calls the dispatch function, and notes when each call began, and its time."""
 
     def __init__(self, function: DispatchFunction) -> None:
         self.calls: list[tuple[float, int]] = []
+        self.times = CallRecorder()
         self.error: BaseException | None = None
         self._function = function
         # An ordinary function must be wrapped in one, to run in a worker thread.
@@ -60,23 +67,29 @@ class _Recorder:
 
     def _call(self, batch: Any) -> Any:
         self.calls.append((time.perf_counter(), len(batch)))
-        return self._function(batch)
+        return self.times.call(self._function, batch)
 
     async def _await(self, batch: Any) -> None:
         self.calls.append((time.perf_counter(), len(batch)))
-        await self._function(batch)  # type: ignore[misc]
+        await self.times.await_(self._function, batch)
 
     def failed(self, error: BaseException, batch: Any) -> None:
         """Keep the first exception."""
         del batch
         self.error = self.error or error
 
-    def check(self) -> None:
-        """Raise what the dispatch function raised, as one line."""
-        if self.error is not None:
+    @property
+    def noted_bytes(self) -> int:
+        """The size of its own notes, in bytes."""
+        calls = sys.getsizeof(self.calls) + len(self.calls) * _CALL_BYTES
+        return calls + self.times.noted_bytes
+
+    def check(self, seen: Statistics) -> None:
+        """Raise what the dispatch function raised, if it failed in every call."""
+        if self.error is not None and _all_failed(seen):
             raise CellError(
-                f"the dispatch function raised {one_line(self.error)} (calls so far: "
-                f"{len(self.calls)}); check that it works, or try --dry"
+                f"the dispatch function raised {one_line(self.error)} in every call "
+                f"(calls so far: {seen.batches}); check that it works, or try --dry"
             )
 
 
@@ -97,6 +110,7 @@ def measure(
     seed: int,
     function: DispatchFunction | None = None,
     entries: Entries | None = None,
+    arrivals: "array[float] | None" = None,
 ) -> Measured:
     """Measure one setting in this process, on a loop of its own.
 
@@ -105,17 +119,22 @@ def measure(
         seed: Of everything random.
         function: The dispatch function. None: a stand-in that takes `setting.sink`.
         entries: Makes an endless iterator of entries. None: of four fields.
+        arrivals: When entries arrive, seconds from the start; the setting has their
+            rate. None: drawn.
 
     Raises:
         CellError: it can't be measured.
     """
     selector = StallSelector()
     function = function or stand_in(setting.sink or 0.0)
-    cell = _Cell(setting, seed, function, entries)
-    with asyncio.Runner(
-        loop_factory=lambda: asyncio.SelectorEventLoop(selector)
-    ) as runner:
-        return runner.run(cell.run(selector))
+    cell = _Cell(setting, seed, function, entries, arrivals)
+    with (
+        Requests() as requests,
+        asyncio.Runner(
+            loop_factory=lambda: asyncio.SelectorEventLoop(selector)
+        ) as runner,
+    ):
+        return runner.run(cell.run(selector, requests))
 
 
 class _Cell:
@@ -125,43 +144,45 @@ class _Cell:
         seed: int,
         function: DispatchFunction,
         entries: Entries | None,
+        arrivals: "array[float] | None",
     ) -> None:
         self.setting = setting
         self.seed = seed
         self.function = function
+        self.arrivals = arrivals
         self.entries = entries or default_entries(setting.layout)
         self.own = self.entries is not default_entries(setting.layout)
 
-    async def run(self, selector: StallSelector) -> Measured:
+    async def run(self, selector: StallSelector, requests: Requests) -> Measured:
         """Offer the load on the running loop, and measure."""
         setting = self.setting
         stream = self._stream()
         samples = [*itertools.islice(stream, _WARM_UP_ENTRIES)]
         room = most_pending(setting)
         layout = make_layout(setting.layout, room, samples, own=self.own)
-        load = Load(setting.rate, setting.seconds, self.seed)
-        requests = Requests(setting.seconds, self.seed + 1)
+        load = Load(setting.rate, setting.seconds, self.seed, self.arrivals)
         await self._warm_up(layout, stream)
         gc.collect()
         trim_memory()  # before the probes, which allocate what a loop needs anyway
-        idle = await self._probes_alone()
+        idle = await self._probes_alone(requests)
         before = resident()
         recorder = _Recorder(self.function)
         dispatcher = self._dispatcher(recorder, layout)
         selector.restart()
         cpu = time.process_time()
-        serving = asyncio.create_task(requests.serve())
+        serving = asyncio.create_task(requests.serve(setting.seconds, self.seed + 1))
         await load.offer(dispatcher.enqueue, stream)
         await serving
-        await _drain(dispatcher, recorder, setting.delay)
+        await _drain(dispatcher, setting.delay)
         cpu = time.process_time() - cpu - idle * setting.seconds
         stall = selector.longest
         peak = max(requests.peak_resident, resident())
-        recorder.check()
         seen = dispatcher.statistics()
+        recorder.check(seen)
+        notes = (load, requests, recorder)
         calls = recorder.calls
         batches, handed = len(calls), sum(count for _, count in calls)
-        ages, oldest = _ages(load, calls)
+        ages, oldest, step = _ages(load, calls)
         return Measured(
             rate=load.reached,
             held=load.held(sum(ages) / max(1, len(ages))),
@@ -170,14 +191,26 @@ class _Cell:
             calls_per_second=_frequency(calls, setting.seconds),
             age_p50=1e3 * percentile(ages, 50),
             age_p99=1e3 * percentile(ages, 99),
-            age_max=1e3 * oldest,
+            age_max=1e3 * max(oldest, default=0.0),
             stall_max=1e3 * stall,
             request_p99=1e3 * percentile(sorted(requests.took), 99),
             cpu_seconds_per_million=1e6 * max(cpu, 0.0) / max(1, handed),
             sink_mean=1e3 * seen.dispatch_seconds_total / max(1, batches),
             peak_pending=seen.peak_pending,
-            rss_growth=max(0, peak - before - load.noted_bytes),
+            rss_growth=max(0, peak - before - sum(one.noted_bytes for one in notes)),
             dropped=_dropped(seen),
+            sink_max=recorder.times.slowest,
+            slow_calls=sum(1e3 * one > setting.delay + LATE for one in oldest),
+            recorded=Recorded(
+                recorder.times.calls(), Ages.of((1e3 * age for age in ages), step)
+            ),
+            failed=seen.failed_batches,
+            lost=seen.failed,
+            failure=one_line(recorder.error) if recorder.error else "",
+            # A moment shorter than the delay would have no opener's age.
+            moments=moments(load, calls, 2e-3 * setting.delay)
+            if self.arrivals is not None
+            else [],
         )
 
     def _stream(self) -> Iterator[Any]:
@@ -214,7 +247,7 @@ class _Cell:
             for entry in itertools.islice(stream, count):
                 self._try(dispatcher, entry)
             await dispatcher.aflush(None)
-            recorder.check()
+        recorder.check(dispatcher.statistics())
         await dispatcher.aclose()
 
     def _try(self, dispatcher: BackgroundDispatcher[Any], entry: Any) -> None:
@@ -225,22 +258,19 @@ class _Cell:
                 f"enqueueing the entry {entry!r:.80} raised {one_line(error)}"
             ) from None
 
-    async def _probes_alone(self) -> float:
+    async def _probes_alone(self, requests: Requests) -> float:
         """Seconds of processor time that the probes take in a second."""
-        probes = Requests(_PROBE_SECONDS, self.seed)
         cpu = time.process_time()
-        await probes.serve()
+        await requests.serve(_PROBE_SECONDS, self.seed)
         return (time.process_time() - cpu) / _PROBE_SECONDS
 
 
-async def _drain(
-    dispatcher: BackgroundDispatcher[Any], recorder: _Recorder, delay: float
-) -> None:
+async def _drain(dispatcher: BackgroundDispatcher[Any], delay: float) -> None:
     """Let the last windows end by themselves, so that no batch is cut short."""
     deadline = time.perf_counter() + delay / 1000 + DRAIN_SECONDS
-    while recorder.error is None:
+    while True:
         seen = dispatcher.statistics()
-        if not (seen.pending or seen.in_flight):
+        if not (seen.pending or seen.in_flight) or _all_failed(seen):
             break
         if time.perf_counter() > deadline:
             raise CellError(
@@ -250,6 +280,11 @@ async def _drain(
             )
         await asyncio.sleep(0.02)
     await dispatcher.aclose(0.0)
+
+
+def _all_failed(seen: Statistics) -> bool:
+    """Whether no call has ended well, or still may."""
+    return seen.batches == seen.failed_batches > 0
 
 
 def _dropped(seen: Statistics) -> int:
@@ -264,22 +299,28 @@ def _frequency(calls: list[tuple[float, int]], seconds: float) -> float:
     return (len(calls) - 1) / (calls[-1][0] - calls[0][0])
 
 
-def _ages(load: Load, calls: list[tuple[float, int]]) -> tuple[list[float], float]:
-    """Ages of entries when their call began, in seconds, ascending; and the oldest's.
+def _ages(
+    load: Load, calls: list[tuple[float, int]]
+) -> tuple[list[float], list[float], int]:
+    """Ages of entries when their call began, in seconds, ascending.
 
     Of very many entries a sample. The oldest of a batch is its first.
+
+    Returns:
+        The ages; that of the oldest of each batch; for how many entries an age stands.
     """
     arrived = load.arrivals()
     step = max(1, len(arrived) // _MOST_AGES)
     ages: list[float] = []
-    first, oldest = 0, 0.0
+    oldest: list[float] = []
+    first = 0
     for moment, count in calls:
         now = moment - load.began
-        oldest = max(oldest, now - arrived[first])
+        oldest.append(now - arrived[first])
         begin = first + -first % step
         ages += [now - one for one in arrived[begin : first + count : step]]
         first += count
-    return sorted(ages), oldest
+    return sorted(ages), oldest, step
 
 
 # ---- in a process of its own
@@ -291,6 +332,7 @@ def measure_apart(
     seed: int,
     target: str | None = None,
     entry: str | None = None,
+    arrivals: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Measured:
     """Measure one setting in a fresh process.
@@ -302,6 +344,7 @@ def measure_apart(
             takes `setting.sink`.
         entry: The entries: "package.module:factory", or a file of JSON
             samples. None: dicts of four fields.
+        arrivals: A file of when entries arrive, as `array("d")` writes it. None: drawn.
         on_progress: Called with the share of the time that has passed.
 
     Raises:
@@ -312,6 +355,7 @@ def measure_apart(
         "seed": seed,
         "target": target,
         "entry": entry,
+        "arrivals": arrivals and str(arrivals),
     }
     expected = setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
@@ -323,7 +367,11 @@ def measure_apart(
     found = ended.lines[-1]
     if "error" in found:
         raise CellError(found["error"])
-    return Measured(**found)
+    return Measured.read(found)
+
+
+def _arrivals(path: str | None) -> "array[float] | None":
+    return array("d", Path(path).read_bytes()) if path else None
 
 
 def _main() -> None:
@@ -336,6 +384,7 @@ def _main() -> None:
             seed=order["seed"],
             function=load_function(target) if target else None,
             entries=load_entries(entry, setting.layout) if entry else None,
+            arrivals=_arrivals(order["arrivals"]),
         )
     except (CellError, ImportError) as error:
         answer(answers, {"error": str(error)})

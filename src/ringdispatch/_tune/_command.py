@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,7 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ._arguments import REPEATS, UsageError, check, check_memory, parser
+from ._arrivals import Arrivals
 from ._cell import measure_apart
+from ._check import check_function
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
@@ -89,9 +92,19 @@ def _entry_bytes(options: argparse.Namespace) -> float:
         raise CellError(f"making an entry raised {one_line(error)}") from None
 
 
-def _measure_all(
-    options: argparse.Namespace, size: float, console: Console
-) -> list[Cell]:
+@contextmanager
+def _as_file(arrivals: Arrivals | None) -> Iterator[Path | None]:
+    """A file of the times, for the processes that measure."""
+    if arrivals is None:
+        yield None
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "arrivals"
+        path.write_bytes(arrivals.times.tobytes())
+        yield path
+
+
+def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
     """Measure the settings in turns, so that a disturbance is not one delay's."""
     settings = [
         Setting(
@@ -107,18 +120,32 @@ def _measure_all(
     ]
     bars = _Bars(console, REPEATS * len(settings))
     cells = []
-    with bars.shown():
+    with _as_file(options.recorded) as arrivals, bars.shown():
         for repeat in range(REPEATS):
             for setting in settings:
-                bars.begin(f"{setting.rate:,.12g} entries/s, {setting.delay:g} ms")
-                measured = _measure(setting, options, repeat, bars)
-                cells.append(with_prediction(setting, measured, size))
+                rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
+                bars.begin(f"{rate} entries/s, {setting.delay:g} ms")
+                measured = _measure(setting, options, repeat, bars, arrivals)
+                cells.append(Cell(setting, measured))
                 bars.end()
     return cells
 
 
+def _predicted(
+    options: argparse.Namespace, cells: Sequence[Cell], size: float
+) -> list[Cell]:
+    """The cells, each with what is predicted for the same arrivals."""
+    played: Arrivals | None = options.recorded
+    times = None if played is None else [1e3 * time for time in played.times]
+    return [with_prediction(one.setting, one.measured, size, times) for one in cells]
+
+
 def _measure(
-    setting: Setting, options: argparse.Namespace, repeat: int, bars: _Bars
+    setting: Setting,
+    options: argparse.Namespace,
+    repeat: int,
+    bars: _Bars,
+    arrivals: Path | None,
 ) -> Measured:
     for attempt in range(TRIES):
         measured = measure_apart(
@@ -126,21 +153,36 @@ def _measure(
             seed=options.seed + repeat + REPEATS * attempt,
             target=options.target if options.dry is None else None,
             entry=options.entry,
+            arrivals=arrivals,
             on_progress=bars.advance,
         )
         if measured.held:
             return measured
-    raise UsageError(
-        f"--rate {setting.rate:.12g}: the producer did not hold it with a delay of "
-        f"{setting.delay:g} ms; it reached {measured.rate:,.0f} entries/s, and entries "
-        f"enqueued late would count as old: try --rate {_held_rate(measured.rate):.12g}"
+    raise _not_held(setting, measured, options)
+
+
+def _not_held(
+    setting: Setting, measured: Measured, options: argparse.Namespace
+) -> UsageError:
+    assert setting.rate is not None
+    if options.recorded is None:
+        load = f"--rate {setting.rate:.12g}"
+        way_out = f"--rate {max(1.0, _less(measured.rate)):.12g}"
+    else:
+        load = f"--arrivals {options.arrivals}, {setting.rate:,.1f}/s"
+        speed = (options.speed or 1.0) * measured.rate / setting.rate
+        way_out = f"--speed {_less(speed):.3g}"
+    return UsageError(
+        f"{load}: the producer did not hold it with a delay of {setting.delay:g} ms; "
+        f"it reached {measured.rate:,.0f} entries/s, and entries enqueued late would "
+        f"count as old: try {way_out}"
     )
 
 
-def _held_rate(reached: float) -> float:
+def _less(reached: float) -> float:
     """About four fifths of it, to one figure."""
-    unit = math.pow(10, math.floor(math.log10(max(0.8 * reached, 1))))
-    return max(1.0, math.floor(0.8 * reached / unit) * unit)
+    unit = math.pow(10, math.floor(math.log10(max(0.8 * reached, 1e-3))))
+    return math.floor(0.8 * reached / unit) * unit
 
 
 # ---- showing
@@ -179,7 +221,7 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
             *_figures(seen),
             f"{seen.rss_growth / MIB:.1f}",
             f"{seen.request_p99:.1f}",
-            f"{seen.dropped:,} dropped" if seen.dropped else _off(cell),
+            _lost(seen) or _off(cell),
         )
         table.add_row(*compress(row, shown))
         if said is not None:
@@ -208,6 +250,14 @@ def _figures(one: Measured | Predicted) -> list[str]:
         f"{one.age_p99:,.1f}",
         f"{one.peak_pending:,.0f}",
     ]
+
+
+def _lost(seen: Measured) -> str:
+    """Entries that found no room, or were in calls that failed."""
+    words = [f"{seen.dropped:,} dropped"] if seen.dropped else []
+    if seen.lost:
+        words.append(f"{seen.lost:,} failed")
+    return ",\n".join(words)
 
 
 def _off(cell: Cell) -> str:
@@ -240,6 +290,7 @@ def _results(
     measured = {
         "dispatch_function": stand_in or options.target,
         "entries": options.entry or "dicts or rows of four fields",
+        "arrivals": _arrivals_in_words(options),
         "layout": options.layout,
         "capacity": options.capacity,
         "budgets": affordable or "none",
@@ -248,6 +299,11 @@ def _results(
     results = Results("tune", measured | machine, cells=cells)
     results.recommendation = found.as_dict()
     return results
+
+
+def _arrivals_in_words(options: argparse.Namespace) -> str:
+    recorded = options.recorded
+    return f"{recorded.read}; {recorded.played}" if recorded else "drawn, Poisson"
 
 
 @contextmanager
@@ -266,9 +322,14 @@ def _tune(options: argparse.Namespace) -> None:
         console = Console(width=NO_TERMINAL_WIDTH)
     size = _entry_bytes(options)
     check_memory(options, size)
-    repeats = _measure_all(options, size, console)
+    if options.dry is None:
+        check_function(options.target)
+    if options.recorded is not None:
+        console.print(options.recorded.read, highlight=False)
+        console.print(options.recorded.played, highlight=False)
+    repeats = _measure_all(options, console)
     found = recommend(repeats, budgets, entry_bytes=size)
-    cells = merged(repeats)
+    cells = _predicted(options, merged(repeats), size)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
     with _named(options.json):

@@ -1,5 +1,6 @@
 """Entries, dispatch functions and layouts: stand-ins, or the user's own."""
 
+import difflib
 import importlib
 import inspect
 import itertools
@@ -294,22 +295,43 @@ def _load(what: str, target: str) -> Any:
     try:
         found: Any = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        way_out = (
-            'put what it runs under if __name__ == "__main__"'
-            if isinstance(error, SystemExit)
-            else "run from the folder that it is imported from"
-        )
         raise CellError(
-            f"{what} {target!r}: importing {name} raised {one_line(error)}; {way_out}"
+            f"{what} {target!r}: importing {name} raised {one_line(error)}; "
+            f"{_way_to_import(name, error)}"
         ) from None
     for part in path.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise CellError(f"{what} {target!r}: {name} has no {path!r}") from None
+            raise CellError(
+                f"{what} {target!r}: {name} has no {path!r}{_alike(part, found)}"
+            ) from None
     if not callable(found):
-        raise CellError(f"{what} {target!r}: is {found!r:.80}, which is not callable")
+        raise CellError(
+            f"{what} {target!r}: is {found!r:.80}, which is not callable; name a "
+            f"function of {name}"
+        )
     return found
+
+
+def _way_to_import(name: str, error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return 'put what it runs under if __name__ == "__main__"'
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and f"{name}.".startswith(f"{missing}."):
+        return "run from the folder that it is imported from, or set PYTHONPATH"
+    return f"check it with python -c 'import {name}'"
+
+
+def _alike(name: str, where: Any) -> str:
+    """The names like it, else some functions that are there."""
+    there = [
+        each
+        for each, value in getattr(where, "__dict__", {}).items()
+        if callable(value) and not each.startswith("_")
+    ]
+    alike = difflib.get_close_matches(name, there) or there[:5]
+    return f"; it has {', '.join(alike)}" if alike else "; define it there"
 
 
 def one_line(error: BaseException) -> str:

@@ -12,11 +12,14 @@ import math
 import random
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 from time import perf_counter
 from typing import Any
+
+from ._results import Moment
 
 # The shortest sleep of the producer, seconds. Timers of the loop are no finer.
 TICK = 0.001
@@ -24,8 +27,12 @@ TICK = 0.001
 CHUNK = 500
 # A producer that holds this share of the rate asked for has held it.
 HELD = 0.98
+# Moments of a run, at most: so many are told apart in a column of the report.
+MOMENTS = 120
 # No thread makes more entries a second, so a schedule has no more.
-_MOST_PER_SECOND = 5_000_000
+MOST_PER_SECOND = 5_000_000
+# Fewer entries make no percentiles, nor the rate that was asked for.
+FEWEST_ENTRIES = 30
 
 Put = Callable[[Any], object]
 
@@ -37,7 +44,7 @@ def schedule(rate: float, seconds: float, seed: int) -> "array[float]":
     arrival, not in their number. That is a Poisson process given its count: its
     arrivals are the sums of exponential gaps, scaled to the whole time.
     """
-    count = _count(min(rate, _MOST_PER_SECOND), seconds)
+    count = _count(min(rate, MOST_PER_SECOND), seconds)
     draw, log = random.Random(seed).random, math.log
     times = array("d", accumulate(-log(1.0 - draw()) for _ in range(count + 1)))
     scale = count / rate / times.pop()
@@ -58,30 +65,35 @@ class Load:
             when they are enqueued.
         seconds: For how long.
         seed: Of the schedule.
+        recorded: When entries arrive instead, in seconds from the start, ascending.
         began: When it began, on `time.perf_counter`'s clock.
         offered: Entries handed to `put`.
         elapsed: Seconds it took.
         own_lateness: Seconds by which the producer made itself late, summed over all
             entries: its own work since it was last up to date, without that of other
             tasks on the loop.
+        due: When entries arrive, seconds from the start; empty without a rate.
     """
 
     rate: float | None
     seconds: float
     seed: int
+    recorded: "array[float] | None" = None
     began: float = 0.0
     offered: int = 0
     elapsed: float = 0.0
     own_lateness: float = 0.0
-    _due: "array[float]" = field(default_factory=lambda: array("d"))
+    due: "array[float]" = field(default_factory=lambda: array("d"))
     # Of each chunk: how many were offered, how many accepted, and when.
     _offered: "array[int]" = field(default_factory=lambda: array("q"))
     _accepted: "array[int]" = field(default_factory=lambda: array("q"))
     _moments: "array[float]" = field(default_factory=lambda: array("d"))
 
     def __post_init__(self) -> None:
-        if self.rate is not None:
-            self._due = schedule(self.rate, self.seconds, self.seed)
+        if self.recorded is not None:
+            self.due = self.recorded
+        elif self.rate is not None:
+            self.due = schedule(self.rate, self.seconds, self.seed)
 
     async def offer(self, put: Put, entries: Iterator[Any]) -> None:
         """Enqueue the entries by `put`, which returns False for a refused entry."""
@@ -101,7 +113,7 @@ class Load:
             await asyncio.sleep(0)
 
     async def _on_schedule(self, put: Put, entries: Iterator[Any]) -> None:
-        due, count = self._due, len(self._due)
+        due, count = self.due, len(self.due)
         own = 0.0  # seconds of its own work since it was last up to date
         while self.offered < count:
             now = perf_counter() - self.began
@@ -133,6 +145,13 @@ class Load:
         self._accepted.append(accepted)
 
     @property
+    def _asked(self) -> int:
+        """Entries of the whole load; a schedule has no more than a thread makes."""
+        if self.recorded is not None or self.rate is None:
+            return len(self.due)
+        return _count(self.rate, self.seconds)
+
+    @property
     def accepted(self) -> int:
         """Entries that `put` did not refuse."""
         return sum(self._accepted)
@@ -146,7 +165,7 @@ class Load:
     @property
     def reached(self) -> float:
         """Entries a second that arrived."""
-        if self.rate is not None and self.offered == _count(self.rate, self.seconds):
+        if self.rate is not None and self.offered == self._asked:
             return self.rate
         return self.offered / self.elapsed
 
@@ -159,7 +178,7 @@ class Load:
         """
         if self.rate is None:
             return True
-        if self.offered < HELD * _count(self.rate, self.seconds):
+        if self.offered < HELD * self._asked:
             return False
         return self.own_lateness <= mean_age / 2 * self.offered
 
@@ -177,6 +196,37 @@ class Load:
             if self.rate is None:
                 arrived.extend(array("d", [moment - self.began]) * accepted)
             else:
-                arrived.extend(self._due[first : first + accepted])
+                arrived.extend(self.due[first : first + accepted])
             first += count
         return arrived
+
+
+def moments(
+    load: Load, calls: Iterable[tuple[float, int]], shortest: float
+) -> list[Moment]:
+    """Divide a run into moments.
+
+    Args:
+        load: It has been offered.
+        calls: When each call began, by the load's clock, and how many entries it took.
+        shortest: Seconds that a moment lasts at least.
+    """
+    count = max(1, min(MOMENTS, int(load.seconds / shortest)))
+    each = load.seconds / count
+
+    def place(at: float) -> int:
+        return min(int(at / each), count - 1)
+
+    rates = Counter(map(place, load.due))
+    oldest = [0.0] * count
+    arrived, first = load.arrivals(), 0
+    for began, taken in calls:
+        # The first of a moment is its oldest in this call.
+        for one, several in groupby(arrived[first : first + taken], place):
+            age = began - load.began - next(several)
+            oldest[one] = max(oldest[one], age)
+        first += taken
+    return [
+        Moment(each * (one + 0.5), rates[one] / each, 1e3 * oldest[one])
+        for one in range(count)
+    ]

@@ -25,6 +25,7 @@ from ._entries import CellError, default_entries, entry_bytes, make_layout
 from ._load import HELD, Load
 from ._model import MIB, most_pending, predict
 from ._probes import resident
+from ._recording import Calls
 from ._results import Memory, Setting
 
 OURS = "ringdispatch"
@@ -109,7 +110,8 @@ def _predicted(setting: Setting, rate: float) -> float:
     """Bytes at the peak, as the model predicts for the load that arrived."""
     given = replace(setting, rate=rate)
     size = entry_bytes(setting.layout)
-    return predict(given, sink_ms=setting.sink or 0.0, entry_bytes=size).memory
+    calls = Calls.constant(setting.sink or 0.0)
+    return predict(given, calls=calls, entry_bytes=size).memory
 
 
 def verdict(

@@ -14,7 +14,7 @@ from ._candidates import (
     ASSUMED_NOISE,
     HEADROOM,
     LEAST_CAPACITY,
-    TICK_MS,
+    REQUEST_GRAIN,
     Candidate,
     Noise,
     candidates,
@@ -90,6 +90,15 @@ def recommend(
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
+    found = _recommend(cells, budgets, entry_bytes)
+    if failures := failures_in_words(cells):
+        found.reasons.append(failures)
+    return found
+
+
+def _recommend(
+    cells: Sequence[Cell], budgets: Budgets, entry_bytes: float
+) -> Recommendation:
     tried, noise = candidates(cells, entry_bytes)
     able = [one for one in tried if not one.dropped]
     if not able:
@@ -167,8 +176,9 @@ def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
     capacity = one.room
     why = (
         f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
-        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.pending:,.0f}; "
-        f"twice that, as a power of two, and no less than {LEAST_CAPACITY:,}"
+        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.per_cycle:,.0f}, "
+        f"and at most {one.peak:,} were pending at once; twice the larger, as a power "
+        f"of two, and no less than {LEAST_CAPACITY:,}"
     )
     if budgets.memory is None:
         return capacity, why
@@ -216,6 +226,22 @@ def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
 # ---- in words
 
 
+def failures_in_words(cells: Iterable[Cell]) -> str:
+    """The calls that failed, and what they lost; empty where none did."""
+    measured = [cell.measured for cell in cells]
+    failed = [one for one in measured if one.failed]
+    if not failed:
+        return ""
+    share = sum(one.failed for one in failed) / sum(one.batches for one in measured)
+    lost = sum(one.lost for one in failed)
+    most = max(one.failures_per_second for one in failed)
+    return (
+        f"{share:.1%} of calls failed ({failed[0].failure}), up to {most:.3g} a second "
+        f"with one delay: {lost:,} entries lost; a retry belongs into the dispatch "
+        "function: see docs/recipes.md"
+    )
+
+
 def _costs(
     one: Candidate, capacity: int, max_batch: int | None = None
 ) -> dict[str, float]:
@@ -234,7 +260,7 @@ def _costs(
         setting = replace(
             one.setting, rate=one.rate, capacity=capacity, max_batch=max_batch
         )
-        said = predict(setting, sink_ms=one.sink, entry_bytes=0)
+        said = predict(setting, calls=one.made, entry_bytes=0)
         costs |= {
             "age": said.age_p99,
             "calls": said.calls_per_second,
@@ -284,7 +310,7 @@ def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: Noise) -> str:
     if ties:
         return (
             f"tie: with {alike}, requests on the same loop take as long, within "
-            f"{noise} or {TICK_MS:g} ms; {one.delay:g} ms makes the fewest calls"
+            f"{noise} or {REQUEST_GRAIN:g} ms; {one.delay:g} ms makes the fewest calls"
         )
     return (
         f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "

@@ -1,7 +1,8 @@
 """Writes a run as one page of HTML: no script, no network, no other file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -15,6 +16,7 @@ from ._figures import (
 )
 from ._format import number, short
 from ._grid import grid_figures, variant_figures
+from ._over_time import over_time_figures
 from ._results import Price, Results
 from ._tables import (
     Table,
@@ -72,6 +74,7 @@ def page(results: Results) -> str:
         findings=_findings(results),
         machine=machine_facts(results),
         cells=cells,
+        over_time=cells and over_time_figures(cells, _age_budget(machine)),
         grid=cells and grid_figures(cells),
         variants=cells and variant_figures(cells),
         memory=results.memory and memory_figures(results.memory),
@@ -85,6 +88,12 @@ def page(results: Results) -> str:
         remarks=remarks(cells),
         others=_other_tables(results),
     )
+
+
+def _age_budget(machine: Mapping[str, Any]) -> float | None:
+    """The limit of ages that the user gave."""
+    budgets = machine.get("budgets")
+    return budgets.get("age") if isinstance(budgets, Mapping) else None
 
 
 def _findings(results: Results) -> list[tuple[str, str]]:

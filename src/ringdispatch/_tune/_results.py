@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from ._recording import Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,20 @@ class Setting:
     seconds: float = 3.0
 
 
+class Moment(NamedTuple):
+    """A moment of a run.
+
+    Attributes:
+        at: Its middle, seconds from the start.
+        rate: Entries a second that arrived.
+        age: How old the oldest of them was when its call began, milliseconds.
+    """
+
+    at: float
+    rate: float
+    age: float
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The figures measured in one cell.
@@ -46,14 +62,23 @@ class Measured:
             arrival on, milliseconds; age_p99, age_max alike.
         stall_max: The longest that the event loop stood still, milliseconds.
         request_p99: 99th percentile of the duration of requests served by the same
-            loop, from their scheduled arrival on, milliseconds.
+            loop, from their sending on, milliseconds.
         cpu_seconds_per_million: Processor time per million entries: making and
             enqueuing them, dispatching them, and the sink's work in this process.
         sink_mean: Mean time of a call, milliseconds.
         peak_pending: Most entries pending at once.
-        rss_growth: Most resident bytes, above those before the dispatcher was made.
+        rss_growth: Most resident bytes, above those before the dispatcher was made,
+            without what the harness notes of the run.
         dropped: Entries that no call received: rejected for lack of room or as
             oversized, evicted, or abandoned.
+        sink_max: The longest call, milliseconds.
+        slow_calls: Batches that began more than 3 ms after their delay: they waited
+            for a call, or for the loop. An age above the delay hangs on as many.
+        recorded: The calls' times and the entries' ages; None: not kept.
+        failed: Calls that failed.
+        lost: Entries in these calls.
+        failure: How the first of them failed, in one line.
+        moments: The run over time, where arrivals were recorded ones.
     """
 
     rate: float
@@ -71,6 +96,31 @@ class Measured:
     peak_pending: int
     rss_growth: int
     dropped: int
+    sink_max: float = 0.0
+    slow_calls: int = 0
+    recorded: Recorded | None = None
+    failed: int = 0
+    lost: int = 0
+    failure: str = ""
+    moments: list[Moment] = field(default_factory=list)
+
+    @property
+    def failures_per_second(self) -> float:
+        """Calls a second that failed."""
+        return self.calls_per_second * self.failed / max(1, self.batches)
+
+    @classmethod
+    def read(cls, seen: dict[str, Any]) -> "Measured":
+        """Read what was written as JSON."""
+        moments = [Moment(*one) for one in seen.get("moments", ())]
+        recorded = seen.get("recorded")
+        return cls(
+            **seen
+            | {
+                "moments": moments,
+                "recorded": recorded and Recorded.read(recorded),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +128,10 @@ class Predicted:
     """The figures predicted for a cell; units as in Measured.
 
     Attributes:
-        saturated: Whether more arrives than calls can take: entries are dropped.
         memory: Bytes at the peak: the ring, pending entries, entries in calls.
+        saturated: Whether more arrives than calls can take, or than there is room for.
+        dropped: Entries that find no room.
+        slow_calls: Batches that begin more than 3 ms after their delay.
     """
 
     entries_per_batch: float
@@ -89,6 +141,8 @@ class Predicted:
     peak_pending: float
     memory: float
     saturated: bool
+    dropped: float = 0.0
+    slow_calls: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +229,12 @@ class Results:
     recommendation: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
-        """Write the results as JSON."""
+        """Write the results as JSON, without what the cells recorded."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        written = asdict(self)
+        for cell in written["cells"]:
+            del cell["measured"]["recorded"]
+        path.write_text(json.dumps(written, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -193,6 +250,6 @@ def _cell(seen: dict[str, Any]) -> Cell:
     predicted = seen["predicted"]
     return Cell(
         Setting(**seen["setting"]),
-        Measured(**seen["measured"]),
+        Measured.read(seen["measured"]),
         None if predicted is None else Predicted(**predicted),
     )

@@ -198,6 +198,11 @@ def measured_table(cells: Sequence[Cell]) -> Table:
         (Head("RSS", "growth"), lambda one: size(one.measured.rss_growth)),
         (Head("dropped", "entries"), _dropped),
     ]
+    if any(one.measured.failed for one in cells):
+        columns += [
+            (Head("failed", "calls/s"), _failed),
+            (Head("lost by it", "entries"), lambda one: number(one.measured.lost)),
+        ]
     names = [Head("rate"), Head("sink", "ms"), Head("delay", "ms")]
     heads = [*names, *(name for name, _ in columns)]
     groups = _grouped(cells, lambda one: [read(one) for _, read in columns])
@@ -216,6 +221,11 @@ def _processor(cell: Cell) -> str:
 def _dropped(cell: Cell) -> Text:
     dropped = cell.measured.dropped
     return Marked(number(dropped), "bad") if dropped else "0"
+
+
+def _failed(cell: Cell) -> Text:
+    seen = number(cell.measured.failures_per_second)
+    return Marked(seen, "bad") if cell.measured.failed else "0"
 
 
 def predicted_table(cells: Sequence[Cell]) -> Table:
