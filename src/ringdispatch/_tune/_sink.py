@@ -1,5 +1,6 @@
 """A sink that takes as long as a recorded one, also for batches of another size."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
@@ -68,8 +69,8 @@ class Line:
             for x, y in zip(sizes, times, strict=True)
         )
         if slope:
-            error = left / max(1, len(sizes) - 2) / spread
-            slope *= max(0.0, 1 - _ERRORS**2 * error / slope**2)
+            error = math.sqrt(left / max(1, len(sizes) - 2) / spread)
+            slope *= max(0.0, 1 - (_ERRORS * error / slope) ** 2)
         self.slope, self.start = slope, time - slope * size
 
     def at(self, size: int) -> float:
