@@ -516,3 +516,26 @@ def test_child_that_drops_a_dispatcher_does_not_wake_the_parents_loop() -> None:
     """
     )
     assert outcome.lines == ["dropped", "parent ['a']"]
+
+
+def test_fork_after_the_first_entry_finds_nothing_half_imported() -> None:  # C17
+    """The lock of a module that another thread imports is held for ever in a child."""
+    pytest.importorskip("greenlet")
+    outcome = forked(
+        """
+    import greenlet
+    class Slow:
+        def find_spec(self, name, path, target=None):
+            if name == "ringdispatch._gevent":
+                time.sleep(0.2)
+    sys.meta_path.insert(0, Slow())
+    dispatcher.enqueue("a")
+    def body():
+        dispatcher.enqueue("b")
+        assert dispatcher.flush(10)
+    pid = child(body)
+    join(pid)
+    assert dispatcher.close()
+    """
+    )
+    assert sorted(outcome.lines) == ["child ['b']", "parent ['a']"]

@@ -136,9 +136,10 @@ class _Background:
             home.background = home.is_ours = True
             home.on_deserted = partial(home.post, self._wait_for_another)
             self.home = home
+            hidden = _hidden(loop)  # first: a fork must not find it half imported
             if _background.setdefault("thread", self) is self:
                 self._ready.set()
-                with _hidden(loop):
+                with hidden:
                     self._serve(loop)
         finally:
             self._ready.set()
