@@ -531,6 +531,7 @@ def test_fork_after_the_first_entry_finds_nothing_half_imported() -> None:  # C1
     sys.meta_path.insert(0, Slow())
     dispatcher.enqueue("a")
     def body():
+        import ringdispatch._gevent
         dispatcher.enqueue("b")
         assert dispatcher.flush(10)
     pid = child(body)
