@@ -3,9 +3,9 @@
 import argparse
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +16,9 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ._arguments import REPEATS, UsageError, check, check_memory, parser
+from ._arguments import UsageError, check, check_memory, parser
 from ._arrivals import Arrivals
-from ._cell import measure_apart
+from ._cell import expected_seconds, measure_apart
 from ._check import check_function
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
@@ -26,6 +26,8 @@ from ._model import MIB, errors, merged, with_prediction
 from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
+from ._search import LEARNING, RUNS, Search
+from ._tried import Choice
 
 # A producer that was disturbed once gets another try.
 TRIES = 2
@@ -38,10 +40,10 @@ NO_TERMINAL_WIDTH = 100
 class _Bars:
     """Progress: bars on a terminal, else a line for each run."""
 
-    def __init__(self, console: Console, runs: int) -> None:
+    def __init__(self, console: Console, seconds: float) -> None:
         self._console = console
-        self._runs = runs
-        self._done = 0
+        self._began = time.monotonic()
+        self._runs = 0
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,7 +52,7 @@ class _Bars:
             console=console,
             disable=not console.is_terminal,
         )
-        self._all = self._bars.add_task("in all", total=runs)
+        self._all = self._bars.add_task("in all, at most", total=seconds)
         self._one = self._bars.add_task("", total=1.0)
 
     @contextmanager
@@ -61,19 +63,20 @@ class _Bars:
 
     def begin(self, words: str) -> None:
         """Begin a run."""
+        self._runs += 1
         self._bars.reset(self._one, description=words)
         if not self._console.is_terminal:
-            self._console.print(f"run {self._done + 1} of {self._runs}: {words}")
+            self._console.print(f"run {self._runs}: {words}", highlight=False)
 
     def advance(self, share: float) -> None:
         """Show what share of the run has passed."""
         self._bars.update(self._one, completed=share)
-        self._bars.update(self._all, completed=self._done + share)
+        self._bars.update(self._all, completed=self.passed)
 
-    def end(self) -> None:
-        """End the run."""
-        self._done += 1
-        self._bars.update(self._all, completed=self._done)
+    @property
+    def passed(self) -> float:
+        """Seconds since the first run began."""
+        return time.monotonic() - self._began
 
 
 def _entry_bytes(options: argparse.Namespace) -> float:
@@ -104,53 +107,73 @@ def _as_file(arrivals: Arrivals | None) -> Iterator[Path | None]:
         yield path
 
 
-def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
-    """Measure the settings in turns, so that a disturbance is not one delay's."""
-    settings = [
+def _explore(
+    options: argparse.Namespace, budgets: Budgets, size: float, console: Console
+) -> list[Cell]:
+    """Measure what the search asks for, as long as there is time."""
+    load = [
         Setting(
             rate=rate,
-            delay=delay,
+            delay=0.0,
             sink=options.dry,
             layout=options.layout,
             capacity=options.capacity,
             seconds=options.seconds,
         )
         for rate in options.rate
-        for delay in options.delays
     ]
-    bars = _Bars(console, REPEATS * len(settings))
-    cells = []
+    search = Search(load, budgets, size, options.delays, _times(options))
+    seconds = 60 * options.minutes
+    bars = _Bars(console, seconds)
     with _as_file(options.recorded) as arrivals, bars.shown():
-        for repeat in range(REPEATS):
-            for setting in settings:
-                rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
-                bars.begin(f"{rate} entries/s, {setting.delay:g} ms")
-                measured = _measure(setting, options, repeat, bars, arrivals)
-                cells.append(Cell(setting, measured))
-                bars.end()
-    return cells
+        while (trial := search.next()) is not None:
+            setting = trial.setting
+            expected = expected_seconds(setting)
+            if not search.cells:
+                _check_minutes(options, (LEARNING + 1) * expected)
+            if bars.passed + expected > seconds and search.cells:
+                break
+            rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
+            bars.begin(f"{Choice.of(setting)} at {rate}/s: {trial.why}")
+            run = len(search.cells)
+            search.add(setting, _measure(setting, options, run, bars, arrivals))
+    return search.cells
+
+
+def _check_minutes(options: argparse.Namespace, least: float) -> None:
+    if 60 * options.minutes < least:
+        raise UsageError(
+            f"--minutes {options.minutes:g}: is too short to learn how long calls take "
+            "and to measure one setting: give it --minutes "
+            f"{math.ceil(least / 6) / 10:g}, or shorter runs by --seconds"
+        )
+
+
+def _times(options: argparse.Namespace) -> list[float] | None:
+    """When recorded entries arrived, milliseconds."""
+    played: Arrivals | None = options.recorded
+    return None if played is None else [1e3 * time for time in played.times]
 
 
 def _predicted(
     options: argparse.Namespace, cells: Sequence[Cell], size: float
 ) -> list[Cell]:
     """The cells, each with what is predicted for the same arrivals."""
-    played: Arrivals | None = options.recorded
-    times = None if played is None else [1e3 * time for time in played.times]
+    times = _times(options)
     return [with_prediction(one.setting, one.measured, size, times) for one in cells]
 
 
 def _measure(
     setting: Setting,
     options: argparse.Namespace,
-    repeat: int,
+    run: int,
     bars: _Bars,
     arrivals: Path | None,
 ) -> Measured:
     for attempt in range(TRIES):
         measured = measure_apart(
             setting,
-            seed=options.seed + repeat + REPEATS * attempt,
+            seed=options.seed + TRIES * run + attempt,
             target=options.target if options.dry is None else None,
             entry=options.entry,
             arrivals=arrivals,
@@ -191,6 +214,7 @@ def _less(reached: float) -> float:
 HEADS = (
     "entries\na second",
     "delay\nms",
+    "in\nflight",
     "entries\na batch",
     "calls\na second",
     "age p50\nms",
@@ -218,6 +242,7 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
         row = (
             f"{seen.rate:,.0f}",
             f"{cell.setting.delay:g}",
+            f"{cell.setting.max_in_flight}",
             *_figures(seen),
             f"{seen.rss_growth / MIB:.1f}",
             f"{seen.request_p99:.1f}",
@@ -225,7 +250,15 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
         )
         table.add_row(*compress(row, shown))
         if said is not None:
-            row = ("", "model", *_figures(said), f"{said.memory / MIB:.1f}", "", "")
+            row = (
+                "",
+                "replay",
+                "",
+                *_figures(said),
+                f"{said.memory / MIB:.1f}",
+                "",
+                "",
+            )
             table.add_row(*compress(row, shown), style="cyan", end_section=True)
     return table
 
@@ -286,14 +319,13 @@ def _results(
 ) -> Results:
     dry = options.dry
     stand_in = None if dry is None else f"none: a stand-in that takes {dry:g} ms"
-    affordable = {name: one for name, one in asdict(budgets).items() if one is not None}
     measured = {
         "dispatch_function": stand_in or options.target,
         "entries": options.entry or "dicts or rows of four fields",
         "arrivals": _arrivals_in_words(options),
         "layout": options.layout,
         "capacity": options.capacity,
-        "budgets": affordable or "none",
+        "budgets": budgets.given or "none",
     }
     machine = describe(seed=options.seed, mode="tune")
     results = Results("tune", measured | machine, cells=cells)
@@ -327,8 +359,8 @@ def _tune(options: argparse.Namespace) -> None:
     if options.recorded is not None:
         console.print(options.recorded.read, highlight=False)
         console.print(options.recorded.played, highlight=False)
-    repeats = _measure_all(options, console)
-    found = recommend(repeats, budgets, entry_bytes=size)
+    repeats = _explore(options, budgets, size, console)
+    found = recommend(repeats, budgets, entry_bytes=size, least_runs=RUNS)
     cells = _predicted(options, merged(repeats), size)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)

@@ -313,17 +313,16 @@ def _loads(
     cycle = setting.delay + 1000 / rate + call
     enough = max(_MOST_ENTRIES / rate, _LEAST_CYCLES * cycle / 1000)
     seconds = min(setting.seconds, enough)
-    loads = [_schedule(rate, seconds, seed + one) for one in range(RUNS)]
+    loads = [arrivals_of(rate, seconds, seed + one) for one in range(RUNS)]
     return loads, setting.seconds / seconds
 
 
-def _drawn(rate: float, seconds: float, seed: int) -> Sequence[float]:
+@lru_cache(maxsize=4 * RUNS)
+def arrivals_of(rate: float, seconds: float, seed: int) -> Sequence[float]:
+    """When entries of that rate arrive, by chance, in milliseconds from the start."""
     if rate > _EVEN_RATE:
         return _Even(1000 / rate, round(rate * seconds))
     return array("d", (1000 * one for one in schedule(rate, seconds, seed)))
-
-
-_schedule = lru_cache(maxsize=2 * RUNS)(_drawn)
 
 
 class _Even(Sequence[float]):

@@ -1,0 +1,457 @@
+"""What to measure next: the settings that promise to meet the budgets with few calls.
+
+The search proposes by replay, with the calls of all runs so far. It stops when the best
+that it can think of has been measured. The recommendation is chosen from what was
+measured alone, by `_recommend`.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, floor, inf
+from statistics import median
+
+from ._recommend import TIE, USUAL_DELAY, Budgets, best_of, guarded
+from ._recording import Calls
+from ._replay import Replayed, arrivals_of, pooled, run
+from ._results import Cell, Measured, Setting
+from ._sink import Sink
+from ._tried import Choice, Tried, tried
+
+# Calls at once; more only where none of these will do.
+SLOTS, MORE_SLOTS = (1, 2, 4), (8, 16)
+# Milliseconds: so far at least the delay stays below the budget of age.
+LATE = 0.5
+SHORTEST = 1.0
+# The delays that are thought of: each shorter by this share, near the longest by less.
+STEP, FINE_STEP, FINE = 0.15, 0.02, 0.1
+# Halvings of the step between one that will not do and one that will.
+HALVINGS = 4
+# A proposal must do with so many recordings made of the calls by chance, one aside: a
+# few slow calls more or less are not to decide.
+RESAMPLES = 8
+STRETCHES = 50
+# A replay is of so many entries and delays at most.
+ENTRIES, DELAYS = 40_000, 300
+# Runs of what is recommended, at each rate.
+RUNS = 3
+# A proposal is tried if it saves so many of the calls of the best that was measured.
+WORTH_IT = 0.015
+# To see a tail takes so many calls, or seconds.
+LEARN_CALLS, LEARN_SECONDS = 500, 10.0
+LEARNING = 2  # runs
+# Cycles in a run.
+CYCLES = 40
+# Milliseconds by which replays may be off, as runs showed. More is up to the calls.
+OFFSETS = (-1.0, 3.0)
+# Delays that differ by less, as a share or in milliseconds, are the same.
+SAME, SAME_MS = 0.003, 0.2
+# What grows with the delay, whatever calls take.
+GROW = {"request", "memory"}
+# A budget that is missed by more than this share is not a matter of the delay alone.
+NEAR = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A run to make.
+
+    Attributes:
+        setting: What to measure.
+        why: In a few words, for the progress bar and the report.
+    """
+
+    setting: Setting
+    why: str
+
+
+@dataclass(slots=True)
+class Proposal:
+    """A choice, and what the replay says of it."""
+
+    choice: Choice
+    calls: float
+    age: float
+
+    @property
+    def promise(self) -> str:
+        """In a few words."""
+        return f"the replay says {self.calls:.1f} calls/s, {self.age:.1f} ms"
+
+
+@dataclass(slots=True)
+class Search:
+    """A search for the setting with the fewest calls that meets the budgets.
+
+    Attributes:
+        load: A setting for each rate, with the capacity to measure with.
+        budgets: The user's limits.
+        entry_bytes: Bytes of a pending entry.
+        delays: The only delays to try, ascending; None: any.
+        arrivals: When entries arrive, milliseconds; None: by chance, at each rate.
+        cells: What was measured so far.
+    """
+
+    load: Sequence[Setting]
+    budgets: Budgets
+    entry_bytes: float
+    delays: Sequence[float] | None = None
+    arrivals: Sequence[float] | None = None
+    cells: list[Cell] = field(default_factory=list)
+
+    def add(self, setting: Setting, measured: Measured) -> None:
+        """Learn from a run."""
+        self.cells.append(Cell(setting, measured))
+
+    def next(self) -> Trial | None:
+        """The run to make now; None: there is nothing better to try."""
+        trial = self._learning()
+        if trial is not None:
+            return trial
+        return _Round(self).trial()
+
+    def _learning(self) -> Trial | None:
+        """Calls with large batches first, then many calls, at the highest rate."""
+        fastest = max(self.load, key=lambda one: one.rate or inf)
+        if fastest.sink is not None:
+            return None  # a stand-in takes as long each time
+        long, short = self._ends
+        if not self.cells:
+            setting = replace(fastest, delay=long)
+            return Trial(self.long_enough(setting), "how long large batches take")
+        if len(self.cells) == 1:
+            seconds = min(LEARN_SECONDS, LEARN_CALLS * short / 1000)
+            setting = replace(fastest, delay=short, max_in_flight=SLOTS[-1])
+            return Trial(self.long_enough(setting, seconds), "how many calls are slow")
+        return None
+
+    def long_enough(self, setting: Setting, least: float = 0.0) -> Setting:
+        """The setting, for as many seconds and cycles as make a percentile.
+
+        Recorded arrivals last as long as they do.
+        """
+        if self.arrivals is not None:
+            return setting
+        cycle = setting.delay / 1000 + 1 / (setting.rate or inf)
+        return replace(setting, seconds=max(setting.seconds, CYCLES * cycle, least))
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """A long and a short delay, to learn from."""
+        if self.delays is not None:
+            return max(one for one in self.delays if one <= self.longest), self.delays[
+                0
+            ]
+        long = 0.9 * self.longest
+        return _rounded(long), _rounded(max(SHORTEST, long / 20))
+
+    @property
+    def longest(self) -> float:
+        """The longest delay that may do."""
+        longest = self.budgets.age - LATE if self.budgets.age < inf else USUAL_DELAY
+        return min(longest, self.delays[-1]) if self.delays else longest
+
+
+class _Round:
+    """One look at all that was measured, to choose the next run."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.tried = tried(search.cells, search.entry_bytes)
+        self.able = [one for one in self.tried if not one.dropped]
+        self.limits = guarded(search.budgets, self.able)
+        self.calls = _recorded(search)
+        self._sinks: dict[int, Sink] = {}
+        self._said: dict[tuple[Choice, float | None, int], Replayed] = {}
+        self._offsets = self._learned()
+
+    # ---- the next run
+
+    def trial(self) -> Trial | None:
+        """The run to make now; None: the best that it can think of was measured."""
+        good = [one for one in self.able if self.limits.fits(one)]
+        best = best_of(good) if good else None
+        if best is not None and best.choice == self._hoped and best.runs < RUNS:
+            return self._run(best.choice, f"as good as hoped, run {best.runs + 1}")
+        found = self._proposal(self.limits.calls)
+        least = inf if best is None else (1 - WORTH_IT) * best.calls
+        if found and found.calls < least and not self._is_known(found.choice):
+            return self._run(found.choice, found.promise)
+        if best is not None:
+            if best.runs >= RUNS:
+                return None
+            return self._run(best.choice, f"the best so far, run {best.runs + 1}")
+        return self._at_odds()
+
+    @property
+    def _hoped(self) -> Choice | None:
+        """What was measured last, if it was not to learn."""
+        cells = self.search.cells
+        return Choice.of(cells[-1].setting) if len(cells) > LEARNING else None
+
+    def _at_odds(self) -> Trial | None:
+        """Nothing meets the budgets: measure the least of each with the other met."""
+        wanted = [(self._youngest(), "the youngest entries with the calls met")]
+        if self.limits.calls < inf:
+            wanted.append((self._proposal(inf), "the fewest calls with the age met"))
+        for found, why in wanted:
+            if found is not None:
+                known = self._known(found.choice, NEAR)
+                choice = found.choice if known is None else known.choice
+                if known is None or known.runs < RUNS:
+                    return self._run(choice, why)
+        return None
+
+    def _run(self, choice: Choice, why: str) -> Trial:
+        """A run of a choice, at the rate that has the fewest of it."""
+        known = self._known(choice)
+        choice = choice if known is None else known.choice
+
+        def runs(load: Setting) -> int:
+            return sum(
+                Choice.of(cell.setting) == choice and cell.setting.rate == load.rate
+                for cell in self.search.cells
+            )
+
+        load = min(self.search.load, key=lambda one: (runs(one), -(one.rate or inf)))
+        setting = replace(
+            load,
+            delay=choice.delay,
+            max_in_flight=choice.max_in_flight,
+            max_batch=choice.max_batch,
+        )
+        return Trial(self.search.long_enough(setting), why)
+
+    def _known(self, choice: Choice, share: float = SAME) -> Tried | None:
+        """What was measured of that choice, or of one hardly different."""
+        alike = [
+            one
+            for one in self.tried
+            if replace(one.choice, delay=choice.delay) == choice
+            and abs(one.choice.delay - choice.delay)
+            <= max(share * choice.delay, SAME_MS)
+        ]
+        return max(alike, key=lambda one: one.runs, default=None)
+
+    def _is_known(self, choice: Choice) -> bool:
+        known = self._known(choice)
+        return known is not None and known.runs >= RUNS
+
+    # ---- proposals
+
+    def _proposal(self, most_calls: float) -> Proposal | None:
+        """The choice with the fewest calls of those with young enough entries.
+
+        Of two alike it is the one with fewer calls in flight.
+        """
+        for several in (SLOTS, MORE_SLOTS):
+            found = [
+                one
+                for slots in several
+                if (one := self._longest(slots, most_calls)) is not None
+            ]
+            if found:
+                fewest = min(one.calls for one in found)
+                return next(one for one in found if one.calls <= (1 + TIE) * fewest)
+        return None
+
+    def _longest(self, slots: int, most_calls: float) -> Proposal | None:
+        """The longest delay that will do, found from above: ages may have gaps.
+
+        A shorter delay makes more calls.
+        """
+        longer, shorter = inf, 0.0
+        for delay in self._delays(slots):
+            choice = Choice(delay, slots)
+            if self._calls(choice) > most_calls:
+                break
+            if self._is_young(choice):
+                shorter = delay
+                break
+            longer = delay
+        if not shorter:
+            return None
+        halvings = 0 if longer == inf or self.search.delays is not None else HALVINGS
+        for _ in range(halvings):
+            between = _rounded((shorter + longer) / 2)
+            if not shorter < between < longer:
+                break
+            if self._is_young(Choice(between, slots)):
+                shorter = between
+            else:
+                longer = between
+        return self._as_proposal(Choice(shorter, slots))
+
+    def _as_proposal(self, choice: Choice) -> Proposal:
+        return Proposal(choice, self._calls(choice), self._age(choice))
+
+    def _delays(self, slots: int) -> Iterator[float]:
+        """The delays to think of, from the longest on."""
+        ceiling = min(self.search.longest, self._ceiling(slots))
+        if self.search.delays is not None:
+            yield from (one for one in reversed(self.search.delays) if one <= ceiling)
+            return
+        delay, last = ceiling, inf
+        while delay >= SHORTEST:
+            if (one := _rounded(delay)) < last:
+                yield one
+                last = one
+            near = delay > (1 - FINE) * ceiling
+            delay *= 1 - (FINE_STEP if near else STEP)
+
+    def _ceiling(self, slots: int) -> float:
+        """Below the delays that were measured and missed a limit."""
+        same = [one for one in self.tried if one.choice.max_in_flight == slots]
+        ceiling = inf
+        for one in same:
+            delay = one.choice.delay
+            for name, value in self.limits.missed_by(one).items():
+                if name in GROW:
+                    ceiling = min(ceiling, self._crossing(one, name, value))
+                elif name == "age" and one.runs > 1:
+                    over = value / getattr(self.limits, name) - 1
+                    less = over if over <= NEAR else STEP
+                    ceiling = min(ceiling, (1 - less) * delay - SAME_MS)
+        return ceiling
+
+    def _crossing(self, miss: Tried, name: str, value: float) -> float:
+        """The delay with which a cost that grows with it should meet its limit."""
+        low = min(self.tried, key=lambda one: one.choice.delay)
+        limit, least = getattr(self.limits, name), getattr(low, name)
+        share = (limit - least) / (value - least) if least < limit else 0.0
+        low_delay, delay = low.choice.delay, miss.choice.delay
+        return min(low_delay + share * (delay - low_delay), delay - SAME_MS)
+
+    # ---- what the replay says
+
+    def _is_young(self, choice: Choice) -> bool:
+        """Whether entries are young enough with all recordings by chance but one."""
+        limit = self.limits.age - self._offset(choice.max_in_flight)
+        missed = 0
+        for load in self.search.load:
+            for which in range(RESAMPLES):
+                said = self._replayed(choice, load, which)
+                missed += said.dropped > 0 or said.age_p99 > limit
+                if missed > 1:
+                    return False
+        return True
+
+    def _youngest(self) -> Proposal | None:
+        """The choice with the youngest entries of those with few enough calls."""
+        found = [
+            self._as_proposal(Choice(delay, slots))
+            for slots in SLOTS
+            for delay in self._short_delays(slots)
+        ]
+        return min(found, key=lambda one: one.age, default=None)
+
+    def _short_delays(self, slots: int) -> list[float]:
+        """The shortest delay with few enough calls; any, where calls do not count."""
+        if self.search.delays is not None or self.limits.calls == inf:
+            few = self._delays(slots)
+            return [
+                one
+                for one in few
+                if self._calls(Choice(one, slots)) <= self.limits.calls
+            ]
+        delay = ceil(1000 / self.limits.calls)
+        while self._calls(Choice(delay, slots)) > self.limits.calls:
+            delay += max(1, delay // 20)
+        return [delay]
+
+    def _calls(self, choice: Choice) -> float:
+        """Calls a second, at the worst of the rates."""
+        return max(
+            self._replayed(choice, load, 0).calls_per_second
+            for load in self.search.load
+        )
+
+    def _age(self, choice: Choice) -> float:
+        """99th percentile, at the worst of the rates."""
+        offset = self._offset(choice.max_in_flight)
+        return offset + max(
+            median(self._replayed(choice, load, which).age_p99 for which in range(3))
+            for load in self.search.load
+        )
+
+    def _learned(self) -> dict[int, float]:
+        """By how much entries were older than in a replay, by calls in flight."""
+        off: dict[int, list[float]] = {}
+        for cell in self.search.cells:
+            choice = Choice.of(cell.setting)
+            said = self._replayed(choice, cell.setting, 0)
+            seen = cell.measured.age_p99 - said.age_p99
+            off.setdefault(choice.max_in_flight, []).append(seen)
+        least, most = OFFSETS
+        return {
+            slots: min(max(median(each), least), most) for slots, each in off.items()
+        }
+
+    def _offset(self, slots: int) -> float:
+        """The same, for calls in flight that were not measured as for others."""
+        return self._offsets.get(slots, max(self._offsets.values(), default=0.0))
+
+    def _replayed(self, choice: Choice, load: Setting, which: int) -> Replayed:
+        """A replay with one of the recordings made by chance; the first is the own."""
+        key = choice, load.rate, which
+        if key not in self._said:
+            assert load.rate is not None
+            cycle = choice.delay / 1000 + 1 / load.rate
+            setting = replace(
+                load,
+                delay=choice.delay,
+                max_in_flight=choice.max_in_flight,
+                max_batch=choice.max_batch,
+                seconds=min(ENTRIES / load.rate, DELAYS * cycle),
+            )
+            setting = self.search.long_enough(setting)
+            times = self.search.arrivals
+            if times is None:
+                times = arrivals_of(load.rate, setting.seconds, which)
+            self._said[key] = pooled([run(setting, self._sink(which), times, which)])
+        return self._said[key]
+
+    def _sink(self, which: int) -> Sink:
+        if which not in self._sinks:
+            calls = _resampled(self.calls, which) if which else self.calls
+            self._sinks[which] = Sink(calls)
+        return self._sinks[which]
+
+
+def _recorded(search: Search) -> Calls:
+    """The calls of all runs."""
+    made = [
+        cell.measured.recorded.calls
+        for cell in search.cells
+        if cell.measured.recorded is not None
+    ]
+    if not made:
+        return Calls.constant(search.load[0].sink or 0.0)
+    return Calls.pooled(made)
+
+
+def _resampled(calls: Calls, seed: int) -> Calls:
+    """As many of the calls, drawn by chance with repetition.
+
+    In stretches: slow calls often follow each other.
+    """
+    draw, count = random.Random(seed), len(calls.sizes)
+    length = max(1, count // STRETCHES)
+    chosen = [
+        (begin + one) % count
+        for begin in (draw.randrange(count) for _ in range(STRETCHES))
+        for one in range(length)
+    ]
+    return Calls(
+        [calls.sizes[one] for one in chosen],
+        [calls.times[one] for one in chosen],
+        [calls.blocked[one] for one in chosen],
+    )
+
+
+def _rounded(delay: float) -> float:
+    """Down to what a person would write."""
+    for least, grain in ((100.0, 1.0), (10.0, 0.5), (0.0, 0.1)):
+        if delay >= least:
+            return round(floor(delay / grain + 1e-9) * grain, 1)
+    raise AssertionError
