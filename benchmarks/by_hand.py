@@ -11,6 +11,7 @@ disagree by more.
 
 import argparse
 import asyncio
+import inspect
 import json
 import random
 import subprocess
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from sinks import SINKS
 
@@ -84,20 +86,20 @@ async def _load(name: str, rate: float, choice: Choice, seed: int) -> Outcome:
     ages: list[float] = []
     calls: list[float] = []
 
-    def note(batch: list[float]) -> None:
+    def note(batch: list[Any]) -> None:
         now = clock()
         calls.append(now)
-        ages.extend([now - due for due in batch])
+        ages.extend([now - entry["due"] for entry in batch])
 
-    if asyncio.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function):
 
-        async def send(batch: list[float]) -> None:
+        async def send(batch: list[Any]) -> None:
             note(batch)
             await function(batch)
 
     else:
 
-        def send(batch: list[float]) -> None:  # type: ignore[misc]
+        def send(batch: list[Any]) -> None:  # type: ignore[misc]
             note(batch)
             function(batch)
 
@@ -107,7 +109,7 @@ async def _load(name: str, rate: float, choice: Choice, seed: int) -> Outcome:
     while due < began + SECONDS:
         now = clock()
         while due <= now:
-            dispatcher.enqueue(due)
+            dispatcher.enqueue({"due": due, "size": 512})
             due += chance.expovariate(rate)
         await asyncio.sleep(max(due - clock(), 0.0))
     ended = clock()
