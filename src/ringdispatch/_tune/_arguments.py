@@ -14,6 +14,7 @@ from ._machine import memory
 from ._model import MIB, fixed_bytes
 from ._recommend import BUDGETS, Budgets
 from ._results import Setting
+from ._search import LATE
 
 DESCRIPTION = """\
 Run your own dispatch function under open-loop load with the settings that promise to
@@ -308,7 +309,7 @@ def check(options: argparse.Namespace) -> Budgets:
             f"--budget-age {budgets.age:g}: must be {LEAST_AGE:g} ms or more: the "
             "timers of an event loop, which end a delay, are no finer"
         )
-    if options.delays is not None and budgets.age <= options.delays[0]:
+    if options.delays is not None and budgets.age < options.delays[0] + LATE:
         raise UsageError(
             f"--budget-age {budgets.age:g} and --delays contradict: an entry may wait "
             f"the whole delay and a timer's lateness, and the shortest is "

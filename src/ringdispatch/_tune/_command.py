@@ -130,7 +130,7 @@ def _explore(
             setting = trial.setting
             expected = expected_seconds(setting)
             if not search.cells:
-                _check_minutes(options, (LEARNING + 1) * expected)
+                _check_minutes(options, (LEARNING + len(load)) * expected)
             if bars.passed + expected > seconds and search.cells:
                 break
             rate = format(setting.rate, ",.1f" if arrivals else ",.12g")

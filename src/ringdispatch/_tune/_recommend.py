@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any
 
+from ._format import number, plain
 from ._model import MIB
 from ._results import Cell
 from ._tried import LEAST_CAPACITY, Tried, tried
 
-# Without a budget of age: the delay that is advised for lower traffic, milliseconds.
-USUAL_DELAY = 100.0
 # Without a budget of requests: slower than the fastest by more than both, a choice is
 # out. A share, and milliseconds.
 SLOWER, SLOWER_MS = 0.2, 5.0
@@ -59,9 +58,7 @@ class Budgets:
 
     def fits(self, one: Tried) -> bool:
         """Whether a choice lost no entry and meets the budgets."""
-        if one.dropped or self.missed_by(one):
-            return False
-        return self.age < inf or one.choice.delay <= USUAL_DELAY
+        return not one.dropped and not self.missed_by(one)
 
 
 @dataclass(slots=True)
@@ -108,7 +105,8 @@ def recommend(
         cells: Cells of the same setting are repeats; each choice at each of the rates.
         budgets: The limits, at each of the rates.
         entry_bytes: Bytes of a pending entry.
-        least_runs: Of what is recommended, at each rate, if anything has as many.
+        least_runs: At each rate, of what is recommended, unless nothing that meets
+            the budgets has as many.
 
     Raises:
         ValueError: no cells.
@@ -129,8 +127,10 @@ def _recommend(
     if not able:
         return _saturated(seen[-1], slowest)
     limits = guarded(budgets, able)
+    able = [one for one in able if one.runs] or able
     enough = [one for one in able if one.runs >= least_runs] or able
     fitting = [one for one in enough if limits.fits(one)]
+    fitting = fitting or [one for one in able if limits.fits(one)]
     if not fitting:
         best = min(enough, key=lambda one: (limits.excess(one), one.calls))
         found = _options(best, budgets, slowest)
@@ -138,7 +138,8 @@ def _recommend(
             f"None of the {len(seen)} settings that were measured meets the budgets. "
             f"The nearest: {found.sentence}"
         )
-        found.reasons += _at_odds(enough, limits)
+        found.reasons += _at_odds(enough, budgets, limits)
+        found.reasons += _too_few(best, least_runs)
         return found
     best = best_of(fitting)
     found = _options(best, budgets, slowest)
@@ -147,6 +148,12 @@ def _recommend(
     found.binds = sorted({name for one in fewer for name in limits.missed_by(one)})
     found.reasons += _why(best, fitting, limits, len(seen))
     found.reasons += _why_not_fewer(fewer, budgets, limits)
+    if "age" not in budgets.given:
+        longest = max(one.choice.delay for one in seen)
+        found.reasons.append(
+            f"no --budget-age was given: no delay above {longest:g} ms was tried"
+        )
+    found.reasons += _too_few(best, least_runs)
     return found
 
 
@@ -224,28 +231,36 @@ def _capacity(one: Tried, budgets: Budgets, slowest: float) -> tuple[int, str]:
 
 
 WORDS = {
-    "age": "{:,.3g} ms of age (p99)",
-    "memory": "{:,.3g} MiB",
-    "calls": "{:,.4g} calls/s",
-    "request": "{:,.3g} ms for requests on the loop (p99)",
+    "age": "{} ms of age (p99)",
+    "memory": "{} MiB",
+    "calls": "{} calls/s",
+    "request": "{} ms for requests on the loop (p99)",
 }
 
 
 def _amount(name: str, value: float) -> str:
-    return WORDS[name].format(value)
+    return WORDS[name].format(number(value))
 
 
-def _and(words: Iterable[str]) -> str:
+def _budget(name: str, budgets: Budgets) -> str:
+    """A budget: as it was given, or as it is assumed."""
+    if name in budgets.given:
+        return f"--budget-{name} {plain(getattr(budgets, name))}"
+    return f"no --budget-{name} was given, and {SLOWER_MS:g} ms more are many"
+
+
+def _and(words: Iterable[str], conjunction: str = "and") -> str:
     *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
 def _in_words(costs: dict[str, float], best: Tried) -> str:
     """The costs, as a sentence."""
     taken = _and(_amount(name, costs[name]) for name in WORDS)
-    words = f"it costs {taken}, with {costs['entries_per_batch']:,.4g} entries a call"
+    words = f"it costs {taken}, with {number(costs['entries_per_batch'])} entries a call"
     if best.slow_calls:
-        words += f"; {best.slow_calls:,} batches waited for a slow call or the loop"
+        batches = "batch" if best.slow_calls == 1 else "batches"
+        words += f"; {best.slow_calls:,} {batches} waited for a slow call or the loop"
     return words
 
 
@@ -253,9 +268,10 @@ def _why(
     best: Tried, fitting: Sequence[Tried], limits: Budgets, measured: int
 ) -> list[str]:
     within = "within the budgets" if limits.given else "without a loss"
+    stay = "stays" if len(fitting) == 1 else "stay"
     fewest = (
-        f"of {measured} settings that were measured, {len(fitting)} stay {within}; "
-        f"{best.choice} makes the fewest calls"
+        f"of {measured} settings that were measured, {len(fitting)} {stay} {within}; "
+        f"a delay of {best.choice} makes the fewest calls"
     )
     why = [fewest]
     alike = [
@@ -264,9 +280,10 @@ def _why(
         if one is not best and one.calls <= best.calls * (1 + TIE)
     ]
     if alike:
+        makes = "makes" if len(alike) == 1 else "make"
         why.append(
-            f"{_and(alike)} as few, within {TIE:.0%}: fewer calls in flight and "
-            "younger entries decide"
+            f"a delay of {_and(alike, 'or')} {makes} as few, within {TIE:.0%}: fewer calls in "
+            "flight and younger entries decide"
         )
     return why
 
@@ -282,19 +299,27 @@ def _why_not_fewer(
             continue
         near = min(missing, key=lambda one: getattr(one, name))
         taken = _amount(name, getattr(near, name))
-        if name in budgets.given:
-            limit = f"--budget-{name} {getattr(budgets, name):g} binds"
-        else:
-            limit = f"no --budget-{name} was given, and {SLOWER_MS:g} ms more are many"
-        why.append(f"{limit}: {near.choice} took {taken}")
-    if "age" not in budgets.given:
+        binds = " binds" if name in budgets.given else ""
         why.append(
-            f"no --budget-age was given: no delay above {USUAL_DELAY:g} ms was tried"
+            f"{_budget(name, budgets)}{binds}: a delay of {near.choice} took {taken}"
         )
     return why
 
 
-def _at_odds(enough: Sequence[Tried], limits: Budgets) -> list[str]:
+def _too_few(best: Tried, least_runs: int) -> list[str]:
+    """What it means that there was no time for more runs."""
+    if best.runs >= least_runs:
+        return []
+    runs = "one run" if best.runs == 1 else f"{best.runs} runs"
+    return [
+        f"{best.choice} had {runs} of {least_runs}, as the time was up: more --minutes "
+        "may find another"
+    ]
+
+
+def _at_odds(
+    enough: Sequence[Tried], budgets: Budgets, limits: Budgets
+) -> list[str]:
     """For each budget the least that was measured of it where the others are met."""
     why = []
     for name, limit in limits.given.items():
@@ -304,10 +329,10 @@ def _at_odds(enough: Sequence[Tried], limits: Budgets) -> list[str]:
             continue
         least = min(able, key=lambda one: getattr(one, name))
         if getattr(least, name) > limit:
+            taken = _amount(name, getattr(least, name))
             why.append(
-                f"the least with the other budgets met, where {_amount(name, limit)} "
-                f"are affordable: {_amount(name, getattr(least, name))}, with "
-                f"{least.choice}"
+                f"{_budget(name, budgets)}: what meets the other budgets took {taken} "
+                f"or more, the least with a delay of {least.choice}"
             )
     return why or ["each setting misses two budgets or more: raise both"]
 

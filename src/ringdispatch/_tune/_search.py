@@ -6,12 +6,13 @@ measured alone, by `_recommend`.
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, inf
 from statistics import median
 
-from ._recommend import TIE, USUAL_DELAY, Budgets, best_of, guarded
+from ._recommend import TIE, Budgets, best_of, guarded
 from ._recording import Calls
 from ._replay import Replayed, arrivals_of, pooled, run
 from ._results import Cell, Measured, Setting
@@ -23,6 +24,8 @@ SLOTS, MORE_SLOTS = (1, 2, 4), (8, 16)
 # Milliseconds: so far at least the delay stays below the budget of age.
 LATE = 0.5
 SHORTEST = 1.0
+# The longest without a budget of age: the one that is advised for lower traffic.
+USUAL_DELAY = 100.0
 # The delays that are thought of: each shorter by this share, near the longest by less.
 STEP, FINE_STEP, FINE = 0.15, 0.02, 0.1
 # Halvings of the step between one that will not do and one that will.
@@ -139,17 +142,22 @@ class Search:
     def _ends(self) -> tuple[float, float]:
         """A long and a short delay, to learn from."""
         if self.delays is not None:
-            return max(one for one in self.delays if one <= self.longest), self.delays[
-                0
-            ]
+            return self._given[-1], self._given[0]
         long = 0.9 * self.longest
         return _rounded(long), _rounded(max(SHORTEST, long / 20))
 
     @property
     def longest(self) -> float:
         """The longest delay that may do."""
-        longest = self.budgets.age - LATE if self.budgets.age < inf else USUAL_DELAY
-        return min(longest, self.delays[-1]) if self.delays else longest
+        if self.delays is not None:
+            return self._given[-1]
+        return self.budgets.age - LATE if self.budgets.age < inf else USUAL_DELAY
+
+    @property
+    def _given(self) -> list[float]:
+        """The given delays that leave room for a timer's lateness."""
+        assert self.delays is not None
+        return [one for one in self.delays if one + LATE <= self.budgets.age]
 
 
 class _Round:
@@ -395,21 +403,33 @@ class _Round:
         """A replay with one of the recordings made by chance; the first is the own."""
         key = choice, load.rate, which
         if key not in self._said:
-            assert load.rate is not None
-            cycle = choice.delay / 1000 + 1 / load.rate
             setting = replace(
                 load,
                 delay=choice.delay,
                 max_in_flight=choice.max_in_flight,
                 max_batch=choice.max_batch,
-                seconds=min(ENTRIES / load.rate, DELAYS * cycle),
             )
-            setting = self.search.long_enough(setting)
-            times = self.search.arrivals
-            if times is None:
-                times = arrivals_of(load.rate, setting.seconds, which)
+            times = self._arrivals(setting, which)
             self._said[key] = pooled([run(setting, self._sink(which), times, which)])
         return self._said[key]
+
+    def _arrivals(self, setting: Setting, which: int) -> Sequence[float]:
+        """When entries arrive: of one schedule as much as the delay takes.
+
+        So delays differ by what they do, not by chance.
+        """
+        if self.search.arrivals is not None:
+            return self.search.arrivals
+        assert setting.rate is not None
+        longest = max(self.search.longest, setting.delay)
+        times = arrivals_of(setting.rate, self._seconds(setting.rate, longest), which)
+        seconds = self._seconds(setting.rate, setting.delay)
+        return times[: bisect_right(times, 1000 * seconds)]
+
+    def _seconds(self, rate: float, delay: float) -> float:
+        """How long a replay is."""
+        cycle = delay / 1000 + 1 / rate
+        return max(min(ENTRIES / rate, DELAYS * cycle), CYCLES * cycle)
 
     def _sink(self, which: int) -> Sink:
         if which not in self._sinks:

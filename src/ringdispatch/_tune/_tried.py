@@ -42,7 +42,7 @@ class Tried:
     Attributes:
         setting: One of the settings measured with it.
         entry_bytes: Bytes of a pending entry.
-        runs: At the rate that has the fewest.
+        runs: At the rate that has the fewest; 0: not measured at each rate.
         rate: The highest, entries a second.
         age: 99th percentile, milliseconds, of all runs of a rate together.
         calls: A second.
@@ -110,11 +110,17 @@ def tried(cells: Iterable[Cell], entry_bytes: float) -> list[Tried]:
     found: dict[Choice, list[Cell]] = {}
     for cell in cells:
         found.setdefault(Choice.of(cell.setting), []).append(cell)
-    several = [_tried(choice, each, entry_bytes) for choice, each in found.items()]
+    rates = len({one.setting.rate for each in found.values() for one in each})
+    several = [
+        _tried(choice, each, rates, entry_bytes) for choice, each in found.items()
+    ]
     return sorted(several, key=lambda one: (one.choice.delay, one.choice.max_in_flight))
 
 
-def _tried(choice: Choice, cells: Sequence[Cell], entry_bytes: float) -> Tried:
+def _tried(
+    choice: Choice, cells: Sequence[Cell], every: int, entry_bytes: float
+) -> Tried:
+    """Of its cells; `every` is the number of all rates."""
     rates: dict[float | None, list[Measured]] = {}
     for cell in cells:
         rates.setdefault(cell.setting.rate, []).append(cell.measured)
@@ -129,7 +135,7 @@ def _tried(choice: Choice, cells: Sequence[Cell], entry_bytes: float) -> Tried:
         choice=choice,
         setting=cells[-1].setting,
         entry_bytes=entry_bytes,
-        runs=min(map(len, rates.values())),
+        runs=min(map(len, rates.values())) if len(rates) == every else 0,
         rate=worst("rate"),
         age=max(_age(runs) for runs in rates.values()),
         calls=worst("calls_per_second"),
