@@ -313,7 +313,8 @@ def check(options: argparse.Namespace) -> Budgets:
         raise UsageError(
             f"--budget-age {budgets.age:g} and --delays contradict: an entry may wait "
             f"the whole delay and a timer's lateness, and the shortest is "
-            f"{options.delays[0]:g} ms; try --delays {budgets.age / 2:g}, or none"
+            f"{options.delays[0]:g} ms; try --delays {budgets.age / 2:g}, or leave it "
+            "out"
         )
     # Recorded arrivals may pause: that takes fewer calls.
     drawn = options.recorded is None

@@ -26,7 +26,7 @@ from ._model import MIB, errors, merged, with_prediction
 from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
-from ._search import LEARNING, RUNS, Search
+from ._search import LATE, RUNS, Search
 from ._tried import Choice
 
 # A producer that was disturbed once gets another try.
@@ -109,8 +109,8 @@ def _as_file(arrivals: Arrivals | None) -> Iterator[Path | None]:
 
 def _explore(
     options: argparse.Namespace, budgets: Budgets, size: float, console: Console
-) -> list[Cell]:
-    """Measure what the search asks for, as long as there is time."""
+) -> tuple[list[Cell], bool]:
+    """Measure what the search asks for; whether there was time for all of it."""
     load = [
         Setting(
             rate=rate,
@@ -130,14 +130,14 @@ def _explore(
             setting = trial.setting
             expected = expected_seconds(setting)
             if not search.cells:
-                _check_minutes(options, (LEARNING + len(load)) * expected)
-            if bars.passed + expected > seconds and search.cells:
-                break
+                _check_minutes(options, (search.learning + len(load)) * expected)
+            elif bars.passed + expected > seconds:
+                return search.cells, False
             rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
             bars.begin(f"{Choice.of(setting)} at {rate}/s: {trial.why}")
             run = len(search.cells)
             search.add(setting, _measure(setting, options, run, bars, arrivals))
-    return search.cells
+    return search.cells, True
 
 
 def _check_minutes(options: argparse.Namespace, least: float) -> None:
@@ -147,6 +147,25 @@ def _check_minutes(options: argparse.Namespace, least: float) -> None:
             "and to measure one setting: give it --minutes "
             f"{math.ceil(least / 6) / 10:g}, or shorter runs by --seconds"
         )
+
+
+def _left_out(
+    options: argparse.Namespace, budgets: Budgets, *, whole: bool
+) -> list[str]:
+    """What was not measured, and why."""
+    why = []
+    old = [f"{one:g}" for one in options.delays or () if one + LATE > budgets.age]
+    if old:
+        why.append(
+            f"--delays {','.join(old)}: not tried, as with a timer's lateness that is "
+            f"beyond --budget-age {budgets.age:g}"
+        )
+    if not whole:
+        why.append(
+            f"--minutes {options.minutes:g}: the time was up before the search had "
+            "ended; more may find fewer calls"
+        )
+    return why
 
 
 def _times(options: argparse.Namespace) -> list[float] | None:
@@ -359,8 +378,9 @@ def _tune(options: argparse.Namespace) -> None:
     if options.recorded is not None:
         console.print(options.recorded.read, highlight=False)
         console.print(options.recorded.played, highlight=False)
-    repeats = _explore(options, budgets, size, console)
+    repeats, whole = _explore(options, budgets, size, console)
     found = recommend(repeats, budgets, entry_bytes=size, least_runs=RUNS)
+    found.reasons += _left_out(options, budgets, whole=whole)
     cells = _predicted(options, merged(repeats), size)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any
 
-from ._format import number, plain
+from ._format import number, plain, size
 from ._model import MIB
 from ._results import Cell
 from ._tried import LEAST_CAPACITY, Tried, tried
@@ -139,7 +139,6 @@ def _recommend(
             f"The nearest: {found.sentence}"
         )
         found.reasons += _at_odds(enough, budgets, limits)
-        found.reasons += _too_few(best, least_runs)
         return found
     best = best_of(fitting)
     found = _options(best, budgets, slowest)
@@ -153,7 +152,6 @@ def _recommend(
         found.reasons.append(
             f"no --budget-age was given: no delay above {longest:g} ms was tried"
         )
-    found.reasons += _too_few(best, least_runs)
     return found
 
 
@@ -232,21 +230,25 @@ def _capacity(one: Tried, budgets: Budgets, slowest: float) -> tuple[int, str]:
 
 WORDS = {
     "age": "{} ms of age (p99)",
-    "memory": "{} MiB",
+    "memory": "{} of memory",
     "calls": "{} calls/s",
     "request": "{} ms for requests on the loop (p99)",
 }
 
 
 def _amount(name: str, value: float) -> str:
-    return WORDS[name].format(number(value))
+    figure = size(MIB * value) if name == "memory" else number(value)
+    return WORDS[name].format(figure)
 
 
 def _budget(name: str, budgets: Budgets) -> str:
     """A budget: as it was given, or as it is assumed."""
     if name in budgets.given:
         return f"--budget-{name} {plain(getattr(budgets, name))}"
-    return f"no --budget-{name} was given, and {SLOWER_MS:g} ms more are many"
+    return (
+        f"without a --budget-{name}, what serves requests slower than the fastest by "
+        f"over {SLOWER_MS:g} ms, and {SLOWER:.0%}, is out"
+    )
 
 
 def _and(words: Iterable[str], conjunction: str = "and") -> str:
@@ -257,7 +259,9 @@ def _and(words: Iterable[str], conjunction: str = "and") -> str:
 def _in_words(costs: dict[str, float], best: Tried) -> str:
     """The costs, as a sentence."""
     taken = _and(_amount(name, costs[name]) for name in WORDS)
-    words = f"it costs {taken}, with {number(costs['entries_per_batch'])} entries a call"
+    words = (
+        f"it costs {taken}, with {number(costs['entries_per_batch'])} entries a call"
+    )
     if best.slow_calls:
         batches = "batch" if best.slow_calls == 1 else "batches"
         words += f"; {best.slow_calls:,} {batches} waited for a slow call or the loop"
@@ -268,6 +272,8 @@ def _why(
     best: Tried, fitting: Sequence[Tried], limits: Budgets, measured: int
 ) -> list[str]:
     within = "within the budgets" if limits.given else "without a loss"
+    if measured == 1:
+        return [f"a delay of {best.choice} is the only setting that was measured"]
     stay = "stays" if len(fitting) == 1 else "stay"
     fewest = (
         f"of {measured} settings that were measured, {len(fitting)} {stay} {within}; "
@@ -282,8 +288,8 @@ def _why(
     if alike:
         makes = "makes" if len(alike) == 1 else "make"
         why.append(
-            f"a delay of {_and(alike, 'or')} {makes} as few, within {TIE:.0%}: fewer calls in "
-            "flight and younger entries decide"
+            f"a delay of {_and(alike, 'or')} {makes} as few, within {TIE:.0%}: fewer "
+            "calls in flight and younger entries decide"
         )
     return why
 
@@ -306,21 +312,10 @@ def _why_not_fewer(
     return why
 
 
-def _too_few(best: Tried, least_runs: int) -> list[str]:
-    """What it means that there was no time for more runs."""
-    if best.runs >= least_runs:
-        return []
-    runs = "one run" if best.runs == 1 else f"{best.runs} runs"
-    return [
-        f"{best.choice} had {runs} of {least_runs}, as the time was up: more --minutes "
-        "may find another"
-    ]
-
-
-def _at_odds(
-    enough: Sequence[Tried], budgets: Budgets, limits: Budgets
-) -> list[str]:
+def _at_odds(enough: Sequence[Tried], budgets: Budgets, limits: Budgets) -> list[str]:
     """For each budget the least that was measured of it where the others are met."""
+    several = len(budgets.given) > 1
+    odds = " is at odds with the others: of what meets those," if several else ":"
     why = []
     for name, limit in limits.given.items():
         others = replace(limits, **{name: inf})
@@ -329,12 +324,11 @@ def _at_odds(
             continue
         least = min(able, key=lambda one: getattr(one, name))
         if getattr(least, name) > limit:
-            taken = _amount(name, getattr(least, name))
             why.append(
-                f"{_budget(name, budgets)}: what meets the other budgets took {taken} "
-                f"or more, the least with a delay of {least.choice}"
+                f"{_budget(name, budgets)}{odds} a delay of {least.choice} comes "
+                f"nearest, with {_amount(name, getattr(least, name))}"
             )
-    return why or ["each setting misses two budgets or more: raise both"]
+    return why or ["each setting that was measured misses two budgets or more"]
 
 
 def failures_in_words(cells: Iterable[Cell]) -> str:

@@ -5,18 +5,13 @@ that it can think of has been measured. The recommendation is chosen from what w
 measured alone, by `_recommend`.
 """
 
-import random
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, floor, inf
-from statistics import median
 
+from ._forecast import CYCLES, Forecast
 from ._recommend import TIE, Budgets, best_of, guarded
-from ._recording import Calls
-from ._replay import Replayed, arrivals_of, pooled, run
 from ._results import Cell, Measured, Setting
-from ._sink import Sink
 from ._tried import Choice, Tried, tried
 
 # Calls at once; more only where none of these will do.
@@ -30,12 +25,6 @@ USUAL_DELAY = 100.0
 STEP, FINE_STEP, FINE = 0.15, 0.02, 0.1
 # Halvings of the step between one that will not do and one that will.
 HALVINGS = 4
-# A proposal must do with so many recordings made of the calls by chance, one aside: a
-# few slow calls more or less are not to decide.
-RESAMPLES = 8
-STRETCHES = 50
-# A replay is of so many entries and delays at most.
-ENTRIES, DELAYS = 40_000, 300
 # Runs of what is recommended, at each rate.
 RUNS = 3
 # A proposal is tried if it saves so many of the calls of the best that was measured.
@@ -43,10 +32,6 @@ WORTH_IT = 0.015
 # To see a tail takes so many calls, or seconds.
 LEARN_CALLS, LEARN_SECONDS = 500, 10.0
 LEARNING = 2  # runs
-# Cycles in a run.
-CYCLES = 40
-# Milliseconds by which replays may be off, as runs showed. More is up to the calls.
-OFFSETS = (-1.0, 3.0)
 # Delays that differ by less, as a share or in milliseconds, are the same.
 SAME, SAME_MS = 0.003, 0.2
 # What grows with the delay, whatever calls take.
@@ -113,20 +98,23 @@ class Search:
             return trial
         return _Round(self).trial()
 
+    @property
+    def learning(self) -> int:
+        """How many runs are to learn; of a stand-in, which never varies, none."""
+        return LEARNING if self.load[0].sink is None else 0
+
     def _learning(self) -> Trial | None:
         """Calls with large batches first, then many calls, at the highest rate."""
+        if len(self.cells) >= self.learning:
+            return None
         fastest = max(self.load, key=lambda one: one.rate or inf)
-        if fastest.sink is not None:
-            return None  # a stand-in takes as long each time
         long, short = self._ends
         if not self.cells:
             setting = replace(fastest, delay=long)
             return Trial(self.long_enough(setting), "how long large batches take")
-        if len(self.cells) == 1:
-            seconds = min(LEARN_SECONDS, LEARN_CALLS * short / 1000)
-            setting = replace(fastest, delay=short, max_in_flight=SLOTS[-1])
-            return Trial(self.long_enough(setting, seconds), "how many calls are slow")
-        return None
+        seconds = min(LEARN_SECONDS, LEARN_CALLS * short / 1000)
+        setting = replace(fastest, delay=short, max_in_flight=SLOTS[-1])
+        return Trial(self.long_enough(setting, seconds), "how many calls are slow")
 
     def long_enough(self, setting: Setting, least: float = 0.0) -> Setting:
         """The setting, for as many seconds and cycles as make a percentile.
@@ -143,7 +131,7 @@ class Search:
         """A long and a short delay, to learn from."""
         if self.delays is not None:
             return self._given[-1], self._given[0]
-        long = 0.9 * self.longest
+        long = max(SHORTEST, 0.9 * self.longest)
         return _rounded(long), _rounded(max(SHORTEST, long / 20))
 
     @property
@@ -151,7 +139,9 @@ class Search:
         """The longest delay that may do."""
         if self.delays is not None:
             return self._given[-1]
-        return self.budgets.age - LATE if self.budgets.age < inf else USUAL_DELAY
+        if self.budgets.age == inf:
+            return USUAL_DELAY
+        return max(SHORTEST, self.budgets.age - LATE)
 
     @property
     def _given(self) -> list[float]:
@@ -168,10 +158,9 @@ class _Round:
         self.tried = tried(search.cells, search.entry_bytes)
         self.able = [one for one in self.tried if not one.dropped]
         self.limits = guarded(search.budgets, self.able)
-        self.calls = _recorded(search)
-        self._sinks: dict[int, Sink] = {}
-        self._said: dict[tuple[Choice, float | None, int], Replayed] = {}
-        self._offsets = self._learned()
+        self.forecast = Forecast(
+            search.load, search.cells, search.arrivals, search.longest
+        )
 
     # ---- the next run
 
@@ -195,20 +184,37 @@ class _Round:
     def _hoped(self) -> Choice | None:
         """What was measured last, if it was not to learn."""
         cells = self.search.cells
-        return Choice.of(cells[-1].setting) if len(cells) > LEARNING else None
+        if len(cells) <= self.search.learning:
+            return None
+        return Choice.of(cells[-1].setting)
 
     def _at_odds(self) -> Trial | None:
         """Nothing meets the budgets: measure the least of each with the other met."""
-        wanted = [(self._youngest(), "the youngest entries with the calls met")]
+        why = "the youngest entries with the calls met"
+        wanted = [("age", self._youngest(), why)]
         if self.limits.calls < inf:
-            wanted.append((self._proposal(inf), "the fewest calls with the age met"))
-        for found, why in wanted:
-            if found is not None:
+            why = "the fewest calls with the age met"
+            wanted.append(("calls", self._proposal(inf), why))
+        for name, found, why in wanted:
+            if found is not None and self._is_new(name, found):
                 known = self._known(found.choice, NEAR)
-                choice = found.choice if known is None else known.choice
-                if known is None or known.runs < RUNS:
-                    return self._run(choice, why)
+                return self._run(known.choice if known else found.choice, why)
         return None
+
+    def _is_new(self, name: str, found: Proposal) -> bool:
+        """Whether a proposal promises less of a budget than was measured."""
+        others = replace(self.limits, **{name: inf})
+        least = min(
+            (
+                getattr(one, name)
+                for one in self.tried
+                if one.runs >= RUNS and not others.missed_by(one)
+            ),
+            default=inf,
+        )
+        known = self._known(found.choice, NEAR)
+        done = known is not None and known.runs >= RUNS
+        return not done and getattr(found, name) < (1 - NEAR) * least
 
     def _run(self, choice: Choice, why: str) -> Trial:
         """A run of a choice, at the rate that has the fewest of it."""
@@ -269,11 +275,11 @@ class _Round:
         A shorter delay makes more calls.
         """
         longer, shorter = inf, 0.0
-        for delay in self._delays(slots):
+        for delay in self._delays(min(self.search.longest, self._ceiling(slots))):
             choice = Choice(delay, slots)
-            if self._calls(choice) > most_calls:
+            if self.forecast.calls(choice) > most_calls:
                 break
-            if self._is_young(choice):
+            if self.forecast.is_young(choice, self.limits.age):
                 shorter = delay
                 break
             longer = delay
@@ -284,18 +290,17 @@ class _Round:
             between = _rounded((shorter + longer) / 2)
             if not shorter < between < longer:
                 break
-            if self._is_young(Choice(between, slots)):
+            if self.forecast.is_young(Choice(between, slots), self.limits.age):
                 shorter = between
             else:
                 longer = between
         return self._as_proposal(Choice(shorter, slots))
 
     def _as_proposal(self, choice: Choice) -> Proposal:
-        return Proposal(choice, self._calls(choice), self._age(choice))
+        return Proposal(choice, self.forecast.calls(choice), self.forecast.age(choice))
 
-    def _delays(self, slots: int) -> Iterator[float]:
+    def _delays(self, ceiling: float) -> Iterator[float]:
         """The delays to think of, from the longest on."""
-        ceiling = min(self.search.longest, self._ceiling(slots))
         if self.search.delays is not None:
             yield from (one for one in reversed(self.search.delays) if one <= ceiling)
             return
@@ -330,20 +335,6 @@ class _Round:
         low_delay, delay = low.choice.delay, miss.choice.delay
         return min(low_delay + share * (delay - low_delay), delay - SAME_MS)
 
-    # ---- what the replay says
-
-    def _is_young(self, choice: Choice) -> bool:
-        """Whether entries are young enough with all recordings by chance but one."""
-        limit = self.limits.age - self._offset(choice.max_in_flight)
-        missed = 0
-        for load in self.search.load:
-            for which in range(RESAMPLES):
-                said = self._replayed(choice, load, which)
-                missed += said.dropped > 0 or said.age_p99 > limit
-                if missed > 1:
-                    return False
-        return True
-
     def _youngest(self) -> Proposal | None:
         """The choice with the youngest entries of those with few enough calls."""
         found = [
@@ -356,117 +347,15 @@ class _Round:
     def _short_delays(self, slots: int) -> list[float]:
         """The shortest delay with few enough calls; any, where calls do not count."""
         if self.search.delays is not None or self.limits.calls == inf:
-            few = self._delays(slots)
             return [
                 one
-                for one in few
-                if self._calls(Choice(one, slots)) <= self.limits.calls
+                for one in self._delays(self.search.longest)
+                if self.forecast.calls(Choice(one, slots)) <= self.limits.calls
             ]
         delay = ceil(1000 / self.limits.calls)
-        while self._calls(Choice(delay, slots)) > self.limits.calls:
+        while self.forecast.calls(Choice(delay, slots)) > self.limits.calls:
             delay += max(1, delay // 20)
         return [delay]
-
-    def _calls(self, choice: Choice) -> float:
-        """Calls a second, at the worst of the rates."""
-        return max(
-            self._replayed(choice, load, 0).calls_per_second
-            for load in self.search.load
-        )
-
-    def _age(self, choice: Choice) -> float:
-        """99th percentile, at the worst of the rates."""
-        offset = self._offset(choice.max_in_flight)
-        return offset + max(
-            median(self._replayed(choice, load, which).age_p99 for which in range(3))
-            for load in self.search.load
-        )
-
-    def _learned(self) -> dict[int, float]:
-        """By how much entries were older than in a replay, by calls in flight."""
-        off: dict[int, list[float]] = {}
-        for cell in self.search.cells:
-            choice = Choice.of(cell.setting)
-            said = self._replayed(choice, cell.setting, 0)
-            seen = cell.measured.age_p99 - said.age_p99
-            off.setdefault(choice.max_in_flight, []).append(seen)
-        least, most = OFFSETS
-        return {
-            slots: min(max(median(each), least), most) for slots, each in off.items()
-        }
-
-    def _offset(self, slots: int) -> float:
-        """The same, for calls in flight that were not measured as for others."""
-        return self._offsets.get(slots, max(self._offsets.values(), default=0.0))
-
-    def _replayed(self, choice: Choice, load: Setting, which: int) -> Replayed:
-        """A replay with one of the recordings made by chance; the first is the own."""
-        key = choice, load.rate, which
-        if key not in self._said:
-            setting = replace(
-                load,
-                delay=choice.delay,
-                max_in_flight=choice.max_in_flight,
-                max_batch=choice.max_batch,
-            )
-            times = self._arrivals(setting, which)
-            self._said[key] = pooled([run(setting, self._sink(which), times, which)])
-        return self._said[key]
-
-    def _arrivals(self, setting: Setting, which: int) -> Sequence[float]:
-        """When entries arrive: of one schedule as much as the delay takes.
-
-        So delays differ by what they do, not by chance.
-        """
-        if self.search.arrivals is not None:
-            return self.search.arrivals
-        assert setting.rate is not None
-        longest = max(self.search.longest, setting.delay)
-        times = arrivals_of(setting.rate, self._seconds(setting.rate, longest), which)
-        seconds = self._seconds(setting.rate, setting.delay)
-        return times[: bisect_right(times, 1000 * seconds)]
-
-    def _seconds(self, rate: float, delay: float) -> float:
-        """How long a replay is."""
-        cycle = delay / 1000 + 1 / rate
-        return max(min(ENTRIES / rate, DELAYS * cycle), CYCLES * cycle)
-
-    def _sink(self, which: int) -> Sink:
-        if which not in self._sinks:
-            calls = _resampled(self.calls, which) if which else self.calls
-            self._sinks[which] = Sink(calls)
-        return self._sinks[which]
-
-
-def _recorded(search: Search) -> Calls:
-    """The calls of all runs."""
-    made = [
-        cell.measured.recorded.calls
-        for cell in search.cells
-        if cell.measured.recorded is not None
-    ]
-    if not made:
-        return Calls.constant(search.load[0].sink or 0.0)
-    return Calls.pooled(made)
-
-
-def _resampled(calls: Calls, seed: int) -> Calls:
-    """As many of the calls, drawn by chance with repetition.
-
-    In stretches: slow calls often follow each other.
-    """
-    draw, count = random.Random(seed), len(calls.sizes)
-    length = max(1, count // STRETCHES)
-    chosen = [
-        (begin + one) % count
-        for begin in (draw.randrange(count) for _ in range(STRETCHES))
-        for one in range(length)
-    ]
-    return Calls(
-        [calls.sizes[one] for one in chosen],
-        [calls.times[one] for one in chosen],
-        [calls.blocked[one] for one in chosen],
-    )
 
 
 def _rounded(delay: float) -> float:
