@@ -246,7 +246,7 @@ HEADS = (
 
 
 # Columns that a narrow terminal leaves out, the least needed first.
-SPARED = ("age p50\nms", "most\npending", "entries\na batch")
+SPARED = ("age p50\nms", "most\npending", "entries\na batch", "\nMiB")
 UNBOUNDED = 10_000
 
 
