@@ -149,6 +149,12 @@ def test_it_measures_recommends_and_writes(
     assert {order["target"] for _, order in orders} == {"service:send"}
     results = Results.read(Path(".benchmarks/tune.json"))
     assert len(results.cells) == 3
+    assert [one["setting"] for one in results.runs] == [
+        *("10 ms", "10 ms, 4 in flight"),
+        *["10 ms"] * 5,
+    ]
+    assert results.runs[1]["why"] == "how many calls are slow"
+    assert all(one["calls/s"] > 50 for one in results.runs)
     assert all(cell.predicted for cell in results.cells)
     assert results.recommendation is not None
     assert results.recommendation["delay"] == 10
@@ -162,6 +168,8 @@ def test_it_measures_recommends_and_writes(
     assert "service:send" in page
     assert "samples.json" in page
     assert "age 60.0" in page
+    assert "The runs, in their order" in page
+    assert "as good as hoped, run 3" in page
 
 
 @pytest.mark.parametrize(("width", "spared"), [(100, 0), (80, 2), (62, 4)])

@@ -6,9 +6,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -107,10 +109,35 @@ def _as_file(arrivals: Arrivals | None) -> Iterator[Path | None]:
         yield path
 
 
+@dataclass(slots=True)
+class _Explored:
+    """The runs of a search, why each was made, and whether there was time for all."""
+
+    cells: list[Cell]
+    whys: list[str] = field(default_factory=list)
+    whole: bool = True
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row of a table for each run."""
+        return [
+            {
+                "setting": str(Choice.of(cell.setting)),
+                "why": why,
+                "entries/s": round(cell.measured.rate),
+                "calls/s": cell.measured.calls_per_second,
+                "age p99, ms": cell.measured.age_p99,
+                "request p99, ms": cell.measured.request_p99,
+                "dropped": cell.measured.dropped,
+            }
+            for cell, why in zip(self.cells, self.whys, strict=True)
+        ]
+
+
 def _explore(
     options: argparse.Namespace, budgets: Budgets, size: float, console: Console
-) -> tuple[list[Cell], bool]:
-    """Measure what the search asks for; whether there was time for all of it."""
+) -> _Explored:
+    """Measure what the search asks for, as long as there is time."""
     load = [
         Setting(
             rate=rate,
@@ -123,6 +150,7 @@ def _explore(
         for rate in options.rate
     ]
     search = Search(load, budgets, size, options.delays, _times(options))
+    explored = _Explored(search.cells)
     seconds = 60 * options.minutes
     bars = _Bars(console, seconds)
     with _as_file(options.recorded) as arrivals, bars.shown():
@@ -132,12 +160,14 @@ def _explore(
             if not search.cells:
                 _check_minutes(options, (search.learning + len(load)) * expected)
             elif bars.passed + expected > seconds:
-                return search.cells, False
+                explored.whole = False
+                break
             rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
             bars.begin(f"{Choice.of(setting)} at {rate}/s: {trial.why}")
             run = len(search.cells)
             search.add(setting, _measure(setting, options, run, bars, arrivals))
-    return search.cells, True
+            explored.whys.append(trial.why)
+    return explored
 
 
 def _check_minutes(options: argparse.Namespace, least: float) -> None:
@@ -378,12 +408,13 @@ def _tune(options: argparse.Namespace) -> None:
     if options.recorded is not None:
         console.print(options.recorded.read, highlight=False)
         console.print(options.recorded.played, highlight=False)
-    repeats, whole = _explore(options, budgets, size, console)
-    found = recommend(repeats, budgets, entry_bytes=size, least_runs=RUNS)
-    found.reasons += _left_out(options, budgets, whole=whole)
-    cells = _predicted(options, merged(repeats), size)
+    explored = _explore(options, budgets, size, console)
+    found = recommend(explored.cells, budgets, entry_bytes=size, least_runs=RUNS)
+    found.reasons += _left_out(options, budgets, whole=explored.whole)
+    cells = _predicted(options, merged(explored.cells), size)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
+    results.runs = explored.rows
     with _named(options.json):
         results.write(options.json)
     with _named(options.report):

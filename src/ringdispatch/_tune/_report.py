@@ -124,6 +124,8 @@ def _call_in_words(prices: Sequence[Price]) -> list[tuple[str, str]]:
 
 def _other_tables(results: Results) -> list[Table]:
     tables = []
+    if results.runs:
+        tables.append(plain_table(results.runs, "The runs, in their order"))
     if results.memory:
         tables.append(memory_table(results.memory))
     if results.prices:

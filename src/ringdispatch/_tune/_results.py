@@ -217,6 +217,7 @@ class Results:
         cells: Of the grid.
         memory: Under too much load.
         recommendation: With `sentence` and `reasons`; None: there is none.
+        runs: Of a search, in their order, and why each was made.
     """
 
     kind: str
@@ -227,6 +228,7 @@ class Results:
     cells: list[Cell] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     recommendation: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the results as JSON, without what the cells recorded."""
