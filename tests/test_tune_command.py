@@ -133,7 +133,7 @@ def test_it_measures_recommends_and_writes(
     )
     assert (status, err) == (0, "")
     assert "run 1: 10 ms at 5,000/s: how long large batches take" in out
-    assert "run 2: 10 ms, 4 in flight at 5,000/s: how many calls are slow" in out
+    assert "run 2: 10 ms with 4 in flight at 5,000/s: how many calls are slow" in out
     assert "run 7: 10 ms at 1,000/s: as good as hoped, run 3" in out
     assert out.count("replay") == 3
     words = " ".join(out.split())
@@ -150,7 +150,7 @@ def test_it_measures_recommends_and_writes(
     results = Results.read(Path(".benchmarks/tune.json"))
     assert len(results.cells) == 3
     assert [one["setting"] for one in results.runs] == [
-        *("10 ms", "10 ms, 4 in flight"),
+        *("10 ms", "10 ms with 4 in flight"),
         *["10 ms"] * 5,
     ]
     assert results.runs[1]["why"] == "how many calls are slow"

@@ -147,7 +147,7 @@ def test_of_two_with_as_many_calls_the_one_with_fewer_in_flight() -> None:
     several = [cell(50, slots=2), cell(49.5), cell(49.5, slots=4), cell(48.5)]
     found = ask(several)
     assert (found.delay, found.max_in_flight) == (49.5, 1)
-    alike = "a delay of 49.5 ms, 4 in flight or 50 ms, 2 in flight makes as few"
+    alike = "a delay of 49.5 ms with 4 in flight or 50 ms with 2 in flight makes as few"
     assert alike.replace("makes", "make") in words(found)
     alone = ask([cell(50, slots=2), cell(48)])
     assert (alone.delay, alone.max_in_flight) == (50, 2)
@@ -238,11 +238,11 @@ def test_nothing_meets_the_budgets() -> None:
     age, calls = found.reasons[-2:]
     assert age == (
         "--budget-age 30 is at odds with the others: of what meets those, a delay of "
-        "50 ms comes nearest, with 51.1 ms of age (p99)"
+        "50 ms comes nearest: 51.1 ms of age (p99)"
     )
     assert calls == (
         "--budget-calls 30 is at odds with the others: of what meets those, a delay of "
-        "20 ms comes nearest, with 48.8 calls/s"
+        "20 ms comes nearest: 48.8 calls/s"
     )
     # What it names is what there is: with that, the budgets are met.
     assert ask(GRID, age=52, calls=30).meets
@@ -328,7 +328,7 @@ def test_a_delay_of_which_a_cycle_does_not_fit_the_memory_budget_is_out() -> Non
     assert (found.delay, found.binds) == (10, ["memory"])
     alone = ask(grid[1:], memory=2)
     assert (alone.meets, alone.delay) == (False, 100)
-    nearest = "--budget-memory 2: a delay of 100 ms comes nearest, with 3.0"
+    nearest = "--budget-memory 2: a delay of 100 ms comes nearest: 3.0"
     assert nearest in words(alone)
     assert ask(grid[1:], memory=3.1).meets
 

@@ -212,7 +212,7 @@ def test_budgets_that_nothing_meets_are_shown_by_what_was_measured() -> None:
     assert re.match("None of the . settings that were measured meets", found.sentence)
     measured = {str(one) for one in outcome.choices}
     age, calls = found.reasons[-2:]
-    at_odds = r"is at odds with the others: .* a delay of (.*) comes nearest, with (.*)"
+    at_odds = r"is at odds with the others: .* a delay of (.*) comes nearest: (.*)"
     for why, budget, least, most, unit in (
         (age, "--budget-age 40", 66, 70, "ms of age"),
         (calls, "--budget-calls 15", 24, 26, "calls/s"),

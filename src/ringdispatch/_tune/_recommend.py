@@ -20,6 +20,8 @@ from ._tried import LEAST_CAPACITY, Tried, tried
 SLOWER, SLOWER_MS = 0.2, 5.0
 # Choices whose calls differ by less, as a share, are alike.
 TIE = 0.02
+# By less than this share, calls differ by chance.
+NOISE = 0.005
 
 
 BUDGETS = ("age", "memory", "calls", "request")
@@ -143,7 +145,11 @@ def _recommend(
     best = best_of(fitting)
     found = _options(best, budgets, slowest)
     found.meets = True
-    fewer = [one for one in able if one.calls < best.calls and not limits.fits(one)]
+    fewer = [
+        one
+        for one in able
+        if one.calls < (1 - NOISE) * best.calls and not limits.fits(one)
+    ]
     found.binds = sorted({name for one in fewer for name in limits.missed_by(one)})
     found.reasons += _why(best, fitting, limits, len(seen))
     found.reasons += _why_not_fewer(fewer, budgets, limits)
@@ -326,7 +332,7 @@ def _at_odds(enough: Sequence[Tried], budgets: Budgets, limits: Budgets) -> list
         if getattr(least, name) > limit:
             why.append(
                 f"{_budget(name, budgets)}{odds} a delay of {least.choice} comes "
-                f"nearest, with {_amount(name, getattr(least, name))}"
+                f"nearest: {_amount(name, getattr(least, name))}"
             )
     return why or ["each setting that was measured misses two budgets or more"]
 

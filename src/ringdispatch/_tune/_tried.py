@@ -27,12 +27,13 @@ class Choice:
         return cls(setting.delay, setting.max_in_flight, setting.max_batch)
 
     def __str__(self) -> str:
-        words = f"{self.delay:g} ms"
+        options = []
         if self.max_in_flight > 1:
-            words += f", {self.max_in_flight} in flight"
+            options.append(f"{self.max_in_flight} in flight")
         if self.max_batch is not None:
-            words += f", batches of {self.max_batch:,}"
-        return words
+            options.append(f"batches of {self.max_batch:,}")
+        delay = f"{self.delay:g} ms"
+        return f"{delay} with {' and '.join(options)}" if options else delay
 
 
 @dataclass(frozen=True, slots=True)
