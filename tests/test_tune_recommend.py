@@ -218,6 +218,7 @@ def test_what_was_measured_often_enough_is_preferred() -> None:
     cells = [*[cell(50)] * 3, cell(100)]
     found = ask_for_three_runs(cells)
     assert found.delay == 50
+    assert "of 2 settings that were measured, 2 stay within" in words(found)
     assert ask(cells).delay == 100
     # Once and within the budget is better than often and beyond it.
     found = ask_for_three_runs([*cells[::-1], cell(20)], age=40)

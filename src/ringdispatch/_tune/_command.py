@@ -25,6 +25,7 @@ from ._check import check_function
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
+from ._outlook import outlook
 from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
@@ -415,6 +416,7 @@ def _tune(options: argparse.Namespace) -> None:
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
     results.runs = explored.rows
+    results.expected = outlook(found, explored.cells, size, _times(options))
     with _named(options.json):
         results.write(options.json)
     with _named(options.report):

@@ -131,8 +131,7 @@ def _recommend(
     limits = guarded(budgets, able)
     able = [one for one in able if one.runs] or able
     enough = [one for one in able if one.runs >= least_runs] or able
-    fitting = [one for one in enough if limits.fits(one)]
-    fitting = fitting or [one for one in able if limits.fits(one)]
+    fitting = [one for one in able if limits.fits(one)]
     if not fitting:
         best = min(enough, key=lambda one: (limits.excess(one), one.calls))
         found = _options(best, budgets, slowest)
@@ -142,7 +141,7 @@ def _recommend(
         )
         found.reasons += _at_odds(enough, budgets, limits)
         return found
-    best = best_of(fitting)
+    best = best_of([one for one in enough if one in fitting] or fitting)
     found = _options(best, budgets, slowest)
     found.meets = True
     fewer = [
@@ -289,7 +288,7 @@ def _why(
     alike = [
         str(one.choice)
         for one in fitting
-        if one is not best and one.calls <= best.calls * (1 + TIE)
+        if one is not best and abs(one.calls - best.calls) <= TIE * best.calls
     ]
     if alike:
         makes = "makes" if len(alike) == 1 else "make"
