@@ -153,6 +153,10 @@ def test_it_measures_recommends_and_writes(
         *("10 ms", "10 ms with 4 in flight"),
         *["10 ms"] * 5,
     ]
+    assert {one.setting.rate for one in results.expected} == {1000, 5000}
+    assert {one.setting.max_in_flight for one in results.expected} == {1}
+    drawn = [one.setting.delay for one in results.expected]
+    assert (min(drawn), max(drawn)) == (2, 200)
     assert results.runs[1]["why"] == "how many calls are slow"
     assert all(one["calls/s"] > 50 for one in results.runs)
     assert all(cell.predicted for cell in results.cells)
@@ -170,6 +174,23 @@ def test_it_measures_recommends_and_writes(
     assert "age 60.0" in page
     assert "The runs, in their order" in page
     assert "as good as hoped, run 3" in page
+
+
+def test_where_the_time_is_up_it_says_so(
+    capsys: pytest.CaptureFixture[str],
+    orders: list[tuple[Setting, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed = property(lambda bars: 10.0 * len(orders))
+    monkeypatch.setattr(_command._Bars, "passed", passed)
+    words = "service:send --seconds 1 --budget-age 60 --minutes"
+    status, out, err = run(capsys, *words.split(), "0.5")
+    assert (status, err) == (0, "")
+    assert len(orders) == 3
+    said = " ".join(out.split())
+    assert "--minutes 0.5: the time was up before the search had ended" in said
+    orders.clear()
+    assert "the time was up" not in run(capsys, *words.split(), "5")[1]
 
 
 @pytest.mark.parametrize(("width", "spared"), [(100, 0), (80, 2), (62, 4)])

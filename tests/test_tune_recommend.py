@@ -124,6 +124,14 @@ def test_a_budget_that_rules_nothing_out_does_not_bind() -> None:
     assert "binds" not in words(found)
 
 
+def test_a_budget_does_not_bind_by_chance() -> None:
+    late = cell(50, slots=2, age_p99=70.0, calls_per_second=19.6)
+    grid = [cell(50, calls_per_second=19.65), late]
+    assert ask(grid, age=60).binds == []
+    late = cell(50, slots=2, age_p99=70.0, calls_per_second=19.4)
+    assert ask([grid[0], late], age=60).binds == ["age"]
+
+
 def test_fewer_calls_that_no_budget_of_calls_asks_for_are_still_better() -> None:
     assert ask(GRID, calls=60).delay == ask(GRID).delay == 100
 

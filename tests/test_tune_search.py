@@ -11,7 +11,7 @@ import pytest
 
 from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
 from ringdispatch._tune._recording import Ages, Calls, Recorded
-from ringdispatch._tune._replay import arrivals_of, pooled, run
+from ringdispatch._tune._replay import Run, arrivals_of, pooled, run
 from ringdispatch._tune._results import Measured, Setting
 from ringdispatch._tune._search import RUNS, Search, Trial
 from ringdispatch._tune._sink import Sink
@@ -51,8 +51,13 @@ def measure(setting: Setting, times: Times, seed: int, request: float) -> Measur
     assert setting.rate is not None
     service = Service(times, random.Random(seed))
     due = arrivals_of(setting.rate, setting.seconds, 1_000 + seed)
-    one = run(setting, service, due, seed)
-    said, calls = pooled([one]), service.calls
+    return figures(setting, run(setting, service, due, seed), service.calls, request)
+
+
+def figures(setting: Setting, one: Run, calls: Calls, request: float) -> Measured:
+    """What a run would have measured."""
+    assert setting.rate is not None
+    said = pooled([one])
     return Measured(
         rate=setting.rate,
         held=True,
@@ -230,6 +235,26 @@ def test_a_setting_that_slows_requests_down_is_out() -> None:
     assert slow.delay is not None
     assert slow.delay < 50
     assert slow.binds == ["request"]
+
+
+def test_recorded_arrivals_are_searched_for_as_they_are() -> None:
+    """In bursts, with which a batch is no larger than the burst."""
+    times = [1_000.0 * burst + 0.1 * one for burst in range(20) for one in range(100)]
+    load = [Setting(len(times) / 20, 0.0, None, seconds=20.0)]
+    search = Search(load, Budgets(age=50.0), entry_bytes=300, arrivals=times)
+    for run_number in range(MOST_TRIALS):
+        trial = search.next()
+        if trial is None:
+            break
+        assert trial.setting.seconds == 20.0
+        service = Service(SINKS["jitter"], random.Random(run_number))
+        one = run(trial.setting, service, times, run_number)
+        search.add(trial.setting, figures(trial.setting, one, service.calls, 0.0))
+    else:
+        pytest.fail("the search did not end")
+    found = recommend(search.cells, search.budgets, entry_bytes=300, least_runs=RUNS)
+    assert found.meets
+    assert found.costs["calls"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_run_is_long_enough_for_a_percentile() -> None:
