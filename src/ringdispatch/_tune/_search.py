@@ -190,16 +190,19 @@ class _Round:
 
     def _at_odds(self) -> Trial | None:
         """Nothing meets the budgets: measure the least of each with the other met."""
-        why = "the youngest entries with the calls met"
-        wanted = [("age", self._youngest(), why)]
-        if self.limits.calls < inf:
-            why = "the fewest calls with the age met"
-            wanted.append(("calls", self._proposal(inf), why))
-        for name, found, why in wanted:
-            if found is not None and self._is_new(name, found):
-                known = self._known(found.choice, NEAR)
-                return self._run(known.choice if known else found.choice, why)
+        found = self._youngest()
+        if found is not None and self._is_new("age", found):
+            return self._nearest(found, "the youngest entries with the calls met")
+        if self.limits.calls == inf:
+            return None
+        found = self._proposal(inf)
+        if found is not None and self._is_new("calls", found):
+            return self._nearest(found, "the fewest calls with the age met")
         return None
+
+    def _nearest(self, found: Proposal, why: str) -> Trial:
+        known = self._known(found.choice, NEAR)
+        return self._run(known.choice if known else found.choice, why)
 
     def _is_new(self, name: str, found: Proposal) -> bool:
         """Whether a proposal promises less of a budget than was measured."""
@@ -259,11 +262,15 @@ class _Round:
         Of two alike it is the one with fewer calls in flight.
         """
         for several in (SLOTS, MORE_SLOTS):
-            found = [
-                one
-                for slots in several
-                if (one := self._longest(slots, most_calls)) is not None
-            ]
+            found: list[Proposal] = []
+            for slots in several:
+                # With the longest delay it makes the fewest calls.
+                least = self.forecast.calls(Choice(self.search.longest, slots))
+                if found and found[0].calls <= (1 + TIE) * least:
+                    continue
+                one = self._longest(slots, most_calls)
+                if one is not None:
+                    found.append(one)
             if found:
                 fewest = min(one.calls for one in found)
                 return next(one for one in found if one.calls <= (1 + TIE) * fewest)
