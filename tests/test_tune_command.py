@@ -138,7 +138,7 @@ def test_it_measures_recommends_and_writes(
     assert out.count("replay") == 3
     words = " ".join(out.split())
     assert "Set ms_delay=10, capacity=1024" in words
-    assert "--delays 100: not tried, as with a timer's lateness that is beyond" in words
+    assert "--delays 100: not tried, as an entry that waits so long" in words
     assert "\x1b" not in out
     settings = [setting for setting, _ in orders]
     assert {one.capacity for one in settings} == {9000}

@@ -188,8 +188,8 @@ def _left_out(
     old = [f"{one:g}" for one in options.delays or () if one + LATE > budgets.age]
     if old:
         why.append(
-            f"--delays {','.join(old)}: not tried, as with a timer's lateness that is "
-            f"beyond --budget-age {budgets.age:g}"
+            f"--delays {','.join(old)}: not tried, as an entry that waits so long, and "
+            f"for a late timer, is older than --budget-age {budgets.age:g}"
         )
     if not whole:
         why.append(
