@@ -258,6 +258,12 @@ def test_nothing_meets_the_budgets() -> None:
     assert ask(GRID, age=30, calls=50).meets
 
 
+def test_the_nearest_is_named_however_often_it_was_measured() -> None:
+    found = ask_for_three_runs([*[cell(100)] * 3, cell(50)], age=40)
+    assert (found.meets, found.delay) == (False, 50)
+    assert "a delay of 50 ms comes nearest" in words(found)
+
+
 def test_two_budgets_that_are_missed_at_once_are_both_to_be_raised() -> None:
     found = ask([cell(50)], age=30, calls=15)
     assert not found.meets

@@ -130,18 +130,18 @@ def _recommend(
         return _saturated(seen[-1], slowest)
     limits = guarded(budgets, able)
     able = [one for one in able if one.runs] or able
-    enough = [one for one in able if one.runs >= least_runs] or able
     fitting = [one for one in able if limits.fits(one)]
     if not fitting:
-        best = min(enough, key=lambda one: (limits.excess(one), one.calls))
+        best = min(able, key=lambda one: (limits.excess(one), one.calls))
         found = _options(best, budgets, slowest)
         found.sentence = (
             f"None of the {len(seen)} settings that were measured meets the budgets. "
             f"The nearest: {found.sentence}"
         )
-        found.reasons += _at_odds(enough, budgets, limits)
+        found.reasons += _at_odds(able, budgets, limits)
         return found
-    best = best_of([one for one in enough if one in fitting] or fitting)
+    often = [one for one in fitting if one.runs >= least_runs]
+    best = best_of(often or fitting)
     found = _options(best, budgets, slowest)
     found.meets = True
     fewer = [
@@ -317,14 +317,14 @@ def _why_not_fewer(
     return why
 
 
-def _at_odds(enough: Sequence[Tried], budgets: Budgets, limits: Budgets) -> list[str]:
+def _at_odds(measured: Sequence[Tried], budgets: Budgets, limits: Budgets) -> list[str]:
     """For each budget the least that was measured of it where the others are met."""
     several = len(budgets.given) > 1
     odds = " is at odds with the others: of what meets those," if several else ":"
     why = []
     for name, limit in limits.given.items():
         others = replace(limits, **{name: inf})
-        able = [one for one in enough if not others.missed_by(one)]
+        able = [one for one in measured if not others.missed_by(one)]
         if not able:
             continue
         least = min(able, key=lambda one: getattr(one, name))
