@@ -2,7 +2,7 @@
 
     python benchmarks/replay_check.py [--check] [--quick] [--function http]
 
-Five dispatch functions (replay_sinks.py) at three rates, with five delays and up to
+Five dispatch functions (sinks.py) at three rates, with five delays and up to
 four calls at once, below saturation. Each is predicted from the calls of one other run:
 of 50 ms and one call at a time at that rate. `--check` exits with 1 where a figure is
 off by more than its limit. All of it takes half an hour, `--quick` three minutes.
@@ -99,7 +99,7 @@ def settings(function: str, *, quick: bool) -> Iterator[Setting]:
 
 def measured(function: str, setting: Setting, seed: int) -> Measured:
     """Measure a setting."""
-    return measure_apart(setting, seed=seed, target=f"replay_sinks:{function}")
+    return measure_apart(setting, seed=seed, target=f"sinks:{function}")
 
 
 def recorded(function: str, rate: float) -> Calls:

@@ -148,7 +148,7 @@ def test_a_column_is_played_and_drawn(
     assert (status, err) == (0, "")
     assert "log.csv, column time: 100 times in 4.95 s, taken for seconds by" in out
     assert "the busiest 0.2 s are played" in out
-    assert out.index("the busiest") < out.index("run 1 of 3")
+    assert out.index("the busiest") < out.index("run 1: 10 ms at 2")
     assert "Set ms_delay=10" in out
     results = Results.read(Path(".benchmarks/tune.json"))
     assert "log.csv, column time" in results.machine["arrivals"]

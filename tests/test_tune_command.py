@@ -132,23 +132,33 @@ def test_it_measures_recommends_and_writes(
         *("--budget-age", "60", "--seed", "7"),
     )
     assert (status, err) == (0, "")
-    assert "run 12 of 12: 5,000 entries/s, 100 ms" in out
-    assert out.count("model") == 4
+    assert "run 1: 10 ms at 5,000/s: how long large batches take" in out
+    assert "run 2: 10 ms with 4 in flight at 5,000/s: how many calls are slow" in out
+    assert "run 7: 10 ms at 1,000/s: as good as hoped, run 3" in out
+    assert out.count("replay") == 3
     words = " ".join(out.split())
     assert "Set ms_delay=10, capacity=1024" in words
-    assert "the age budget binds" in words
+    assert "--delays 100: not tried, as an entry that waits so long" in words
     assert "\x1b" not in out
-    settings = {setting for setting, _ in orders}
-    assert len(orders) == 12
-    assert settings == {
-        Setting(rate, delay, None, capacity=9000, seconds=2)
-        for rate in (1000, 5000)
-        for delay in (10, 100)
-    }
-    assert len({order["seed"] for _, order in orders}) == 3
+    settings = [setting for setting, _ in orders]
+    assert {one.capacity for one in settings} == {9000}
+    assert min(one.seconds for one in settings) == 2
+    searched = [one.rate for one in settings if one.max_in_flight == 1]
+    assert sorted(searched) == [1000] * 3 + [5000] * 3  # type: ignore[type-var]
+    assert len({order["seed"] for _, order in orders}) == len(orders) == 7
     assert {order["target"] for _, order in orders} == {"service:send"}
     results = Results.read(Path(".benchmarks/tune.json"))
-    assert len(results.cells) == 4
+    assert len(results.cells) == 3
+    assert [one["setting"] for one in results.runs] == [
+        *("10 ms", "10 ms with 4 in flight"),
+        *["10 ms"] * 5,
+    ]
+    assert {one.setting.rate for one in results.expected} == {1000, 5000}
+    assert {one.setting.max_in_flight for one in results.expected} == {1}
+    drawn = [one.setting.delay for one in results.expected]
+    assert (min(drawn), max(drawn)) == (2, 200)
+    assert results.runs[1]["why"] == "how many calls are slow"
+    assert all(one["calls/s"] > 50 for one in results.runs)
     assert all(cell.predicted for cell in results.cells)
     assert results.recommendation is not None
     assert results.recommendation["delay"] == 10
@@ -162,9 +172,28 @@ def test_it_measures_recommends_and_writes(
     assert "service:send" in page
     assert "samples.json" in page
     assert "age 60.0" in page
+    assert "The runs, in their order" in page
+    assert "as good as hoped, run 3" in page
 
 
-@pytest.mark.parametrize(("width", "spared"), [(100, 0), (80, 1), (58, 3)])
+def test_where_the_time_is_up_it_says_so(
+    capsys: pytest.CaptureFixture[str],
+    orders: list[tuple[Setting, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed = property(lambda bars: 10.0 * len(orders))
+    monkeypatch.setattr(_command._Bars, "passed", passed)
+    words = "service:send --seconds 1 --budget-age 60 --minutes"
+    status, out, err = run(capsys, *words.split(), "0.5")
+    assert (status, err) == (0, "")
+    assert len(orders) == 3
+    said = " ".join(out.split())
+    assert "--minutes 0.5: the time was up before the search had ended" in said
+    orders.clear()
+    assert "the time was up" not in run(capsys, *words.split(), "5")[1]
+
+
+@pytest.mark.parametrize(("width", "spared"), [(100, 0), (80, 2), (62, 4)])
 def test_a_narrow_terminal_crops_no_figure(width: int, spared: int) -> None:
     setting = Setting(12_345.0, 100.0, None)
     measured = as_predicted(setting, on_progress=lambda share: None)
@@ -198,9 +227,9 @@ def test_a_terminal_shows_bars_instead_of_a_line_for_each_run(
     status, out, err = run(capsys, "--dry", "5", "--delays", "10")
     assert (status, err) == (0, "")
     assert len(orders) == 3
-    assert "in all" in out
-    assert "100%" in out
-    assert "run 1 of 3" not in out
+    assert "in all, at most" in out
+    assert "10 ms at 1,000/s: the replay says" in out
+    assert "run 1" not in out
 
 
 def test_budgets_that_do_not_contradict_are_taken(
@@ -273,7 +302,7 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --seconds inf", "--seconds: 'inf': must be a number of seconds"),
     (
         "service:send --rate 1.5",
-        "--rate 1.5 and --seconds 3 make fewer than 30 entries",
+        "--rate 1.5 and --seconds 5 make fewer than 30 entries",
     ),
     ("service:send --rate 1.5", "too few to measure: give it --seconds 20"),
     ("service:send --rate 1 --rate 9e3 --seconds .3", "give it --seconds 30"),
@@ -287,6 +316,26 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --budget-age=-5", "--budget-age: '-5': must be a number"),
     ("service:send --budget-memory 0", "--budget-memory: '0': must be a number"),
     ("service:send --budget-calls x", "--budget-calls: 'x': must be a number"),
+    ("service:send --budget-request 0", "--budget-request: '0': must be a number"),
+    ("service:send --budget-request inf", "must be a number of milliseconds > 0"),
+    ("service:send --minutes 0", "--minutes: '0': must be a number of minutes > 0"),
+    (
+        "service:send --minutes .1",
+        "--minutes 0.1: is too short to learn how long calls",
+    ),
+    (
+        "service:send --minutes .1",
+        "give it --minutes 0.3, or shorter runs by --seconds",
+    ),
+    ("service:send --minutes .5 --seconds 30", "give it --minutes 1."),
+    (
+        "service:send --budget-age 10 --delays 10,100",
+        "--budget-age 10 and --delays contradict: an entry may wait the whole delay",
+    ),
+    (
+        "service:send --budget-age 10.3 --delays 10",
+        "try --delays 5.15, or leave it out",
+    ),
     (
         "service:send --budget-age 5 --delays 10,100",
         "--budget-age 5 and --delays contradict: an entry may wait the whole delay",
@@ -428,12 +477,12 @@ def test_calls_that_fail_are_in_table_page_and_advice(
     monkeypatch.setattr(_command, "measure_apart", measure)
     status, out, err = run(capsys, "--dry", "0", "--delays", "10,100")
     assert (status, err) == (0, "")
-    assert out.count("420 failed") == 2
+    assert out.count("420 failed") == 1  # three runs of the only setting
     words = " ".join(out.split())
     assert "5.0% of calls failed (ConnectionError: reset by <peer>)" in words
-    assert "840 entries lost; a retry belongs into the dispatch function" in words
+    assert "420 entries lost; a retry belongs into the dispatch function" in words
     page = Path(".benchmarks/tune.html").read_text()
-    assert "840 entries lost" in page
+    assert "420 entries lost" in page
     assert ">lost by it<" in page
     assert ">420<" in page
 
@@ -507,7 +556,7 @@ def test_what_nohup_has_ignored_stays_ignored() -> None:
         [sys.executable, "-c", ignoring, *words], stdout=subprocess.PIPE, text=True
     ) as tuner:
         assert tuner.stdout is not None
-        assert tuner.stdout.readline().startswith("run 1 of 3")
+        assert tuner.stdout.readline().startswith("run 1: 9 ms at 300/s: the replay")
         tuner.send_signal(signal.SIGHUP)
         assert "Set ms_delay=9" in tuner.stdout.read()
         assert tuner.wait(60) == 0
@@ -522,7 +571,9 @@ def test_help_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
         "--rate",
         "--entry",
         "--delays",
+        "--minutes",
         "--budget-age",
+        "--budget-request",
         "--dry",
         "--report",
     ):

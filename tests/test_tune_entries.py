@@ -118,7 +118,7 @@ def test_a_child_that_the_function_leaves_behind_is_ended(here: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no signal to end it by")
 def test_to_end_the_tuner_ends_what_it_measures(here: Path) -> None:
     pytest.importorskip("rich")
-    words = ("tune", "users_own:says_who", "--seconds", "300", "--delays", "10")
+    words = ("tune", "users_own:says_who", "--seconds", "300", "--minutes", "60")
     with subprocess.Popen([sys.executable, "-m", "ringdispatch", *words]) as tuner:
         deadline = time.monotonic() + 60
         while not Path("pid").exists():

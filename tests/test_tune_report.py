@@ -15,6 +15,7 @@ from ringdispatch._tune._plots import Axis, Line, LinePlot, Point, apart, spread
 from ringdispatch._tune._report import TEMPLATES, page, write
 from ringdispatch._tune._results import (
     Cell,
+    Expected,
     Measured,
     Memory,
     Moment,
@@ -296,6 +297,29 @@ def test_with_one_delay_there_are_no_charts_of_one_dot() -> None:
     text = page(results)
     assert "One delay was tried" not in Page(text).text
     assert len([one for one in plots(text) if one.get("role") == "img"]) == 8 + 3
+
+
+def test_other_delays_are_drawn_dashed_from_their_replay(tmp_path: Path) -> None:
+    measured = cell(100, 97, None, max_in_flight=2)
+    learned = [cell(100, delay, None) for delay in (90, 91)]
+    results = Results("tune", {}, cells=[measured, *learned])
+    said = measured.predicted
+    assert said is not None
+    results.expected = [
+        Expected(replace(measured.setting, delay=delay), said)
+        for delay in (2.0, 20.0, 200.0)
+    ]
+    text = page(results)
+    assert "Dashed: what the replay says of other delays" in Page(text).text
+    first = next(one for one in plots(text) if one.get("role") == "img")
+    [path] = [
+        one.get("d", "") for one in first.iter() if one.get("class") == "line predicted"
+    ]
+    assert path.count("L") == 3  # with the measured one, four points
+    assert "97 ms" in (first.get("aria-label") or "")
+    assert "90 ms" not in (first.get("aria-label") or "")
+    results.write(tmp_path / "results.json")
+    assert Results.read(tmp_path / "results.json").expected == results.expected
 
 
 def test_a_sink_that_was_tried_with_one_delay_has_no_panel() -> None:

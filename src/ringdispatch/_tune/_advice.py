@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 
-from ._candidates import ASSUMED_NOISE
 from ._model import MIB, errors
 from ._results import Cell, Measured, Results
 
@@ -15,6 +14,8 @@ FEW = 3.0
 # A prediction that is too low by this share is a sign of other work on the machine.
 DISTURBED = 0.25
 
+# Of a figure, as a share: repeats of a cell differ by as much.
+ASSUMED_NOISE = 0.2
 # Milliseconds, of requests: of the published figures, the grain is a timer's.
 GRAIN = 1.0
 # Cores: what the probes take without a load is subtracted; it varies by this much.

@@ -12,20 +12,21 @@ from ._entries import LAYOUTS
 from ._load import FEWEST_ENTRIES
 from ._machine import memory
 from ._model import MIB, fixed_bytes
-from ._recommend import Budgets
+from ._recommend import BUDGETS, Budgets
 from ._results import Setting
+from ._search import LATE
 
 DESCRIPTION = """\
-Run your own dispatch function under open-loop load with several delays, and recommend
-ms_delay, capacity and max_batch for it."""
+Run your own dispatch function under open-loop load with the settings that promise to
+meet your limits, and recommend the one with the fewest calls."""
 EPILOG = """\
-example: python -m ringdispatch tune shop.logs:send --rate 2000 --entry samples.json
+example: python -m ringdispatch tune shop.logs:send --rate 2000 --budget-age 100
 docs/tuning.md says how to read the result."""
 
-# Runs of each setting, to separate differences from noise.
-REPEATS = 3
 # Of load in each run, and of recorded arrivals: bursts take more.
-SECONDS, RECORDED_SECONDS = 3.0, 10.0
+SECONDS, RECORDED_SECONDS = 5.0, 10.0
+# For the whole search.
+MINUTES = 5.0
 # Milliseconds: timers of an event loop are no finer, so no entry is sure to be younger.
 LEAST_AGE = 1.0
 MOST_CAPACITY = 100_000_000
@@ -140,8 +141,15 @@ def _add_load(add: Callable[..., object]) -> None:
         "--seconds",
         type=_amount("seconds"),
         metavar="S",
-        help=f"of load, for each of the {REPEATS} runs of a setting (default: "
-        f"{SECONDS:g}; of recorded arrivals the busiest {RECORDED_SECONDS:g})",
+        help=f"of load in a run, at least (default: {SECONDS:g}; of recorded arrivals "
+        f"the busiest {RECORDED_SECONDS:g})",
+    )
+    add(
+        "--minutes",
+        type=_amount("minutes"),
+        default=MINUTES,
+        metavar="M",
+        help=f"for the whole search, at most (default: {MINUTES:g})",
     )
     add(
         "--dry",
@@ -178,9 +186,8 @@ def _add_dispatcher(add: Callable[..., object]) -> None:
     add(
         "--delays",
         type=_delays,
-        default=[10.0, 20.0, 50.0, 100.0],
         metavar="MS,MS",
-        help="the delays to try, milliseconds (default: 10,20,50,100)",
+        help="the only delays to try, milliseconds (default: any)",
     )
     add(
         "--layout",
@@ -215,6 +222,13 @@ def _add_budgets(add: Callable[..., object]) -> None:
         type=_amount("calls a second"),
         metavar="N",
         help="how many calls of the dispatch function a second",
+    )
+    add(
+        "--budget-request",
+        type=_amount("milliseconds"),
+        metavar="MS",
+        help="how long requests on the same loop may take (99th percentile; default: "
+        "5 ms more than with the fastest setting)",
     )
 
 
@@ -283,21 +297,28 @@ def check(options: argparse.Namespace) -> Budgets:
             f"fewer than {FEWEST_ENTRIES} entries, too few to measure: give "
             f"it --seconds {math.ceil(FEWEST_ENTRIES / options.rate[0])}"
         )
-    budgets = Budgets(options.budget_age, options.budget_memory, options.budget_calls)
-    if budgets.age is not None and budgets.age < LEAST_AGE:
+    budgets = Budgets(
+        **{
+            name: value
+            for name in BUDGETS
+            if (value := getattr(options, f"budget_{name}")) is not None
+        }
+    )
+    if budgets.age < LEAST_AGE:
         raise UsageError(
             f"--budget-age {budgets.age:g}: must be {LEAST_AGE:g} ms or more: the "
             "timers of an event loop, which end a delay, are no finer"
         )
-    if budgets.age is not None and budgets.age < options.delays[0]:
+    if options.delays is not None and budgets.age < options.delays[0] + LATE:
         raise UsageError(
             f"--budget-age {budgets.age:g} and --delays contradict: an entry may wait "
-            f"the whole delay, and the shortest is {options.delays[0]:g} ms; "
-            f"try --delays {budgets.age / 2:g}"
+            f"the whole delay and a timer's lateness, and the shortest is "
+            f"{options.delays[0]:g} ms; try --delays {budgets.age / 2:g}, or leave it "
+            "out"
         )
     # Recorded arrivals may pause: that takes fewer calls.
     drawn = options.recorded is None
-    if drawn and budgets.age is not None and budgets.calls is not None:
+    if drawn and budgets.age < math.inf and budgets.calls < math.inf:
         gap = 1000 / options.rate[-1]
         least = 990 / (budgets.age + gap)  # one entry in a hundred may be older
         if budgets.calls < least:

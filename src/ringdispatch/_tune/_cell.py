@@ -326,6 +326,11 @@ def _ages(
 # ---- in a process of its own
 
 
+def expected_seconds(setting: Setting) -> float:
+    """How long a measurement takes, with all that is not load."""
+    return setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
+
+
 def measure_apart(
     setting: Setting,
     *,
@@ -357,7 +362,7 @@ def measure_apart(
         "entry": entry,
         "arrivals": arrivals and str(arrivals),
     }
-    expected = setting.seconds + setting.delay / 1000 + _OTHER_SECONDS
+    expected = expected_seconds(setting)
     ended = run_apart("ringdispatch._tune._cell", order, expected, on_progress)
     if not ended.lines:
         raise CellError(

@@ -3,12 +3,14 @@
 import argparse
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,16 +18,19 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ._arguments import REPEATS, UsageError, check, check_memory, parser
+from ._arguments import UsageError, check, check_memory, parser
 from ._arrivals import Arrivals
-from ._cell import measure_apart
+from ._cell import expected_seconds, measure_apart
 from ._check import check_function
 from ._entries import CellError, entry_bytes, load_entries, one_line
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
+from ._outlook import outlook
 from ._recommend import Budgets, Recommendation, recommend
 from ._report import write
 from ._results import Cell, Measured, Predicted, Results, Setting
+from ._search import LATE, RUNS, Search
+from ._tried import Choice
 
 # A producer that was disturbed once gets another try.
 TRIES = 2
@@ -38,10 +43,10 @@ NO_TERMINAL_WIDTH = 100
 class _Bars:
     """Progress: bars on a terminal, else a line for each run."""
 
-    def __init__(self, console: Console, runs: int) -> None:
+    def __init__(self, console: Console, seconds: float) -> None:
         self._console = console
-        self._runs = runs
-        self._done = 0
+        self._began = time.monotonic()
+        self._runs = 0
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,7 +55,7 @@ class _Bars:
             console=console,
             disable=not console.is_terminal,
         )
-        self._all = self._bars.add_task("in all", total=runs)
+        self._all = self._bars.add_task("in all, at most", total=seconds)
         self._one = self._bars.add_task("", total=1.0)
 
     @contextmanager
@@ -61,19 +66,20 @@ class _Bars:
 
     def begin(self, words: str) -> None:
         """Begin a run."""
+        self._runs += 1
         self._bars.reset(self._one, description=words)
         if not self._console.is_terminal:
-            self._console.print(f"run {self._done + 1} of {self._runs}: {words}")
+            self._console.print(f"run {self._runs}: {words}", highlight=False)
 
     def advance(self, share: float) -> None:
         """Show what share of the run has passed."""
         self._bars.update(self._one, completed=share)
-        self._bars.update(self._all, completed=self._done + share)
+        self._bars.update(self._all, completed=self.passed)
 
-    def end(self) -> None:
-        """End the run."""
-        self._done += 1
-        self._bars.update(self._all, completed=self._done)
+    @property
+    def passed(self) -> float:
+        """Seconds since the first run began."""
+        return time.monotonic() - self._began
 
 
 def _entry_bytes(options: argparse.Namespace) -> float:
@@ -104,53 +110,120 @@ def _as_file(arrivals: Arrivals | None) -> Iterator[Path | None]:
         yield path
 
 
-def _measure_all(options: argparse.Namespace, console: Console) -> list[Cell]:
-    """Measure the settings in turns, so that a disturbance is not one delay's."""
-    settings = [
+@dataclass(slots=True)
+class _Explored:
+    """The runs of a search, why each was made, and whether there was time for all."""
+
+    cells: list[Cell]
+    whys: list[str] = field(default_factory=list)
+    whole: bool = True
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row of a table for each run."""
+        return [
+            {
+                "setting": str(Choice.of(cell.setting)),
+                "why": why,
+                "entries/s": round(cell.measured.rate),
+                "calls/s": cell.measured.calls_per_second,
+                "age p99, ms": cell.measured.age_p99,
+                "request p99, ms": cell.measured.request_p99,
+                "dropped": cell.measured.dropped,
+            }
+            for cell, why in zip(self.cells, self.whys, strict=True)
+        ]
+
+
+def _explore(
+    options: argparse.Namespace, budgets: Budgets, size: float, console: Console
+) -> _Explored:
+    """Measure what the search asks for, as long as there is time."""
+    load = [
         Setting(
             rate=rate,
-            delay=delay,
+            delay=0.0,
             sink=options.dry,
             layout=options.layout,
             capacity=options.capacity,
             seconds=options.seconds,
         )
         for rate in options.rate
-        for delay in options.delays
     ]
-    bars = _Bars(console, REPEATS * len(settings))
-    cells = []
+    search = Search(load, budgets, size, options.delays, _times(options))
+    explored = _Explored(search.cells)
+    seconds = 60 * options.minutes
+    bars = _Bars(console, seconds)
     with _as_file(options.recorded) as arrivals, bars.shown():
-        for repeat in range(REPEATS):
-            for setting in settings:
-                rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
-                bars.begin(f"{rate} entries/s, {setting.delay:g} ms")
-                measured = _measure(setting, options, repeat, bars, arrivals)
-                cells.append(Cell(setting, measured))
-                bars.end()
-    return cells
+        while (trial := search.next()) is not None:
+            setting = trial.setting
+            expected = expected_seconds(setting)
+            if not search.cells:
+                _check_minutes(options, (search.learning + len(load)) * expected)
+            elif bars.passed + expected > seconds:
+                explored.whole = False
+                break
+            rate = format(setting.rate, ",.1f" if arrivals else ",.12g")
+            bars.begin(f"{Choice.of(setting)} at {rate}/s: {trial.why}")
+            run = len(search.cells)
+            search.add(setting, _measure(setting, options, run, bars, arrivals))
+            explored.whys.append(trial.why)
+    return explored
+
+
+def _check_minutes(options: argparse.Namespace, least: float) -> None:
+    if 60 * options.minutes < least:
+        raise UsageError(
+            f"--minutes {options.minutes:g}: is too short to learn how long calls take "
+            "and to measure one setting: give it --minutes "
+            f"{math.ceil(least / 6) / 10:g}, or shorter runs by --seconds"
+        )
+
+
+def _left_out(
+    options: argparse.Namespace, budgets: Budgets, *, whole: bool
+) -> list[str]:
+    """What was not measured, and why."""
+    why = []
+    old = [f"{one:g}" for one in options.delays or () if one + LATE > budgets.age]
+    if old:
+        why.append(
+            f"--delays {','.join(old)}: not tried, as an entry that waits so long, and "
+            f"for a late timer, is older than --budget-age {budgets.age:g}"
+        )
+    if not whole:
+        why.append(
+            f"--minutes {options.minutes:g}: the time was up before the search had "
+            "ended; more may find fewer calls"
+        )
+    return why
+
+
+def _times(options: argparse.Namespace) -> list[float] | None:
+    """When recorded entries arrived, milliseconds."""
+    played: Arrivals | None = options.recorded
+    return None if played is None else [1e3 * time for time in played.times]
 
 
 def _predicted(
     options: argparse.Namespace, cells: Sequence[Cell], size: float
 ) -> list[Cell]:
     """The cells, each with what is predicted for the same arrivals."""
-    played: Arrivals | None = options.recorded
-    times = None if played is None else [1e3 * time for time in played.times]
+    times = _times(options)
     return [with_prediction(one.setting, one.measured, size, times) for one in cells]
 
 
 def _measure(
     setting: Setting,
     options: argparse.Namespace,
-    repeat: int,
+    run: int,
     bars: _Bars,
     arrivals: Path | None,
 ) -> Measured:
     for attempt in range(TRIES):
         measured = measure_apart(
             setting,
-            seed=options.seed + repeat + REPEATS * attempt,
+            seed=options.seed + TRIES * run + attempt,
             target=options.target if options.dry is None else None,
             entry=options.entry,
             arrivals=arrivals,
@@ -191,6 +264,7 @@ def _less(reached: float) -> float:
 HEADS = (
     "entries\na second",
     "delay\nms",
+    "in\nflight",
     "entries\na batch",
     "calls\na second",
     "age p50\nms",
@@ -203,7 +277,7 @@ HEADS = (
 
 
 # Columns that a narrow terminal leaves out, the least needed first.
-SPARED = ("age p50\nms", "most\npending", "entries\na batch")
+SPARED = ("age p50\nms", "most\npending", "entries\na batch", "\nMiB")
 UNBOUNDED = 10_000
 
 
@@ -218,6 +292,7 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
         row = (
             f"{seen.rate:,.0f}",
             f"{cell.setting.delay:g}",
+            f"{cell.setting.max_in_flight}",
             *_figures(seen),
             f"{seen.rss_growth / MIB:.1f}",
             f"{seen.request_p99:.1f}",
@@ -225,7 +300,15 @@ def _table(cells: Sequence[Cell], spared: Sequence[str] = ()) -> Table:
         )
         table.add_row(*compress(row, shown))
         if said is not None:
-            row = ("", "model", *_figures(said), f"{said.memory / MIB:.1f}", "", "")
+            row = (
+                "",
+                "replay",
+                "",
+                *_figures(said),
+                f"{said.memory / MIB:.1f}",
+                "",
+                "",
+            )
             table.add_row(*compress(row, shown), style="cyan", end_section=True)
     return table
 
@@ -286,14 +369,13 @@ def _results(
 ) -> Results:
     dry = options.dry
     stand_in = None if dry is None else f"none: a stand-in that takes {dry:g} ms"
-    affordable = {name: one for name, one in asdict(budgets).items() if one is not None}
     measured = {
         "dispatch_function": stand_in or options.target,
         "entries": options.entry or "dicts or rows of four fields",
         "arrivals": _arrivals_in_words(options),
         "layout": options.layout,
         "capacity": options.capacity,
-        "budgets": affordable or "none",
+        "budgets": budgets.given or "none",
     }
     machine = describe(seed=options.seed, mode="tune")
     results = Results("tune", measured | machine, cells=cells)
@@ -327,11 +409,14 @@ def _tune(options: argparse.Namespace) -> None:
     if options.recorded is not None:
         console.print(options.recorded.read, highlight=False)
         console.print(options.recorded.played, highlight=False)
-    repeats = _measure_all(options, console)
-    found = recommend(repeats, budgets, entry_bytes=size)
-    cells = _predicted(options, merged(repeats), size)
+    explored = _explore(options, budgets, size, console)
+    found = recommend(explored.cells, budgets, entry_bytes=size, least_runs=RUNS)
+    found.reasons += _left_out(options, budgets, whole=explored.whole)
+    cells = _predicted(options, merged(explored.cells), size)
     _show(console, cells, found)
     results = _results(options, budgets, cells, found)
+    results.runs = explored.rows
+    results.expected = outlook(found, explored.cells, size, _times(options))
     with _named(options.json):
         results.write(options.json)
     with _named(options.report):

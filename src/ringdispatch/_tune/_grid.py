@@ -8,7 +8,7 @@ from ._figures import Figure, Figures, Key
 from ._format import number, plain, short
 from ._model import MIB, errors
 from ._plots import Axis, Line, LinePlot, Point, RowPlot
-from ._results import Cell, Measured, Predicted, Setting
+from ._results import Cell, Expected, Measured, Predicted, Setting
 
 USUAL_CAPACITY = 65_536
 
@@ -137,12 +137,18 @@ def by_rate(cell: Cell) -> tuple[float, float, float]:
 # ---- the grid
 
 
-def grid_figures(cells: Sequence[Cell]) -> Figures | None:
+def grid_figures(
+    cells: Sequence[Cell], expected: Sequence[Expected] = ()
+) -> Figures | None:
     """All measures against the delay: a line for each rate, a panel for each sink.
 
     Of the sinks, those with two delays at one rate: a line takes two points.
+
+    Args:
+        cells: What was measured.
+        expected: Other delays with the same options, which are those to draw.
     """
-    common = usual(cells)
+    common = variant(expected[0].setting) if expected else usual(cells)
     shown = sorted(
         (one for one in cells if variant(one.setting) == common), key=by_rate
     )
@@ -157,11 +163,11 @@ def grid_figures(cells: Sequence[Cell]) -> Figures | None:
             )
             for style, rate in enumerate(rates)
         ]
-        if _are_lines(rows):
+        if expected or _are_lines(rows):
             panels[sink_name(sink)] = rows
     if not panels:
         return None
-    figures = [_figure(measure, panels) for measure in MEASURES]
+    figures = [_figure(measure, panels, expected) for measure in MEASURES]
     return Figures(figures, "" if len(panels) > 1 else "small", _keys(rates))
 
 
@@ -203,13 +209,19 @@ def _are_lines(rows: Rows) -> bool:
     return any(len({one.setting.delay for one in cells}) > 1 for _, _, cells in rows)
 
 
-def _figure(measure: Measure, panels: Panels, *, of_rates: bool = True) -> Figure:
+def _figure(
+    measure: Measure,
+    panels: Panels,
+    expected: Sequence[Expected] = (),
+    *,
+    of_rates: bool = True,
+) -> Figure:
     """One measure: a panel for each heading, all on the same axes."""
     lines = {
         heading: [
             line
             for name, style, cells in rows
-            for line in _lines(measure, name, style, cells, of_rates=of_rates)
+            for line in _lines(measure, name, style, cells, expected, of_rates=of_rates)
         ]
         for heading, rows in panels.items()
     }
@@ -228,7 +240,13 @@ def _figure(measure: Measure, panels: Panels, *, of_rates: bool = True) -> Figur
 
 
 def _lines(
-    measure: Measure, name: str, style: int, cells: list[Cell], *, of_rates: bool
+    measure: Measure,
+    name: str,
+    style: int,
+    cells: list[Cell],
+    expected: Sequence[Expected],
+    *,
+    of_rates: bool,
 ) -> list[Line]:
     if not cells:
         return []
@@ -236,9 +254,12 @@ def _lines(
     points = [_point(measure, name, one) for one in cells]
     lines = [Line(name, points, style, labelled=of_rates)]
     if of_rates and measure.predicted:
+        rate = cells[0].setting.rate
+        known: list[Cell | Expected] = [*cells]
+        known += [one for one in expected if one.setting.rate == rate]
         said = [
             Point(one.setting.delay, measure.predicted(one.predicted))
-            for one in cells
+            for one in sorted(known, key=lambda one: one.setting.delay)
             if one.predicted
         ]
         lines.append(Line(name, said, style, dashed=True))

@@ -6,6 +6,7 @@ from ._figures import Figure, Figures, Key
 from ._format import number, plain
 from ._plots import Axis, Line, LinePlot, Point
 from ._results import Cell
+from ._tried import Choice
 
 
 def over_time_figures(cells: Sequence[Cell], budget: float | None) -> Figures | None:
@@ -33,16 +34,14 @@ def over_time_figures(cells: Sequence[Cell], budget: float | None) -> Figures | 
     line = Line("arrivals", rates, 5, labelled=False, plain=True)
     figures = [Figure("Arrivals", [("", LinePlot(words, [line], x, y))])]
     figures.append(_ages(shown, x, budget))
-    keys = [
-        Key(style, f"{plain(one.setting.delay)} ms") for style, one in enumerate(shown)
-    ]
+    keys = [Key(style, str(Choice.of(one.setting))) for style, one in enumerate(shown)]
     return Figures(figures, "small", keys)
 
 
 def _ages(cells: Sequence[Cell], x: Axis, budget: float | None) -> Figure:
     lines, words = [], []
     for style, cell in enumerate(cells):
-        name = f"{plain(cell.setting.delay)} ms"
+        name = str(Choice.of(cell.setting))
         points = [
             Point(one.at, one.age, f"{name}, {number(one.at)} s: {number(one.age)} ms")
             for one in cell.measured.moments

@@ -1,46 +1,66 @@
-"""Recommends a delay, a capacity and a max_batch from what was measured.
+"""Recommends options from what was measured, and from nothing else.
 
-Of the delays that meet the budgets, the one under which requests are served fastest.
-Delays that are as good within the noise are a tie, broken by fewer calls: so with
-nothing against it, the longest. docs/tuning.md gives the rules with their reasons.
+Of the choices that lost no entry and met every budget, the one with the fewest calls a
+second; of two alike, the one with fewer calls in flight, then the younger entries.
+docs/tuning.md gives the rules with their reasons.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
-from ._candidates import (
-    ASSUMED_NOISE,
-    HEADROOM,
-    LEAST_CAPACITY,
-    REQUEST_GRAIN,
-    Candidate,
-    Noise,
-    candidates,
-)
-from ._model import MIB, power_of_two, predict
+from ._format import number, plain, size
+from ._model import MIB
 from ._results import Cell
+from ._tried import LEAST_CAPACITY, Tried, tried
 
-# Larger batches of objects stop the loop for longer when they are freed.
-GOOD_BATCH = 2000
-# Repeats that differ by more than their median show nothing.
-TOO_NOISY = 1.0
+# Without a budget of requests: slower than the fastest by more than both, a choice is
+# out. A share, and milliseconds.
+SLOWER, SLOWER_MS = 0.2, 5.0
+# Choices whose calls differ by less, as a share, are alike.
+TIE = 0.02
+# By less than this share, calls differ by chance.
+NOISE = 0.005
+
+
+BUDGETS = ("age", "memory", "calls", "request")
 
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """The user's limits; None: no limit.
+    """The user's limits; infinite: no limit.
 
     Attributes:
         age: 99th percentile of the age of entries, milliseconds.
         memory: MiB.
         calls: Calls of the dispatch function a second.
+        request: 99th percentile of what requests on the loop take, milliseconds.
     """
 
-    age: float | None = None
-    memory: float | None = None
-    calls: float | None = None
+    age: float = inf
+    memory: float = inf
+    calls: float = inf
+    request: float = inf
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Those that are limits."""
+        return {name: one for name, one in asdict(self).items() if one < inf}
+
+    def missed_by(self, one: Tried) -> dict[str, float]:
+        """The budgets that a choice does not meet, and what it takes."""
+        needs = {name: getattr(one, name) for name in self.given}
+        return {name: at for name, at in needs.items() if at > getattr(self, name)}
+
+    def excess(self, one: Tried) -> float:
+        """By which share a choice misses a budget, at most; 0.0: it meets them all."""
+        missed = self.missed_by(one).items()
+        return max((at / getattr(self, name) - 1 for name, at in missed), default=0.0)
+
+    def fits(self, one: Tried) -> bool:
+        """Whether a choice lost no entry and meets the budgets."""
+        return not one.dropped and not self.missed_by(one)
 
 
 @dataclass(slots=True)
@@ -49,25 +69,25 @@ class Recommendation:
 
     Attributes:
         sentence: The options to set, and nothing else.
-        delay: None: no delay meets the budgets.
-        binds: The budgets that ruled out a better delay or capacity; None: none did.
-        ties: Delays that are as good within the noise.
-        relax: The budgets to raise, and to what, where no delay meets them.
-        costs: The costs of the delay: name and value.
+        meets: Whether they meet the budgets. If not, of what was measured they miss
+            them by the least.
+        delay, max_in_flight, max_batch, capacity: The options; None: not to be set.
+        binds: The budgets that ruled out fewer calls.
+        costs: What was measured with them: name and value.
         reasons: The costs in words, then the reasons.
-        noise: By how much repeats of the same setting differ, as a share.
+        slow_calls: Batches that waited for a call, in all its runs.
     """
 
     sentence: str
+    meets: bool = False
     delay: float | None = None
-    capacity: int | None = None
+    max_in_flight: int | None = None
     max_batch: int | None = None
-    binds: str | None = None
-    ties: list[float] = field(default_factory=list)
-    relax: dict[str, float] = field(default_factory=dict)
+    capacity: int | None = None
+    binds: list[str] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
-    noise: float = ASSUMED_NOISE
+    slow_calls: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For `Results.recommendation`."""
@@ -75,155 +95,245 @@ class Recommendation:
 
 
 def recommend(
-    cells: Sequence[Cell], budgets: Budgets, *, entry_bytes: float
+    cells: Sequence[Cell],
+    budgets: Budgets,
+    *,
+    entry_bytes: float,
+    least_runs: int = 1,
 ) -> Recommendation:
     """Recommend what to set for all the rates that were measured.
 
     Args:
-        cells: Alike but for rate and delay; cells of the same setting are repeats, and
-            show the noise.
+        cells: Cells of the same setting are repeats; each choice at each of the rates.
         budgets: The limits, at each of the rates.
         entry_bytes: Bytes of a pending entry.
+        least_runs: At each rate, of what is recommended, unless nothing that meets
+            the budgets has as many.
 
     Raises:
         ValueError: no cells.
     """
     if not cells:
         raise ValueError("cells=[]: nothing was measured")
-    found = _recommend(cells, budgets, entry_bytes)
+    found = _recommend(tried(cells, entry_bytes), budgets, least_runs)
     if failures := failures_in_words(cells):
         found.reasons.append(failures)
     return found
 
 
 def _recommend(
-    cells: Sequence[Cell], budgets: Budgets, entry_bytes: float
+    seen: Sequence[Tried], budgets: Budgets, least_runs: int
 ) -> Recommendation:
-    tried, noise = candidates(cells, entry_bytes)
-    able = [one for one in tried if not one.dropped]
+    slowest = max(one.slowest for one in seen)
+    able = [one for one in seen if not one.dropped]
     if not able:
-        return _saturated(tried, noise.share)
-    fitting = [one for one in able if not _exceeded(one, budgets)]
+        return _saturated(seen[-1], slowest)
+    limits = guarded(budgets, able)
+    able = [one for one in able if one.runs] or able
+    fitting = [one for one in able if limits.fits(one)]
     if not fitting:
-        return _relaxed(able, budgets, noise.share)
-    best, ties = _best(fitting)
-    wanted, _ = _best(able)
-    capacity, why_capacity = _capacity(best, budgets)
-    binds = [*_exceeded(wanted, budgets)]
-    if capacity < best.room and "memory" not in binds:
-        binds.append("memory")
-    max_batch, why_batch = _max_batch(best, budgets)
-    found = Recommendation(
-        sentence=f"Set ms_delay={best.delay:g}, capacity={capacity}"
-        + ("." if max_batch is None else f", max_batch={max_batch}."),
-        delay=best.delay,
-        capacity=capacity,
-        max_batch=max_batch,
-        binds=", ".join(binds) or None,
-        ties=[one.delay for one in ties],
-        costs=_costs(best, capacity, max_batch),
-        noise=noise.share,
-    )
-    found.reasons = [
-        _in_words(found),
-        _why_delay(best, ties, noise)
-        if len(fitting) > 1
-        else _why_only(best, able, tried),
-        _why_not_longer(found, wanted, budgets),
-        why_capacity,
-        why_batch,
+        best = min(able, key=lambda one: (limits.excess(one), one.calls))
+        found = _options(best, budgets, slowest)
+        found.sentence = (
+            f"None of the {len(seen)} settings that were measured meets the budgets. "
+            f"The nearest: {found.sentence}"
+        )
+        found.reasons += _at_odds(able, budgets, limits)
+        return found
+    often = [one for one in fitting if one.runs >= least_runs]
+    best = best_of(often or fitting)
+    found = _options(best, budgets, slowest)
+    found.meets = True
+    fewer = [
+        one
+        for one in able
+        if one.calls < (1 - NOISE) * best.calls and not limits.fits(one)
     ]
+    found.binds = sorted({name for one in fewer for name in limits.missed_by(one)})
+    found.reasons += _why(best, fitting, limits, len(seen))
+    found.reasons += _why_not_fewer(fewer, budgets, limits)
+    if "age" not in budgets.given:
+        longest = max(one.choice.delay for one in seen)
+        found.reasons.append(
+            f"no --budget-age was given: no delay above {longest:g} ms was tried"
+        )
     return found
 
 
-# ---- which delay
+def guarded(budgets: Budgets, able: Iterable[Tried]) -> Budgets:
+    """The budgets, with a limit for requests on the loop where the user gave none."""
+    fastest = min((one.request for one in able), default=inf)
+    limit = max((1 + SLOWER) * fastest, fastest + SLOWER_MS)
+    return budgets if budgets.request < inf else replace(budgets, request=limit)
 
 
-def _exceeded(one: Candidate, budgets: Budgets) -> dict[str, float]:
-    """The budgets that a delay does not meet, and the values that it needs."""
-    needs = {}
-    for name, limit in asdict(budgets).items():
-        value = getattr(one, name).value
-        if limit is not None and value > limit:
-            needs[name] = value
-    return needs
+def best_of(fitting: Sequence[Tried]) -> Tried:
+    """The fewest calls; of two alike fewer in flight, then the younger entries."""
+    fewest = min(one.calls for one in fitting)
+    alike = [one for one in fitting if one.calls <= (1 + TIE) * fewest]
+    return min(alike, key=lambda one: (one.choice.max_in_flight, one.age))
 
 
-def _is_close(one: Candidate, budgets: Budgets) -> bool:
-    """Whether a delay misses the budgets only by the noise."""
-    return all(
-        getattr(one, name).least <= getattr(budgets, name)
-        for name in _exceeded(one, budgets)
+# ---- the options
+
+
+def _options(best: Tried, budgets: Budgets, slowest: float) -> Recommendation:
+    """What to set for a choice, and what it costs."""
+    choice = best.choice
+    capacity, why = _capacity(best, budgets, slowest)
+    options = [f"ms_delay={choice.delay:g}"]
+    if choice.max_in_flight > 1:
+        options.append(f"max_in_flight={choice.max_in_flight}")
+    if choice.max_batch is not None:
+        options.append(f"max_batch={choice.max_batch}")
+    costs = {
+        "age": best.age,
+        "memory": best.memory_with(capacity),
+        "calls": best.calls,
+        "request": best.request,
+        "entries_per_batch": best.per_batch,
+    }
+    return Recommendation(
+        sentence=f"Set {', '.join(options)}, capacity={capacity}.",
+        delay=choice.delay,
+        max_in_flight=choice.max_in_flight,
+        max_batch=choice.max_batch,
+        capacity=capacity,
+        costs=costs,
+        reasons=[_in_words(costs, best), why],
+        slow_calls=best.slow_calls,
     )
 
 
-def _best(candidates: Sequence[Candidate]) -> tuple[Candidate, list[Candidate]]:
-    """Return the best candidate, and those that are as good within the noise."""
-    fastest = min(candidates, key=lambda one: one.request.value)
-    good = [one for one in candidates if one.request.value <= fastest.request.most]
-    best = min(good, key=lambda one: (round(one.calls.value, 1), one.delay))
-    return best, [one for one in good if one is not best]
-
-
-# ---- how much room, and how large a batch
-
-
-def _capacity(one: Candidate, budgets: Budgets) -> tuple[int, str]:
-    """Room for twice the longest cycle.
+def _capacity(one: Tried, budgets: Budgets, slowest: float) -> tuple[int, str]:
+    """Room for twice what may be pending.
 
     With a memory budget, no more than it has room for when ring and calls are full.
     """
-    capacity = one.room
+    capacity = one.capacity(slowest)
+    slowest = max(one.slowest, slowest)
     why = (
-        f"capacity={capacity:,}: {one.rate:,.0f} entries/s for {one.delay:g} ms of "
-        f"delay and {one.sink / one.slots:.3g} ms of a call are {one.per_cycle:,.0f}, "
-        f"and at most {one.peak:,} were pending at once; twice the larger, as a power "
-        f"of two, and no less than {LEAST_CAPACITY:,}"
+        f"capacity={capacity:,}: at most {one.peak:,} were pending, and "
+        f"{one.rate:,.0f} entries/s for {one.choice.delay:g} ms of delay and the "
+        f"slowest call seen, {slowest:.3g} ms, are "
+        f"{one.rate / 1000 * (one.choice.delay + slowest):,.0f}; twice the larger, as "
+        f"a power of two, and no less than {LEAST_CAPACITY:,}"
     )
-    if budgets.memory is None:
-        return capacity, why
-    each = one.entry_bytes_full
-    fits = max(1, int(budgets.memory * MIB / each))
-    if fits >= capacity:
+    fits = max(1, int(min(budgets.memory * MIB / one.bytes_when_full, capacity)))
+    if fits == capacity:
         return capacity, why
     return fits, (
         f"capacity={fits:,}, and no {capacity:,}, for --budget-memory "
         f"{budgets.memory:g}: when the sink stands still, that many entries of "
         f"{one.entry_bytes:,.0f} bytes pend and as many are in each call, in all "
-        f"{fits * each / MIB:.3g} MiB; {one.pending:,.0f} come in the longest cycle"
-    )
-
-
-def _max_batch(one: Candidate, budgets: Budgets) -> tuple[int | None, str]:
-    """Limit batches of objects that would be large, if more calls are affordable."""
-    if (layout := one.setting.layout) != "objects":
-        return None, f"no max_batch: freeing a batch of {layout} costs nothing"
-    if one.per_batch <= GOOD_BATCH:
-        return None, (
-            f"no max_batch: a batch has {one.per_batch:,.0f} entries, and up to "
-            f"{GOOD_BATCH:,} are freed in less than a millisecond"
-        )
-    in_a_call = HEADROOM * one.rate / 1000 * one.sink / one.slots
-    size = max(GOOD_BATCH, power_of_two(in_a_call))
-    if size >= one.per_batch:
-        return None, (
-            f"no max_batch: with {one.sink:.3g} ms a call, smaller batches than "
-            f"{size:,} could not keep up with twice the load"
-        )
-    calls = one.rate / size + 1000 / one.delay
-    if budgets.calls is not None and calls > budgets.calls:
-        return None, (
-            f"no max_batch: {size:,} would make it {calls:,.0f} calls/s, more than "
-            f"the budget of {budgets.calls:g}"
-        )
-    return size, (
-        f"max_batch={size:,}: else a batch has {one.per_batch:,.0f} objects, and the "
-        f"loop stands still while they are freed; it makes up to {calls:,.0f} "
-        "calls/s, and was not measured: calls and ages with it are the model's"
+        f"{fits * one.bytes_when_full / MIB:.3g} MiB; at most {one.peak:,} were pending"
     )
 
 
 # ---- in words
+
+
+WORDS = {
+    "age": "{} ms of age (p99)",
+    "memory": "{} of memory",
+    "calls": "{} calls/s",
+    "request": "{} ms for requests on the loop (p99)",
+}
+
+
+def _amount(name: str, value: float) -> str:
+    figure = size(MIB * value) if name == "memory" else number(value)
+    return WORDS[name].format(figure)
+
+
+def _budget(name: str, budgets: Budgets) -> str:
+    """A budget: as it was given, or as it is assumed."""
+    if name in budgets.given:
+        return f"--budget-{name} {plain(getattr(budgets, name))}"
+    return (
+        f"without a --budget-{name}, what serves requests slower than the fastest by "
+        f"over {SLOWER_MS:g} ms, and {SLOWER:.0%}, is out"
+    )
+
+
+def _and(words: Iterable[str], conjunction: str = "and") -> str:
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+def _in_words(costs: dict[str, float], best: Tried) -> str:
+    """The costs, as a sentence."""
+    taken = _and(_amount(name, costs[name]) for name in WORDS)
+    words = (
+        f"it costs {taken}, with {number(costs['entries_per_batch'])} entries a call"
+    )
+    if best.slow_calls:
+        batches = "batch" if best.slow_calls == 1 else "batches"
+        words += f"; {best.slow_calls:,} {batches} waited for a slow call or the loop"
+    return words
+
+
+def _why(
+    best: Tried, fitting: Sequence[Tried], limits: Budgets, measured: int
+) -> list[str]:
+    within = "within the budgets" if limits.given else "without a loss"
+    if measured == 1:
+        return [f"a delay of {best.choice} is the only setting that was measured"]
+    stay = "stays" if len(fitting) == 1 else "stay"
+    fewest = (
+        f"of {measured} settings that were measured, {len(fitting)} {stay} {within}; "
+        f"a delay of {best.choice} makes the fewest calls"
+    )
+    why = [fewest]
+    alike = [
+        str(one.choice)
+        for one in fitting
+        if one is not best and abs(one.calls - best.calls) <= TIE * best.calls
+    ]
+    if alike:
+        makes = "makes" if len(alike) == 1 else "make"
+        why.append(
+            f"a delay of {_and(alike, 'or')} {makes} as few, within {TIE:.0%}: fewer "
+            "calls in flight and younger entries decide"
+        )
+    return why
+
+
+def _why_not_fewer(
+    fewer: Sequence[Tried], budgets: Budgets, limits: Budgets
+) -> list[str]:
+    """What the choices with fewer calls miss; of each budget the nearest miss."""
+    why = []
+    for name in WORDS:
+        missing = [one for one in fewer if name in limits.missed_by(one)]
+        if not missing:
+            continue
+        near = min(missing, key=lambda one: getattr(one, name))
+        taken = _amount(name, getattr(near, name))
+        binds = " binds" if name in budgets.given else ""
+        why.append(
+            f"{_budget(name, budgets)}{binds}: a delay of {near.choice} took {taken}"
+        )
+    return why
+
+
+def _at_odds(measured: Sequence[Tried], budgets: Budgets, limits: Budgets) -> list[str]:
+    """For each budget the least that was measured of it where the others are met."""
+    several = len(budgets.given) > 1
+    odds = " is at odds with the others: of what meets those," if several else ":"
+    why = []
+    for name, limit in limits.given.items():
+        others = replace(limits, **{name: inf})
+        able = [one for one in measured if not others.missed_by(one)]
+        if not able:
+            continue
+        least = min(able, key=lambda one: getattr(one, name))
+        if getattr(least, name) > limit:
+            why.append(
+                f"{_budget(name, budgets)}{odds} a delay of {least.choice} comes "
+                f"nearest: {_amount(name, getattr(least, name))}"
+            )
+    return why or ["each setting that was measured misses two budgets or more"]
 
 
 def failures_in_words(cells: Iterable[Cell]) -> str:
@@ -237,170 +347,19 @@ def failures_in_words(cells: Iterable[Cell]) -> str:
     most = max(one.failures_per_second for one in failed)
     return (
         f"{share:.1%} of calls failed ({failed[0].failure}), up to {most:.3g} a second "
-        f"with one delay: {lost:,} entries lost; a retry belongs into the dispatch "
+        f"with one setting: {lost:,} entries lost; a retry belongs into the dispatch "
         "function: see docs/recipes.md"
     )
 
 
-def _costs(
-    one: Candidate, capacity: int, max_batch: int | None = None
-) -> dict[str, float]:
-    """The measured costs, with the recommended ring.
-
-    With a max_batch, which was not measured: the predicted calls and ages.
-    """
-    costs = {
-        "age": one.age.value,
-        "memory": one.memory_with(capacity),
-        "calls": one.calls.value,
-        "request": one.request.value,
-        "entries_per_batch": one.per_batch,
-    }
-    if max_batch is not None:
-        setting = replace(
-            one.setting, rate=one.rate, capacity=capacity, max_batch=max_batch
-        )
-        said = predict(setting, calls=one.made, entry_bytes=0)
-        costs |= {
-            "age": said.age_p99,
-            "calls": said.calls_per_second,
-            "entries_per_batch": said.entries_per_batch,
-        }
-    return costs
-
-
-WORDS = {
-    "age": ("--budget-age", "{:,.3g} ms of age (p99)"),
-    "memory": ("--budget-memory", "{:,.3g} MiB"),
-    "calls": ("--budget-calls", "{:,.4g} calls/s"),
-}
-
-
-def _amount(name: str, value: float) -> str:
-    return WORDS[name][1].format(value)
-
-
-def _list(delays: Iterable[float]) -> str:
-    words = [f"{delay:g}" for delay in delays]
-    head = ", ".join(words[:-1])
-    return f"{head} and {words[-1]} ms" if head else f"{words[-1]} ms"
-
-
-def _why_only(
-    one: Candidate, able: Sequence[Candidate], tried: Sequence[Candidate]
-) -> str:
-    if len(tried) == 1:
-        return f"{one.delay:g} ms is the only delay that was tried"
-    if len(able) == 1:
-        return (
-            f"with all delays that were tried but {one.delay:g} ms, entries were lost"
-        )
-    return f"no other delay that was tried meets the budgets: {one.delay:g} ms does"
-
-
-def _why_delay(one: Candidate, ties: Sequence[Candidate], noise: Noise) -> str:
-    alike = _list(sorted([one.delay, *(tie.delay for tie in ties)]))
-    if noise.share > TOO_NOISY:
-        how = "as long, within that" if ties else "the least"
-        return (
-            "too noisy to tell: what requests on the same loop take differs by "
-            f"{noise.share:.0%} between runs of the same setting; with {alike} they "
-            f"take {how}"
-        )
-    if ties:
-        return (
-            f"tie: with {alike}, requests on the same loop take as long, within "
-            f"{noise} or {REQUEST_GRAIN:g} ms; {one.delay:g} ms makes the fewest calls"
-        )
-    return (
-        f"requests on the same loop take {one.request.value:.3g} ms (p99), less than "
-        f"with any other delay that meets the budgets, beyond {noise}"
-    )
-
-
-def _why_not_longer(found: Recommendation, wanted: Candidate, budgets: Budgets) -> str:
-    exceeded = _exceeded(wanted, budgets)
-    if exceeded:
-        needs = ", ".join(_amount(name, value) for name, value in exceeded.items())
-        limits = ", ".join(f"{WORDS[n][0]} {getattr(budgets, n):g}" for n in exceeded)
-        close = ", a tie with the budget itself" if _is_close(wanted, budgets) else ""
-        return f"{limits} binds: {wanted.delay:g} ms would need {needs}{close}"
-    if budgets == Budgets():
-        return (
-            f"no budget was given: {_amount('age', found.costs['age'])} counts as "
-            "affordable; set --budget-age to limit it"
-        )
-    return (
-        f"no budget binds the delay: without them, too, it would be {found.delay:g} ms"
-    )
-
-
-def _in_words(found: Recommendation) -> str:
-    """The costs, as a sentence."""
-    costs = found.costs
-    binding = f"the {found.binds} budget binds" if found.binds else "no budget binds"
-    return (
-        f"it costs {_amount('age', costs['age'])}, "
-        f"{_amount('memory', costs['memory'])} and "
-        f"{_amount('calls', costs['calls'])} of {costs['entries_per_batch']:,.4g} "
-        f"entries; {binding}"
-    )
-
-
-def _relaxed(
-    able: Sequence[Candidate], budgets: Budgets, noise: float
-) -> Recommendation:
-    """No delay meets the budgets: recommend which to relax, for the closest one."""
-
-    def distance(one: Candidate) -> tuple[int, float]:
-        needs = _exceeded(one, budgets)
-        shares = [value / getattr(budgets, name) for name, value in needs.items()]
-        return len(needs), max(shares)
-
-    closest = min(able, key=distance)
-    relax = {
-        name: _rounded_up(getattr(closest, name).most)
-        for name in _exceeded(closest, budgets)
-    }
-    options = " and ".join(
-        f"{WORDS[name][0]} from {getattr(budgets, name):g} to {value:g}"
-        for name, value in relax.items()
-    )
-    reasons = []
-    for one in able:
-        needs = _exceeded(one, budgets)
-        words = ", ".join(
-            f"{_amount(name, value)} where {getattr(budgets, name):g} are affordable"
-            for name, value in needs.items()
-        )
-        reasons.append(f"{one.delay:g} ms needs {words}")
-    return Recommendation(
-        sentence=f"No delay meets the budgets: relax {options}, then {closest.delay:g} "
-        "ms does.",
-        relax=relax,
-        costs=_costs(closest, closest.room),
-        reasons=reasons,
-        noise=noise,
-    )
-
-
-def _rounded_up(value: float) -> float:
-    """To two figures, so that a budget of it is met."""
-    unit = math.pow(10, math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit
-
-
-def _saturated(candidates: Sequence[Candidate], noise: float) -> Recommendation:
-    """Entries were dropped with every delay: recommend none."""
-    one = candidates[-1]
-    capacity, why = _capacity(one, Budgets())
+def _saturated(one: Tried, slowest: float) -> Recommendation:
+    """Entries were dropped with every choice: recommend none."""
+    capacity, why = _capacity(one, Budgets(), slowest)
     how = (
         f"--capacity {capacity} takes the load in, as do calls of less than "
         f"{one.sink:.3g} ms"
     )
     return Recommendation(
-        sentence="No delay helps: entries were dropped with each of them.",
+        sentence="No setting helps: entries were dropped with each of them.",
         reasons=[how, why],
-        costs=_costs(one, capacity),
-        noise=noise,
     )

@@ -13,7 +13,7 @@ import random
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
@@ -313,25 +313,24 @@ def _loads(
     cycle = setting.delay + 1000 / rate + call
     enough = max(_MOST_ENTRIES / rate, _LEAST_CYCLES * cycle / 1000)
     seconds = min(setting.seconds, enough)
-    loads = [_schedule(rate, seconds, seed + one) for one in range(RUNS)]
+    loads = [arrivals_of(rate, seconds, seed + one) for one in range(RUNS)]
     return loads, setting.seconds / seconds
 
 
-def _drawn(rate: float, seconds: float, seed: int) -> Sequence[float]:
+@lru_cache(maxsize=10 * RUNS)
+def arrivals_of(rate: float, seconds: float, seed: int) -> Sequence[float]:
+    """When entries of that rate arrive, by chance, in milliseconds from the start."""
     if rate > _EVEN_RATE:
-        return _Even(1000 / rate, round(rate * seconds))
+        return _Even(1000 / rate, range(round(rate * seconds)))
     return array("d", (1000 * one for one in schedule(rate, seconds, seed)))
-
-
-_schedule = lru_cache(maxsize=2 * RUNS)(_drawn)
 
 
 class _Even(Sequence[float]):
     """Arrivals at even intervals: of so many in a millisecond, chance moves few."""
 
-    def __init__(self, gap: float, count: int) -> None:
+    def __init__(self, gap: float, places: range) -> None:
         self._gap = gap
-        self._places = range(count)
+        self._places = places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -342,8 +341,11 @@ class _Even(Sequence[float]):
     def __getitem__(self, place: slice) -> Sequence[float]: ...
     def __getitem__(self, place: int | slice) -> float | Sequence[float]:
         if isinstance(place, slice):
-            return [self._gap * one for one in self._places[place]]
+            return _Even(self._gap, self._places[place])
         return self._gap * self._places[place]
+
+    def __iter__(self) -> Iterator[float]:
+        return (self._gap * one for one in self._places)
 
 
 def pooled(runs: Sequence[Run], times: float = 1.0) -> Replayed:

@@ -75,7 +75,8 @@ def page(results: Results) -> str:
         machine=machine_facts(results),
         cells=cells,
         over_time=cells and over_time_figures(cells, _age_budget(machine)),
-        grid=cells and grid_figures(cells),
+        grid=cells and grid_figures(cells, results.expected),
+        expected=results.expected,
         variants=cells and variant_figures(cells),
         memory=results.memory and memory_figures(results.memory),
         prices=results.prices and price_figures(results.prices),
@@ -124,6 +125,8 @@ def _call_in_words(prices: Sequence[Price]) -> list[tuple[str, str]]:
 
 def _other_tables(results: Results) -> list[Table]:
     tables = []
+    if results.runs:
+        tables.append(plain_table(results.runs, "The runs, in their order"))
     if results.memory:
         tables.append(memory_table(results.memory))
     if results.prices:

@@ -155,6 +155,14 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """A setting that was not measured, and what is predicted for it."""
+
+    setting: Setting
+    predicted: Predicted
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Resident memory over time, under a load that exceeds the sink.
 
@@ -217,6 +225,8 @@ class Results:
         cells: Of the grid.
         memory: Under too much load.
         recommendation: With `sentence` and `reasons`; None: there is none.
+        runs: Of a search, in their order, and why each was made.
+        expected: Of the recommended options with other delays.
     """
 
     kind: str
@@ -227,6 +237,8 @@ class Results:
     cells: list[Cell] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     recommendation: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    expected: list[Expected] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the results as JSON, without what the cells recorded."""
@@ -242,6 +254,7 @@ class Results:
         seen = json.loads(path.read_text())
         seen["prices"] = [Price(**one) for one in seen["prices"]]
         seen["cells"] = [_cell(one) for one in seen["cells"]]
+        seen["expected"] = [_expected(one) for one in seen.get("expected", ())]
         seen["memory"] = [Memory(**one) for one in seen["memory"]]
         return cls(**seen)
 
@@ -253,3 +266,7 @@ def _cell(seen: dict[str, Any]) -> Cell:
         Measured.read(seen["measured"]),
         None if predicted is None else Predicted(**predicted),
     )
+
+
+def _expected(seen: dict[str, Any]) -> Expected:
+    return Expected(Setting(**seen["setting"]), Predicted(**seen["predicted"]))

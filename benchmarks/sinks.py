@@ -1,4 +1,4 @@
-"""Five dispatch functions, as services have them, for replay_check.py."""
+"""Five dispatch functions, as services have them, to predict, to tune and to judge."""
 
 import asyncio
 import gzip
@@ -50,3 +50,6 @@ def database(batch: list[Any]) -> None:
 async def growing(batch: list[Any]) -> None:
     """A service that takes 5 ms, and 80 us for each entry."""
     await asyncio.sleep(0.005 + 80e-6 * len(batch))
+
+
+SINKS = {one.__name__: one for one in (http, tail, encoded, database, growing)}
