@@ -72,10 +72,9 @@ class Call:
             batcher.calls.add(self)
             task = asyncio.Task(main, loop=loop, context=Context(), **_EAGERLY)
             if EAGER and task.done():
-                if not self._ended:
-                    self.finish()
+                self.finish()
                 return True
-            asyncio._unregister_task(task)  # Home gives it time at the loop's end
+            asyncio._unregister_task(task)  # InFlight gives it time at the loop's end
             if EAGER:
                 self.task = task
                 self._suspended = True
@@ -105,8 +104,8 @@ class Call:
                     return  # its loop stood still, and another call has its slot
             if self.home is not batcher.home:
                 return  # the dispatcher has moved: its new home takes the batch
-            # Taken inside the running task: one closed before its first step would
-            # leave its batch unsettled.
+            # Taken inside the running task: one that is closed before its first step
+            # would fail entries that can still go out elsewhere.
             batch = self.batch = batcher.ring.take(
                 batcher.options.max_batch, batcher.due
             )
@@ -195,8 +194,8 @@ class Call:
 
     # ---- failure
 
-    def fail(self, error: BaseException, *, report: bool = True) -> int:
-        """Settle the batch as failed, if nothing has settled it; returns its size."""
+    def fail(self, error: BaseException, *, quiet: bool = False) -> int:
+        """Fail a batch not settled yet; log that, unless `quiet`; return its size."""
         batcher, batch = self._batcher, self.batch
         if batch is None:
             batcher.report_no_batch(error)
@@ -211,7 +210,7 @@ class Call:
             self._worker.skip()
         count = batch.end - batch.start
         contexts = [opener.context for opener in self.openers]
-        batcher.reports.failed(error, value, count, contexts, quiet=not report)
+        batcher.reports.failed(error, value, count, contexts, quiet=quiet)
         self._finish_openers()
         return count
 

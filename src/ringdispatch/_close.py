@@ -54,7 +54,7 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
     failed = 0
     for call in batcher.calls:
         if call is not excused:
-            failed += call.fail(TimeoutError(why), report=False)
+            failed += call.fail(TimeoutError(why), quiet=True)
             call.stop()
     if abandoned or failed:
         batcher.gave_up = True

@@ -85,8 +85,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         MemoryError: no memory for `capacity` entries.
     """
 
-    # Without an instance dict the interpreter specialises `dispatcher.enqueue(...)`;
-    # with one, a call takes two and a half times the instructions on 3.12 and later.
+    # Without an instance dict the interpreter specialises `dispatcher.enqueue(...)`:
+    # see docs/rationale.md, "No instance dict".
     __slots__ = ("__weakref__", "_batcher")
 
     if TYPE_CHECKING:  # from _enqueue.pyx, put here by install_enqueue

@@ -19,8 +19,8 @@ _MOST_BYTES = 2**32 - 1
 class Layout:
     """An immutable value, equal to another of the same options.
 
-    Not a frozen dataclass: defining three of those takes a tenth of the time that
-    importing this package may take (benchmarks/import_price.py).
+    Not a frozen dataclass: making those is much of what an import may take
+    (docs/rationale.md).
     """
 
     __slots__: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ def register_exit() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Reset every dispatcher to empty; where C code forked, at its first use.
+    """Reset every dispatcher to empty; where C code forked, at the first use of any.
 
     What belonged to the parent (entries, tasks, timers, loops) must never be freed
     here: finalizers would run for things that live on in the parent.
