@@ -62,9 +62,9 @@ stress := stress
 # What depends on the version of the interpreter: compiled code, what CPython does at the
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
-	context elsewhere end exit fork gevent home interleavings life names ordered packaging \
-	record_buffers records records_refused reentry ring ring_threads stopped threads \
-	unclosed waiting wrong_input
+	context elsewhere end exit fork gevent home interleavings life names nested ordered \
+	packaging record_buffers records records_refused reentry ring ring_threads stopped \
+	threads unclosed waiting wrong_input
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
 	leaks leaks_layouts ordered record_buffers records records_refused reentry ring ring_model \

@@ -129,3 +129,39 @@ assert reached.wait(10)
 """,
     )
     assert lines == ["left"]
+
+
+@needs("gevent")
+@pytest.mark.parametrize("patched", PATCH)
+@pytest.mark.parametrize("call", ["enqueue", "flush"])
+def test_f29_greenlet_that_opens_while_another_one_chooses_a_home_is_served(
+    patched: str, call: str
+) -> None:  # C18
+    """By the other's wake-up; where it flushes, by a home that it chooses itself."""
+    run_greenlets(
+        patched,
+        f"""
+from ringdispatch._background import _Background
+start, starts = _Background.start, []
+def start_later(background):
+    starts.append(background)
+    if len(starts) == 1:
+        gevent.spawn(other).get()
+    start(background)
+_Background.start = start_later
+def other():
+    assert dispatcher.enqueue("other")
+    if {call!r} == "flush":
+        assert dispatcher.flush(timeout=None)
+        assert got == ["outer", "other"], got
+got = []
+dispatcher = BackgroundDispatcher(got.extend, ms_delay=1)
+assert dispatcher.enqueue("outer")
+assert len(starts) == (1 if {call!r} == "enqueue" else 2)
+deadline = time.monotonic() + 10
+while len(got) < 2:
+    assert time.monotonic() < deadline
+    gevent.sleep(0.001)
+assert dispatcher.close()
+""",
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._options import unique_name
+from ringdispatch._names import unique_name
 from subprocesses import run_snippet
 from support import logged
 

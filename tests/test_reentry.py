@@ -66,11 +66,10 @@ HAMMER = """
     say("survived")
 """
 
-# Slower than a thread starts on a busy machine: each that comes before the first home
-# is there starts another, and faster ones leave none of them the time.
+# Faster than a thread starts.
 SIGNALS = """
     signal.signal(signal.SIGALRM, lambda *_: put("inner"))
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     work = lambda: put("main")
     stop = lambda: signal.setitimer(signal.ITIMER_REAL, 0)
 """

@@ -1,11 +1,14 @@
 import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from typing_extensions import disjoint_base
 
 from ._call import Call
+
+_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
 
 @disjoint_base
 class Wake:
@@ -32,6 +35,9 @@ class Workers:
     def end(self) -> None: ...
     def serve(self, jobs: SimpleQueue[_Job | None]) -> None: ...
 
+def call_once(
+    threads: set[int], function: Callable[[_Given], _Result], argument: _Given
+) -> _Result | None: ...
 def resolve(future: asyncio.Future[None]) -> None: ...
 def cancel(call: Call) -> None: ...
 def watch(

@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from contextvars import Context
 
+from cpython.pythread cimport PyThread_get_thread_ident
+
 from ringdispatch._state cimport RingState, ring_lock, ring_mutex, ring_unlock, unclaim
 
 # How long a worker thread waits for its next job.
@@ -165,6 +167,23 @@ cdef class Workers:
                     self.idle.remove(jobs)
                 except ValueError:  # it was popped: a job is on its way
                     job = jobs.get()
+
+
+def call_once(set threads, function, argument):
+    """Call the function, unless this thread is within such a call already: then None.
+
+    A signal handler or finalizer in there that called it as well could be interrupted
+    by the next one, without end. By the thread of the system: a greenlet is within the
+    call of another one, which goes on.
+    """
+    cdef object thread = PyThread_get_thread_ident()
+    if thread in threads:
+        return None
+    threads.add(thread)
+    try:
+        return function(argument)
+    finally:
+        threads.discard(thread)
 
 
 def resolve(future):

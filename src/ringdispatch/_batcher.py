@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any
 
 from . import _close, _process
-from ._atomic import Wake, Workers
+from ._atomic import Wake, Workers, call_once
 from ._background import choose_home
 from ._batch import Batch
 from ._call import EAGER, Call, current_call
@@ -74,6 +74,7 @@ class Batcher:
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
         self.workers = Workers()
+        self._choosing: set[int] = set()  # threads, in _replace_home()
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
         self._bound_home: Home | None = None  # by bind(), which wins over a choice
@@ -133,7 +134,7 @@ class Batcher:
         """Have the first drop reported, if there is a home; else at exit."""
         home = self.home
         if (home is None or home.closed) and running_loop() is not None:
-            home = self._choose_home(home)
+            home = self._replace_home(home)
             self.wake_home(home)  # as after every move: what is pending goes with it
         if home is None or home.stalled:
             return
@@ -146,14 +147,18 @@ class Batcher:
         """The home of a window that opens now; None where no thread can be started."""
         home = self.home
         if home is None or home.ended:
-            return self._choose_home(home)
+            return self._replace_home(home)
         gives_way = home.background and home is not self._bound_home
         if gives_way and not self.options.prefers_thread:
             # A thread taken only for want of a loop gives way to a loop.
             loop = running_loop()
             if loop is not None and loop is not home.loop:
-                return self._choose_home(home)
+                return self._replace_home(home)
         return home  # closed, it takes no pump(), and another is chosen
+
+    def _replace_home(self, before: Home | None) -> Home | None:
+        """As _choose_home(); None within one of this thread, which wakes the home."""
+        return call_once(self._choosing, self._choose_home, before)
 
     def _choose_home(
         self, before: Home | None, *, blocking: bool = False
@@ -215,7 +220,7 @@ class Batcher:
                 return True
             if not self.has_work:
                 break  # it was served before the loop was closed
-            home = self._choose_home(home)
+            home = self._replace_home(home)
         # Else no thread can start. The next entry tries again; at exit they go out.
         return False
 

@@ -42,9 +42,8 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
 class InFlight:
     """Stands for the calls in flight among a loop's tasks, while there are any.
 
-    Whatever ends a loop cancels all tasks, and waits for them. Calls are hidden from
-    that: cancelling this object instead gives them their share of the time that the
-    loop's end may take. Its methods are those of a task that the ends of loops use.
+    Whatever ends a loop cancels all tasks and waits for them. Calls are hidden from it;
+    this object, with a task's methods, gives them their share of the end's time.
     """
 
     _asyncio_future_blocking = False  # by this asyncio knows a future
@@ -55,14 +54,17 @@ class InFlight:
         self._looks: dict[Any, asyncio.TimerHandle] = {}  # of those that wait
 
     def get_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop, or None once it is gone."""
         home = self._home()
         return None if home is None else home.loop
 
     def done(self) -> bool:
+        """Whether no call is in flight on the loop."""
         home = self._home()
         return home is None or not any(b.running_on(home) for b in home.residents())
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
+        """Give the calls their time, once; returns whether there are any."""
         home, loop = self._home(), self.get_loop()
         if home is None or loop is None or self.done():
             return False
@@ -79,6 +81,7 @@ class InFlight:
             self._drain = None  # it would keep the loop
 
     def add_done_callback(self, function: Any, *, context: Any = None) -> None:
+        """Call back when the calls' time is over, or when no call is in flight."""
         loop = self.get_loop()
         self._looks.pop(function, None)
         if self._drain is not None:
@@ -91,10 +94,12 @@ class InFlight:
             self._looks[function] = look
 
     def __await__(self) -> Generator[Any, None, None]:
+        """Wait until the calls' time is over, or no call is in flight."""
         while self._drain is not None or not self.done():
             yield from asyncio.sleep(_LOOK_SECONDS).__await__()
 
     def remove_done_callback(self, function: Any) -> int:
+        """Forget a callback; returns how many were taken from the drain."""
         look = self._looks.pop(function, None)
         if look is not None:
             look.cancel()
