@@ -16,7 +16,7 @@ import pytest
 
 from loops import LOOPS, comes_true, eventually, new_loop, run_on
 from ringdispatch import _atomic
-from ringdispatch._atomic import Finalizer, Workers, cancel
+from ringdispatch._atomic import Finalizer, WorkerThreads, cancel
 from ringdispatch._background import Executor
 from support import books_agree
 
@@ -240,9 +240,9 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher._batcher.calls)
         (call,) = dispatcher._batcher.calls
-        await comes_true(lambda: call._worker is not None)
+        await comes_true(lambda: call._thread_call is not None)
         # Cancels when the future is done, before the call has seen it.
-        call._worker.ended.add_done_callback(lambda _: cancel(call))
+        call._thread_call.ended.add_done_callback(lambda _: cancel(call))
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
         assert not dispatcher._batcher.calls
@@ -301,8 +301,8 @@ def test_f37_loop_closed_when_the_thread_has_raised_leaves_nothing_behind(
         dispatcher.enqueue("a")
         await comes_true(lambda: dispatcher._batcher.calls)
         (call,) = dispatcher._batcher.calls
-        await comes_true(lambda: call._worker is not None)
-        return call._worker.ended
+        await comes_true(lambda: call._thread_call is not None)
+        return call._thread_call.ended
 
     gate = threading.Event()
     dispatcher = dispatcher_class(sink, ms_delay=1)
@@ -410,7 +410,7 @@ def test_thread_that_comes_too_late_calls_nothing(
         gate.wait(20)
 
     late: list[Any] = []
-    workers = Workers()
+    workers = WorkerThreads()
 
     class Late:
         end = workers.end
@@ -456,7 +456,7 @@ def test_threads_that_end_while_one_becomes_idle_end_at_once(
             super().append(jobs)
 
     monkeypatch.setattr(_atomic, "deque", Raced)
-    workers = Workers()
+    workers = WorkerThreads()
     threads: list[threading.Thread] = []
     done = Finalizer(lambda: threads.append(threading.current_thread()))
     workers.run((lambda: None, done))
@@ -483,7 +483,7 @@ def test_job_handed_to_a_thread_that_gives_up_waiting_is_run(
 
     monkeypatch.setattr(_atomic, "deque", Raced)
     monkeypatch.setattr(queue, "SimpleQueue", Impatient)
-    workers = Workers()
+    workers = WorkerThreads()
     ran: list[threading.Thread] = []
     workers.run((lambda: None, Finalizer(lambda: None)))
     eventually(lambda: given_up)
@@ -502,7 +502,7 @@ def test_thread_in_which_a_job_raises_reports_its_end(
     """What interrupts the thread does not leave the call waiting; nor a later one."""
     raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
-    workers = Workers()
+    workers = WorkerThreads()
     ended: list[str] = []
 
     def interrupted() -> None:

@@ -29,7 +29,7 @@ cdef class Wake:
     Nothing comes between the two: after an exception in `pump` the next entry finds the
     window unclaimed.
 
-    Made by `Ring.wake`. The arguments of `pump` are `home` and the number that
+    Made by `Ring.make_wake`. The arguments of `pump` are `home` and the number that
     `Ring.claim_window` takes.
     """
 
@@ -92,7 +92,7 @@ cdef class Finalizer:
         self.finish()
 
 
-cdef class Workers:
+cdef class WorkerThreads:
     """The threads of one dispatcher; one that has ended its job serves the next.
 
     A job is a function, and the Finalizer that is finished after it. Nothing comes

@@ -58,17 +58,6 @@ def background_home() -> Home:
         Context().run(_Background().start)
 
 
-def choose_home(loop: asyncio.AbstractEventLoop | None) -> Home | None:
-    """The loop's home, else the background thread's; None if no thread can start."""
-    home = None if loop is None else home_of(loop)
-    if home is not None and not home.background:
-        return home
-    try:
-        return background_home()
-    except (RuntimeError, OSError):  # no thread, or no descriptor
-        return None
-
-
 def stop_background(seconds: float) -> None:
     """Have the background thread drain and end, and wait for it."""
     _exiting.append(True)

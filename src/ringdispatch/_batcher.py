@@ -12,11 +12,11 @@ from threading import get_ident
 from typing import Any
 
 from . import _close, _process
-from ._atomic import Wake, Workers, call_once
-from ._background import choose_home
+from ._atomic import Wake, WorkerThreads, call_once
+from ._background import background_home
 from ._batch import Batch
 from ._call import EAGER, Call, current_call
-from ._home import Home, running_loop
+from ._home import Home, home_of, running_loop
 from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
@@ -73,7 +73,7 @@ class Batcher:
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
-        self.workers = Workers()
+        self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
@@ -169,9 +169,13 @@ class Batcher:
         """
         _process.register_exit()
         elsewhere = blocking or self.options.prefers_thread
-        home = choose_home(None if elsewhere else running_loop())
-        if home is None:
-            return None
+        loop = None if elsewhere else running_loop()
+        home = None if loop is None else home_of(loop)
+        if home is None or home.background:
+            try:
+                home = background_home()
+            except (RuntimeError, OSError):  # no thread, or no descriptor
+                return None
         if self.home is before or self.home is None:  # None: reset in a forked child
             if before is not None and self._bound_home is before:
                 self._bound_home = None
@@ -214,7 +218,7 @@ class Batcher:
     def wake_home(self, home: Home | None) -> bool:
         """Post a pump(); returns whether it was posted."""
         while home is not None:
-            wake = self.ring.wake(home, self.pump)
+            wake = self.ring.make_wake(home, self.pump)
             if home.post(wake):
                 self._posted, self._posted_at = wake, self.now()
                 return True
@@ -295,7 +299,7 @@ class Batcher:
             if not Call(self, home).start(loop) or not self._wants_call:
                 return
         # Calls that end at once could go on for ever: let others run.
-        loop.call_soon(self.ring.wake(home, self.pump), context=Context())
+        loop.call_soon(self.ring.make_wake(home, self.pump), context=Context())
 
     def _keep_timer(self, home: Home) -> None:
         """Keep one timer while a window is open that a free slot could serve."""
@@ -312,7 +316,7 @@ class Batcher:
             least = min(_TICK_SECONDS, self.options.delay) if left > 0 else 0.0
             loop = home.loop
             if loop is not None and not loop.is_closed():
-                wake = ring.wake(home, self.pump)
+                wake = ring.make_wake(home, self.pump)
                 handle = loop.call_later(max(left, least), wake, context=Context())
                 self._timer = wake, handle
 

@@ -12,7 +12,7 @@ from ._atomic import cancel, watch
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
 from ._waiting import OpenerWaiter
-from ._worker import Worker
+from ._worker import ThreadCall
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
@@ -54,7 +54,7 @@ class Call:
         self.openers: list[OpenerWaiter] = []
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._worker: Worker | None = None
+        self._thread_call: ThreadCall | None = None
         self._suspended = False  # past its first step, which pump() waits for
         self._ended = False
 
@@ -129,32 +129,32 @@ class Call:
         except BaseException as error:
             self.fail(error)
         finally:
-            worker = self._worker
-            if worker is None or worker.ended.done():
+            thread_call = self._thread_call
+            if thread_call is None or thread_call.ended.done():
                 self.finish()
             else:  # cancelled, but a thread can't be: the slot is held until it ends
-                worker.ended.add_done_callback(self._on_done)
+                thread_call.ended.add_done_callback(self._on_done)
 
     async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
         context = Context()
         context.run(_current.set, weakref.ref(self))
         function = partial(context.run, self._batcher.options.function, value)
-        worker = Worker(self.home, function)
+        thread_call = ThreadCall(self.home, function)
         try:
-            self._worker = worker
-            worker.start(self._batcher.workers)
+            self._thread_call = thread_call
+            thread_call.start(self._batcher.workers)
         except BaseException:
-            worker.skip()  # interrupted, a thread may have it
-            self._worker = None
+            thread_call.skip()  # interrupted, a thread may have it
+            self._thread_call = None
             raise
-        await worker.result()
+        await thread_call.result()
 
     def _on_done(self, done: "asyncio.Future[None]") -> None:
         """Finish where neither the task nor a worker runs any more; from both."""
         if self._ended:
             return
-        if self._worker is None or self._worker.ended.done():
+        if self._thread_call is None or self._thread_call.ended.done():
             self.finish()
         if not done.cancelled():
             done.exception()  # it was raised from the loop, too
@@ -165,8 +165,8 @@ class Call:
             return
         if self._timer is not None:
             self._timer.cancel()
-        if self._worker is not None:
-            self._worker.discard()
+        if self._thread_call is not None:
+            self._thread_call.discard()
         # Dropped here: a thread that still sees the call must not be the one to free
         # its task, which CPython 3.14.5 without the GIL may do twice there
         # (python/cpython#153809).
@@ -206,8 +206,8 @@ class Call:
             value = batch.raw  # no batch could be made of it
         if not batch.settle(True, batcher.now() - self._began):
             return 0
-        if self._worker is not None:
-            self._worker.skip()
+        if self._thread_call is not None:
+            self._thread_call.skip()
         count = batch.end - batch.start
         contexts = [opener.context for opener in self.openers]
         batcher.reports.failed(error, value, count, contexts, quiet=quiet)

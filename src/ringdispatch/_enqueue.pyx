@@ -315,8 +315,6 @@ cdef inline int store_or_refuse(Ring ring, Item *item, int on_full) noexcept nog
     while state.tail - state.head == state.limit or item.size and not ring.fits(item):
         if on_full != DROP_OLDEST:
             return reject_full(state, on_full)
-        if state.tail - state.head > state.peak_pending:
-            state.peak_pending = state.tail - state.head
         item.displaced = ring.evict()
         move_head(state, 1)
         state.evicted += 1

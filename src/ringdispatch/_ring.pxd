@@ -38,4 +38,3 @@ cdef class Ring:
     cdef tuple bounds(self, uint64_t pending_bytes)
 
     cdef uint64_t next_end(self, uint64_t most, uint64_t due) noexcept nogil
-    cdef Batch take_locked(self, uint64_t most, uint64_t due)

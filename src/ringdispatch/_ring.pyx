@@ -37,8 +37,6 @@ cdef inline uint64_t read_field(RingState *state, uint64_t *field) noexcept nogi
 
 cdef inline void remove_oldest(RingState *state, uint64_t count) noexcept nogil:
     """Remove the oldest entries, taken or abandoned, from the ring's positions."""
-    if state.tail - state.head > state.peak_pending:
-        state.peak_pending = state.tail - state.head
     move_head(state, count)
     if state.head == state.tail:
         state.claimed = False
@@ -226,7 +224,7 @@ cdef class Ring:
         ring_unlock(&state.mutex)
         return wait
 
-    def wake(self, object home, object pump):
+    def make_wake(self, object home, object pump):
         """Make the callback by which an event loop runs `pump` with `home`."""
         cdef Wake wake = Wake.__new__(Wake)
         wake.ring, wake.state = self, &self.state
@@ -258,7 +256,13 @@ cdef class Ring:
         ring_unlock(&self.state.mutex)
         return settled
 
-    cdef Batch take_locked(self, uint64_t most, uint64_t due):
+    def take(self, uint64_t most, uint64_t due=UINT64_MAX):
+        """Take a batch of up to `most` of the oldest entries; None if there are none.
+
+        Args:
+            most: How many at most.
+            due: Take a batch that is not full only up to this position.
+        """
         cdef RingState *state = &self.state
         cdef Batch batch = Batch.__new__(Batch)
         cdef uint64_t count
@@ -302,15 +306,6 @@ cdef class Ring:
         cdef bint wants = first < min(due, self.state.tail) or self.is_full(first)
         ring_unlock(&self.state.mutex)
         return wants
-
-    def take(self, uint64_t most, uint64_t due=UINT64_MAX):
-        """Take a batch of up to `most` of the oldest entries; None if there are none.
-
-        Args:
-            most: How many at most.
-            due: Take a batch that is not full only up to this position.
-        """
-        return self.take_locked(most, due)
 
     def abandon(self):
         """Drop everything pending; returns how many entries that were.

@@ -128,6 +128,8 @@ cdef inline void set_stop(RingState *state) noexcept nogil:
 
 
 cdef inline void move_head(RingState *state, uint64_t count) noexcept nogil:
+    if state.tail - state.head > state.peak_pending:
+        state.peak_pending = state.tail - state.head
     state.head += count
     if state.head >= state.reopened_at:
         state.oldest_at = state.opened

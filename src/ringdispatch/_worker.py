@@ -1,4 +1,4 @@
-"""Ordinary dispatch functions, run in daemon threads that nothing joins."""
+"""What came of an ordinary function; the threads it runs in are in `_atomic.pyx`."""
 
 import asyncio
 import contextlib
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import Any
 
-from ._atomic import Finalizer, Workers, resolve
+from ._atomic import Finalizer, WorkerThreads, resolve
 from ._home import Home
 
 
-class Worker:
+class ThreadCall:
     """One call in a worker thread, and what came of it.
 
     The outcome stays here until `result()` fetches it. Where that never happens,
@@ -26,7 +26,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
-    def start(self, workers: Workers) -> None:
+    def start(self, workers: WorkerThreads) -> None:
         """Call the function in a thread.
 
         Inline where no thread starts and the loop is ours: when the process ends.
