@@ -325,13 +325,14 @@ class Producers:
     @contextlib.contextmanager
     def signals(self, rng: Random) -> Iterator[None]:
         every = rng.choice((0.0003, 0.001, 0.005))
-        before = signal.signal(signal.SIGALRM, lambda *_: self.put("signal"))
+        signal.signal(signal.SIGALRM, lambda *_: self.put("signal"))
         signal.setitimer(signal.ITIMER_REAL, every, every)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            # Without the GIL another thread may be noting one: it needs a handler.
+            signal.signal(signal.SIGALRM, lambda *_: None)
 
     @contextlib.contextmanager
     def collections(self, rng: Random) -> Iterator[None]:
