@@ -384,6 +384,15 @@ class Batcher:
 
     # ---- the end
 
+    def reopen(self) -> None:
+        """Accept entries again after a close; the counters go on."""
+        if self.ring.closed:
+            self.workers = WorkerThreads()
+            self.gave_up = False
+            # The home has forgotten this batcher: bind() or the next window takes one.
+            self.home = self._bound_home = None
+            self.ring.close(reopen=True)
+
     async def drain(
         self, home: Home, timeout: float, *, last: bool, everywhere: bool = False
     ) -> None:

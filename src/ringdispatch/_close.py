@@ -32,6 +32,8 @@ def finish_close(
         if timeout is not None:
             batcher.post(partial(_finish_later, batcher, waiter, timeout))
         return False
+    if not batcher.ring.closed:
+        return settled  # opened again meanwhile: what is left goes out in time
     if not settled:
         give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
     _close_books(batcher)

@@ -54,6 +54,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
     Shutdown: `await aclose()` in the application's lifespan. Otherwise the end of
     `asyncio.run`, or of the process, dispatches pending entries within 5 seconds.
+    `with` and `async with` close it at their end, and open a closed one again.
 
     Args:
         dispatch_function: Async callable taking a batch (with the default layout a list
@@ -311,7 +312,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
     async def __aenter__(self) -> Self:
         _options.on_loop("aclose")
-        if not self._engine.options.prefers_thread:
+        batcher = self._engine
+        batcher.reopen()
+        if not batcher.options.prefers_thread:
             self.bind()
         return self
 
@@ -320,6 +323,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
 
     def __enter__(self) -> Self:
         _options.plain_with(self._engine, running_loop())
+        self._engine.reopen()
         return self
 
     def __exit__(self, *_: object) -> None:

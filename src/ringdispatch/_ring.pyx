@@ -329,12 +329,12 @@ cdef class Ring:
         ring_unlock(&state.mutex)
         return count
 
-    def close(self):
-        """Refuse entries from now on: a closed ring has room for none."""
+    def close(self, bint reopen=False):
+        """Refuse entries, as a ring with room for none; `reopen`: accept them again."""
         if _pthread.forked:
             _pthread.after_fork()
         ring_lock(&self.state.mutex)
-        self.state.limit = 0
+        self.state.limit = self.capacity if reopen else 0
         set_stop(&self.state)
         ring_unlock(&self.state.mutex)
 
