@@ -12,6 +12,7 @@ from ringdispatch import (
     Records,
     Statistics,
 )
+from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 
 
@@ -141,3 +142,25 @@ async def step() -> None:
     with SteppedClock() as clock:
         await clock.advance(0.1)
         assert_type(clock.elapsed, float)
+
+
+# ---- ASGI
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def access_row(record: AccessRecord) -> tuple[int, bytes] | None:
+    assert_type(record.time, int)
+    assert_type(record.route, str | None)
+    assert_type(record.duration_ms, float)
+    return record.status, record.method.encode()
+
+
+LifespanMiddleware(application, dispatchers=[dispatcher, rows], timeout=None)
+logged = AccessLogMiddleware(
+    application, dispatcher=rows, entry=access_row, exclude={"/health"}, timeout=1
+)
+LifespanMiddleware(logged, dispatchers=(dispatcher,))
+LifespanMiddleware(application, dispatchers=dispatcher)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+AccessLogMiddleware(application, dispatcher=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
