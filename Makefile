@@ -103,7 +103,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 demo: $(call needs,demo)
 	$(python) examples/demo.py $(ARGS)
 
-test: $(call needs,test demo servers peers bench docs)
+test: $(call needs,test demo servers web peers bench docs)
 	$(pytest) $(ARGS)
 
 $(parts:%=test-%): test-%: $(call needs,test)
@@ -118,7 +118,7 @@ soak overload: $(call needs)
 cases: $(call needs,test cases)
 	$(python) $(stress)/run_cases.py $(ARGS)
 
-servers: $(call needs,test servers)
+servers: $(call needs,test servers web)
 	RINGDISPATCH_TEST_EVERY_SERVER=1 $(pytest) -m nightly tests/test_servers.py \
 		tests/test_servers_traffic.py tests/test_end_in_full.py $(ARGS)
 

@@ -46,7 +46,8 @@ class Server:
     """Calls an application with one scope; `sent` is what came of it.
 
     Args:
-        received: What the application receives; afterwards it waits for ever.
+        received: What the application receives; and once it has sent all, or there are
+            `gone_after` messages, that the client has gone away.
         refuses_from: From this message on the client has gone away: `send` raises.
     """
 
@@ -54,21 +55,28 @@ class Server:
         self,
         received: Iterable[dict[str, Any]] = ({"type": "http.request", "body": b""},),
         refuses_from: int | None = None,
+        gone_after: int | None = None,
     ) -> None:
         self.sent: list[dict[str, Any]] = []
         self._received = list(received)
         self._refuses_from = refuses_from
+        self._gone_after = gone_after
+        self._gone = asyncio.Event()
 
     async def receive(self) -> Any:
-        if not self._received:
-            await asyncio.Event().wait()
-        return self._received.pop(0)
+        if self._received:
+            return self._received.pop(0)
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
         await asyncio.sleep(0)  # as a server that waits for its socket
         if self._refuses_from is not None and len(self.sent) >= self._refuses_from:
             raise ConnectionResetError("the client has gone away")
         self.sent.append(dict(message))
+        ends = message["type"] == "http.response.body" and not message.get("more_body")
+        if ends or len(self.sent) == self._gone_after:
+            self._gone.set()
 
     async def call(self, app: Any, scope: dict[str, Any] | None = None) -> None:
         await app(scope_of() if scope is None else scope, self.receive, self.send)
