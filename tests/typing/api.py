@@ -14,6 +14,7 @@ from ringdispatch import (
 )
 from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
+from ringdispatch.wsgi import AccessLogMiddleware as WsgiAccessLog
 
 
 class Access:
@@ -164,3 +165,15 @@ logged = AccessLogMiddleware(
 LifespanMiddleware(logged, dispatchers=(dispatcher,))
 LifespanMiddleware(application, dispatchers=dispatcher)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 AccessLogMiddleware(application, dispatcher=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# ---- WSGI
+
+
+def wsgi_application(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
+wsgi = WsgiAccessLog(wsgi_application, dispatcher=rows, entry=access_row, exclude=["/"])
+WsgiAccessLog(wsgi, dispatcher=dispatcher)
+WsgiAccessLog(wsgi, dispatcher=dispatcher, timeout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
