@@ -120,7 +120,8 @@ cases: $(call needs,test cases)
 
 servers: $(call needs,test servers web)
 	RINGDISPATCH_TEST_EVERY_SERVER=1 $(pytest) -m nightly tests/test_servers.py \
-		tests/test_servers_traffic.py tests/test_end_in_full.py $(ARGS)
+		tests/test_servers_traffic.py tests/test_servers_frameworks.py \
+		tests/test_end_in_full.py $(ARGS)
 
 ends: $(call needs,test servers)
 	$(python) benchmarks/server_ends.py $(ARGS)

@@ -204,14 +204,23 @@ class Traffic:
         server: Where they send them.
         clients: How many they are.
         pause: Seconds that each waits between two requests.
+        goes_on: Whether a request without an answer is no error.
     """
 
-    def __init__(self, server: Server, clients: int = 4, pause: float = 0.0) -> None:
+    def __init__(
+        self,
+        server: Server,
+        clients: int = 4,
+        pause: float = 0.0,
+        *,
+        goes_on: bool = False,
+    ) -> None:
         self.answered: dict[str, int] = {}  # request, and the pid that answered it
         self.errors: list[BaseException] = []
         self.printed = ""  # by the server, until its end
         self._server = server
         self._pause = pause
+        self._goes_on = goes_on
         self._ending = False
         self._threads = [
             threading.Thread(target=self._send, args=(number,), daemon=True)
@@ -227,6 +236,8 @@ class Traffic:
                 self.answered[path] = self._server.ask(path)
             except (OSError, HTTPException, ValueError) as error:
                 if not self._ending:
+                    if self._goes_on:
+                        continue
                     self.errors.append(error)
                 return
             time.sleep(self._pause)

@@ -18,6 +18,9 @@ if kind == "eventlet-patched":
 
 from served import CLOSES, dispatcher, note, wsgi  # noqa: E402
 
+if "FRAMEWORK" in os.environ:
+    from served_frameworks import wsgi
+
 
 def waitress(listener: socket.socket) -> None:
     import waitress

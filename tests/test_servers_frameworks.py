@@ -1,0 +1,126 @@
+"""C16: frameworks with a middleware, under real servers that end in mid-traffic.
+
+Each request has an id, and each that was answered is delivered: once, by its worker.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+from typing import Any
+
+import pytest
+
+import frameworks
+from servers import COMMANDS, PACKAGES, gunicorn
+from serving import Traffic, needs, serve
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
+# Of many: what the others do not show. The rest is for `make nightly`.
+GATE = {
+    ("fastapi", "uvicorn", SIGINT),
+    ("fastapi", "uvicorn", SIGTERM),
+    ("fastapi", "hypercorn", SIGTERM),
+    ("fastapi", "granian-asgi", SIGTERM),
+    ("flask", "gunicorn-gthread", SIGTERM),
+}
+LEFT_OUT = {
+    # It may hang, with any application.
+    ("granian-asgi", SIGINT),
+    ("granian-wsgi", SIGINT),
+    # Ctrl-C comes twice, and may cost the open window: reported, with any application.
+    ("uwsgi", SIGINT),
+    ("gunicorn-gevent", SIGINT),
+}
+SERVERS = {
+    "asgi": ("uvicorn", "uvicorn-workers", "hypercorn", "granian-asgi"),
+    "wsgi": (
+        "gunicorn-sync",
+        "gunicorn-gthread",
+        "gunicorn-gevent",
+        "granian-wsgi",
+        "uwsgi",
+        "waitress",
+    ),
+}
+WORKERS = {"uvicorn-workers": 2}
+
+
+def cells() -> list[Any]:
+    found = []
+    for interface, kinds in (("asgi", frameworks.ASGI), ("wsgi", frameworks.WSGI)):
+        for name in SERVERS[interface]:
+            for kind in kinds:
+                for number in (SIGINT, SIGTERM):
+                    if (name, number) in LEFT_OUT:
+                        continue
+                    marks = [needs(kind, *PACKAGES[name])]
+                    if (kind, name, number) not in GATE:
+                        marks.append(pytest.mark.nightly)
+                    cell = f"{kind}-{name}-{number.name}"
+                    found.append(pytest.param(kind, name, number, id=cell, marks=marks))
+    return found
+
+
+def command(name: str) -> list[str]:
+    return [part.replace("served:", "served_frameworks:") for part in COMMANDS[name]]
+
+
+def variables(kind: str, number: Signals = SIGTERM, name: str = "") -> dict[str, Any]:
+    closes = "sys.exit" if (name, number) == ("waitress", SIGTERM) else "nothing"
+    return {"FRAMEWORK": kind, "MS_DELAY": 20, "CLOSES": closes}
+
+
+@pytest.mark.parametrize(("kind", "name", "number"), cells())
+def test_every_answered_request_has_its_entry_once(
+    kind: str, name: str, number: Signals, tmp_path: Path
+) -> None:  # C16
+    with serve(command(name), tmp_path, **variables(kind, number, name)) as server:
+        server.wait_for(server.listens)
+        traffic = Traffic(server)
+        workers = WORKERS.get(name, 1)
+        server.wait_for(lambda: len(traffic.answered_by()) == workers)
+        server.wait_for(lambda: len(traffic.answered) >= 100)
+        traffic.end_with(number)
+        traffic.check()
+        assert not re.search(r"ringdispatch(/\w+\.py|\[)", traffic.printed)
+
+
+@pytest.mark.nightly
+@needs("flask", "gunicorn", "gevent")
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+def test_preloaded_workers_deliver_their_own(worker: str, tmp_path: Path) -> None:
+    arguments = gunicorn(worker, "served_frameworks:wsgi", workers=2)  # C17
+    assert "--preload" in arguments
+    with serve(arguments, tmp_path, **variables("flask")) as server:
+        traffic = Traffic(server)
+        server.wait_for(lambda: len(traffic.answered_by()) == 2)
+        server.wait_for(lambda: min(traffic.answered_by().values()) >= 20)
+        traffic.end_with(SIGTERM)
+        traffic.check()
+
+
+@pytest.mark.nightly
+@needs("fastapi", "uvicorn")
+def test_reload_in_mid_traffic_loses_nothing(tmp_path: Path) -> None:  # C16
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "module.py").touch()
+    reload = ["--reload", "--reload-dir", str(watched)]
+    arguments = [*command("uvicorn"), *reload]
+    with serve(arguments, tmp_path, **variables("fastapi")) as server:
+        # uvicorn resets connections that it has accepted and not begun to read.
+        traffic = Traffic(server, goes_on=True)
+        server.wait_for(lambda: len(traffic.answered) >= 100)
+        for workers in (2, 3):
+            newer = (watched / "module.py").stat().st_mtime + 10
+            os.utime(watched / "module.py", (newer, newer))
+            server.wait_for(lambda: len(traffic.answered_by()) == workers)  # noqa: B023
+            before = len(traffic.answered)
+            server.wait_for(lambda: len(traffic.answered) >= before + 100)  # noqa: B023
+        traffic.end_with(SIGTERM)
+        traffic.check()
