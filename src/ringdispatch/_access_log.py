@@ -13,6 +13,8 @@ logger = logging.getLogger("ringdispatch")
 
 # Texts of a client's own choice are cut at so many characters.
 LONGEST = 1_024
+# Statuses of which the body goes nowhere, whatever an application sends.
+NO_BODY = frozenset({204, 304})
 REQUEST_ID = re.compile(r"[\w.:+/=-]{1,128}", re.ASCII)
 
 # Seconds between two log lines about requests without an entry.
@@ -134,19 +136,14 @@ class AccessLog:
         logger.error(message, self._name, requests, error, exc_info=error)
 
 
-def name_of_error(status: int, error: BaseException | None) -> str | None:
-    """The name of the exception that a response is about, if there is one.
+def name_of_error(error: BaseException | None) -> str | None:
+    """The name of the exception that a failed response is about, if there is one.
 
     A framework that answers an exception itself does so while it handles it.
     """
-    if error is None and status >= 500:
+    if error is None:
         error = sys.exception()
     return None if error is None else type(error).__name__
-
-
-def has_no_body(method: str, status: int) -> bool:
-    """Whether what an application sends as the body goes nowhere."""
-    return method == "HEAD" or status in {204, 304}
 
 
 def checked_dispatcher(name: str, value: Any) -> BackgroundDispatcher[Any]:

@@ -19,12 +19,12 @@ from ringdispatch import BackgroundDispatcher
 
 from ._access_log import (
     LONGEST,
+    NO_BODY,
     REQUEST_ID,
     AccessLog,
     AccessRecord,
     Entry,
     checked_dispatcher,
-    has_no_body,
     name_of_error,
 )
 
@@ -291,6 +291,7 @@ class _Request(AccessRecord):
         self.path = scope["path"][:LONGEST]  # now: routers may change it
         self.status = 0
         self.response_bytes = 0
+        self.error = None
         self._log = log
         self._scope = scope
         self._receive = receive
@@ -375,13 +376,13 @@ class _Request(AccessRecord):
             return
         self._done = True
         self.duration_ms = (perf_counter_ns() - self._begun) // 1_000 / 1_000
+        if not self.status:
+            self.status = 499 if self._gone else 500
         if self._gone:
-            self.status = self.status or 499
             self.error = "ClientDisconnect"
-        else:
-            self.status = self.status or 500
-            self.error = name_of_error(self.status, error)
-        if has_no_body(self._scope["method"], self.status):
+        elif error is not None or self.status >= 500:
+            self.error = name_of_error(error)
+        if self.status in NO_BODY or self._scope["method"] == "HEAD":
             self.response_bytes = 0
         self._log.write(self)
 

@@ -8,11 +8,11 @@ from ringdispatch import BackgroundDispatcher
 
 from ._access_log import (
     LONGEST,
+    NO_BODY,
     REQUEST_ID,
     AccessLog,
     AccessRecord,
     Entry,
-    has_no_body,
     name_of_error,
 )
 
@@ -146,7 +146,8 @@ class _Request(AccessRecord):
         # Flask leaves the rule that matched on Werkzeug's request, while it answers.
         self._rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
         given = exc_info[0][1] if exc_info and exc_info[0] else None
-        self.error = name_of_error(self.status, given)
+        if given is not None or self.status >= 500:
+            self.error = name_of_error(given)
 
         def counting_write(data: bytes) -> object:
             written = write(data)
@@ -174,8 +175,7 @@ class _Request(AccessRecord):
         self.duration_ms = (perf_counter_ns() - self._begun) // 1_000 / 1_000
         if not self.status or (error is not None and not self.response_bytes):
             self.status = 500  # nothing was sent: so the server answers
-        method, status = self._environ["REQUEST_METHOD"], self.status
-        no_body = has_no_body(method, status)
+        no_body = self.status in NO_BODY or self._environ["REQUEST_METHOD"] == "HEAD"
         if early and not no_body and not self.is_whole:
             self.error = "ClientDisconnect"
         elif error is not None:
