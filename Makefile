@@ -22,7 +22,7 @@
 # make peers  OpenTelemetry's, Sentry's and CPython's own tests with a dispatcher in the place
 #             of what they test, from released sources; ARGS="sentry" runs one
 #
-# make prices what enqueue, a row and a batch cost, against the limits of this Python;
+# make prices what enqueue, a row, a batch, a window and a middleware cost, against limits;
 #             make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
 # make linear what grows with tasks, calls and dispatchers: it doubles when they do
@@ -75,7 +75,7 @@ rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 
 # benchmarks/NAME_price.py --check: limits that hold under every interpreter.
-prices := enqueue record batch window
+prices := enqueue record batch window middleware
 
 sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
 # A build with other switches (setup.py) is another build.

@@ -9,7 +9,8 @@ hand, where Starlette is installed.
 
 Counts instructions with callgrind (instructions.py), the bare application's own taken
 off, and the best of some runs in microseconds. `--check` exits with 1 above a limit of
-instructions: 8,000 of them take about a microsecond here.
+instructions: at about 11,000 a microsecond, they are below 4.5 µs with a dict and 3 µs
+with a row.
 """
 
 import argparse
@@ -31,7 +32,7 @@ REQUESTS = 2_000
 BARE, PASSED = "the bare application", "LifespanMiddleware"
 DICT, ROW = "AccessLogMiddleware, dict", "AccessLogMiddleware, row"
 BASE = "BaseHTTPMiddleware, dict"
-LIMITS = {PASSED: 3_000, DICT: 36_000, ROW: 24_000}
+LIMITS = {PASSED: 3_000, DICT: 44_000, ROW: 27_000}
 
 HEADERS = [
     (b"host", b"example.com"),

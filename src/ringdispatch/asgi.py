@@ -20,12 +20,12 @@ from ringdispatch import BackgroundDispatcher
 from ._access_log import (
     LONGEST,
     NO_BODY,
-    REQUEST_ID,
     AccessLog,
     AccessRecord,
     Entry,
     checked_dispatcher,
     name_of_error,
+    request_id_of,
 )
 
 __all__ = ["AccessLogMiddleware", "AccessRecord", "LifespanMiddleware"]
@@ -325,17 +325,19 @@ class _Request(AccessRecord):
     @property
     def request_id(self) -> str | None:
         given = self._header(b"x-request-id")
-        return given if given is not None and REQUEST_ID.fullmatch(given) else None
+        return None if given is None else request_id_of(given)
 
     @property
     def user_agent(self) -> str | None:
-        return self._header(b"user-agent")
+        given = self._header(b"user-agent")
+        return None if given is None else given[:LONGEST].decode("latin-1")
 
-    def _header(self, wanted: bytes) -> str | None:
+    def _header(self, wanted: bytes) -> bytes | None:
+        name: bytes
+        value: bytes
         for name, value in self._scope["headers"]:
             if name == wanted:
-                text: str = value[:LONGEST].decode("latin-1")
-                return text
+                return value
         return None
 
     async def receive_message(self) -> Message:

@@ -9,11 +9,11 @@ from ringdispatch import BackgroundDispatcher
 from ._access_log import (
     LONGEST,
     NO_BODY,
-    REQUEST_ID,
     AccessLog,
     AccessRecord,
     Entry,
     name_of_error,
+    request_id_of,
 )
 
 __all__ = ["AccessLogMiddleware", "AccessRecord"]
@@ -128,8 +128,8 @@ class _Request(AccessRecord):
 
     @property
     def request_id(self) -> str | None:
-        given = self._environ.get("HTTP_X_REQUEST_ID", "")
-        return given if REQUEST_ID.fullmatch(given) else None
+        given: str = self._environ.get("HTTP_X_REQUEST_ID", "")
+        return request_id_of(given.encode("latin-1", "replace"))
 
     @property
     def user_agent(self) -> str | None:
