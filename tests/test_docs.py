@@ -20,7 +20,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,8 +29,10 @@ from typing import Any
 
 import pytest
 
+import web_pages
 from collecting import Collector, collecting
 from serving import DIRECT
+from web_pages import serve_and_ask
 
 ROOT = Path(__file__).parent.parent
 SINK = "https://logs.example.com/"
@@ -104,6 +105,7 @@ class Context:
 
 
 PRELUDES = {
+    **web_pages.PRELUDES,
     ("docs/migrating.md", "From QueueHandler"): """
 import logging
 logging.getLogger("httpx").setLevel(logging.INFO)
@@ -135,6 +137,9 @@ class Run:
             self.printed = out.getvalue()
 
 
+Check = Callable[[Run], None]
+
+
 def ported_from_typescript(run: Run) -> None:
     async def main() -> None:
         context = Context()
@@ -154,32 +159,11 @@ def first_example(run: Run) -> None:
 
 def service(run: Run) -> None:
     """Under a real uvicorn, asked by a real client; and again, as tests begin anew."""
-    urls = [serve_and_ask(run.names["app"]) for _ in range(2)]
+    answers = [serve_and_ask(run.names["app"], "a") for _ in range(2)]
+    urls = [url for url, _ in answers]
+    assert {answer for _, answer in answers} == {b"Hello World!"}
     messages = [{"message": f"new request on {url}"} for url in urls]
     assert run.collector.entries == messages
-
-
-def serve_and_ask(app: object) -> str:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app, port=0, log_level="critical", ws="none", loop="asyncio"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        started = threading.Event()
-        while not (server.started and server.servers) and thread.is_alive():
-            started.wait(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}/a"
-        with DIRECT.open(url, timeout=20) as response:
-            assert response.read() == b"Hello World!"
-    finally:
-        server.should_exit = True
-        thread.join()
-    return url
 
 
 def copied(run: Run) -> None:
@@ -323,7 +307,7 @@ def closed_by_celery(run: Run) -> None:
     assert run.collector.entries == [{"order": 1}]
 
 
-CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
+CHECKS: dict[tuple[str, str], Check] = {
     ("README.md", "ringdispatch"): first_example,
     ("README.md", "Coming from TypeScript"): ported_from_typescript,
     ("docs/index.md", "A service that ships an entry per request"): service,
@@ -342,6 +326,7 @@ CHECKS: dict[tuple[str, str], Callable[[Run], None]] = {
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
     ("docs/servers.md", "Why"): closed_by_celery,
     ("docs/servers.md", "trio"): under_trio,
+    **web_pages.CHECKS,
 }
 FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
 

@@ -121,7 +121,7 @@ def flask() -> Any:
     return app
 
 
-def _set_up_django() -> None:
+def set_up_django() -> None:
     import django
     from django.conf import settings
 
@@ -133,14 +133,14 @@ def _set_up_django() -> None:
 
 
 def django_asgi() -> Any:
-    _set_up_django()
+    set_up_django()
     from django.core.asgi import get_asgi_application
 
     return get_asgi_application()
 
 
 def django_wsgi() -> Any:
-    _set_up_django()
+    set_up_django()
     from django.core.wsgi import get_wsgi_application
 
     return get_wsgi_application()
