@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, run_on
+from loops import BACKGROUND, LOOPS, Place, comes_true, run_on
 from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree, logged
@@ -60,23 +60,23 @@ def test_twice_on_one_loop(
     stepped.run_until_complete(main())
 
 
-def test_plain_with_in_a_thread_of_ones_own(dispatcher_class: type) -> None:  # C15
-    """Also once the background thread of the first time has ended."""
-    sink = Place()
-    dispatcher = dispatcher_class(sink, ms_delay=1)
-
-    def background() -> bool:
-        return any(each.name == BACKGROUND for each in threading.enumerate())
-
-    for number in range(3):
-        with dispatcher:
-            assert dispatcher.enqueue(number)
-            eventually(lambda: number in sink.entries)  # noqa: B023
-            assert dispatcher.enqueue(10 + number)
-        if number == 1:
-            eventually(lambda: not background())
-    assert sink.entries == [0, 10, 1, 11, 2, 12]
-    assert set(sink.threads) == {BACKGROUND}
+def test_plain_with_after_the_background_thread_has_ended(layout: str) -> None:
+    outcome = run_snippet(  # C15
+        """
+        async def send(batch):
+            say(threading.current_thread().name, *batch)
+        def background():
+            return "ringdispatch" in [each.name for each in threading.enumerate()]
+        dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+        for number in range(3):
+            with dispatcher:
+                assert dispatcher.enqueue(number)
+            if number == 1:
+                eventually(lambda: not background())
+        """,
+        layout=layout,
+    )
+    assert outcome.lines == [f"ringdispatch {number}" for number in range(3)]
 
 
 def test_entered_on_a_loop_after_a_close_in_a_thread() -> None:  # C13, C15
