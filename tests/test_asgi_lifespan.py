@@ -377,10 +377,10 @@ def test_lifespan_of_a_forked_child_counts_none_of_its_parents() -> None:  # C17
     [
         ([object()], "dispatchers=<object.*>: must be a BackgroundDispatcher"),
         ([BackgroundDispatcher], "dispatchers=<class .*>: must be a Background"),
-        (None, "dispatchers=None: must be a list of dispatchers"),
+        (None, "dispatchers=None: must be a list, such as"),
         (
             RecordingDispatcher(),
-            "dispatchers=<RecordingDispatcher .*>: must be a list of dispatchers",
+            "dispatchers=<RecordingDispatcher .*>: must be a list, such as",
         ),
     ],
 )

@@ -66,7 +66,9 @@ class _Holders:
     def remove(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
         """Returns whether it was the last."""
         with self._lock:
-            count = self._counts[dispatcher] = self._counts.get(dispatcher, 0) - 1
+            count = self._counts.pop(dispatcher, 0) - 1
+            if count > 0:
+                self._counts[dispatcher] = count
         return count <= 0
 
 
@@ -198,7 +200,7 @@ def _checked_dispatchers(value: Any) -> tuple[BackgroundDispatcher[Any], ...]:
         given = tuple(value)
     except TypeError:
         raise TypeError(
-            f"dispatchers={value!r:.200}: must be a list of dispatchers"
+            f"dispatchers={value!r:.200}: must be a list, such as [dispatcher]"
         ) from None
     return tuple(checked_dispatcher("dispatchers", each) for each in given)
 
