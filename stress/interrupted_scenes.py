@@ -352,6 +352,24 @@ async def close_times_out(trial: Trial) -> None:
     trial.attempt(trial.dispatcher.close, 0.005)
 
 
+@scene("opened again")
+async def opened_again(trial: Trial) -> None:
+    await trial.attempt_async(trial.dispatcher.aclose(0.1))
+    for _ in range(2):  # the second time, where the first was interrupted
+        await trial.attempt_async(trial.dispatcher.__aenter__())
+    trial.attempt(trial.dispatcher.enqueue, "entry")
+    await trial.until(lambda: trial.sink.ended > 1)
+
+
+@scene("opened again, no loop", on=THREAD)
+async def opened_again_in_a_thread(trial: Trial) -> None:
+    trial.attempt(trial.dispatcher.close, 0.1)
+    for _ in range(2):
+        trial.attempt(trial.dispatcher.__enter__)
+    trial.attempt(trial.dispatcher.enqueue, "entry")
+    await trial.until(lambda: trial.sink.ended > 1)
+
+
 @scene("drop report, drop_oldest", on_full="drop_oldest")
 @scene("drop report")
 async def drops(trial: Trial) -> None:
