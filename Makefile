@@ -123,7 +123,7 @@ servers: $(call needs,test servers web)
 		tests/test_servers_traffic.py tests/test_servers_frameworks.py \
 		tests/test_end_in_full.py $(ARGS)
 
-ends: $(call needs,test servers)
+ends: $(call needs,test servers web)
 	$(python) benchmarks/server_ends.py $(ARGS)
 	$(python) benchmarks/tables.py
 

@@ -34,7 +34,7 @@ import pytest  # noqa: E402
 import server_table  # noqa: E402
 import serving  # noqa: E402
 from server_table import TO_MAIN, Cell, Ends, summed  # noqa: E402
-from servers import COMMANDS, PACKAGES, SILENT, WEB  # noqa: E402
+from servers import COMMANDS, FRAMEWORKS, PACKAGES, SILENT, WEB  # noqa: E402
 from serving import PROGRAMS, Server, Traffic, serve  # noqa: E402
 
 MAX_BATCH = 100
@@ -64,6 +64,8 @@ def variables(cell: Cell) -> dict[str, Any]:
         found["HOME_OF_CALLS"] = "thread"
     if cell.waits_in_task:
         found["WAITS_IN_TASK"] = 1
+    if cell.server in FRAMEWORKS:
+        found["FRAMEWORK"] = FRAMEWORKS[cell.server]
     return found
 
 

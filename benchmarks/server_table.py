@@ -63,8 +63,14 @@ WORKER = "**gunicorn, `UvicornWorker`, also `--preload`**"
 WAITRESS = "**waitress**"
 EVENTLET = ("**eventlet.wsgi, patched or not**", ("eventlet", "eventlet-patched"))
 UWSGI = "the [options below](#why)"
+NO_HOOK = "nothing, no hook"
+MIDDLEWARE = "nothing: [`AccessLogMiddleware`](web.md) closes it"
 
 ROWS = [
+    Row("**FastAPI** under uvicorn", ("fastapi-uvicorn",), advice=MIDDLEWARE),
+    Row("**Django, ASGI**, under uvicorn", ("django-uvicorn",), advice=MIDDLEWARE),
+    Row("**Django, WSGI**, under gunicorn", ("django-gunicorn",), advice=NO_HOOK),
+    Row("**Flask** under gunicorn", ("flask-gunicorn",), advice=NO_HOOK),
     Row("**uvicorn, also `--workers`**", ("uvicorn", "uvicorn-workers"), *LIFESPAN),
     Row(UVICORN, ("uvicorn",)),
     Row(HYPERCORN, ("hypercorn",), *LIFESPAN),
@@ -79,12 +85,12 @@ ROWS = [
     Row(
         "**gunicorn, `sync` or `gthread` workers, also `--preload`**",
         ("gunicorn-sync", "gunicorn-gthread"),
-        advice="nothing, no hook",
+        advice=NO_HOOK,
     ),
     Row(
         "**gunicorn, `gevent` workers, also `--preload`**",
         ("gunicorn-gevent",),
-        advice="nothing, no hook",
+        advice=NO_HOOK,
     ),
     Row(WORKER, ("gunicorn-uvicorn",), *LIFESPAN),
     Row(WORKER, ("gunicorn-uvicorn",)),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import frameworks
-from servers import COMMANDS, PACKAGES, gunicorn
+from servers import PACKAGES, gunicorn, of_framework
 from serving import Traffic, needs, serve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -66,10 +66,6 @@ def cells() -> list[Any]:
     return found
 
 
-def command(name: str) -> list[str]:
-    return [part.replace("served:", "served_frameworks:") for part in COMMANDS[name]]
-
-
 def variables(kind: str, number: Signals = SIGTERM, name: str = "") -> dict[str, Any]:
     closes = "sys.exit" if (name, number) == ("waitress", SIGTERM) else "nothing"
     return {"FRAMEWORK": kind, "MS_DELAY": 20, "CLOSES": closes}
@@ -79,7 +75,7 @@ def variables(kind: str, number: Signals = SIGTERM, name: str = "") -> dict[str,
 def test_every_answered_request_has_its_entry_once(
     kind: str, name: str, number: Signals, tmp_path: Path
 ) -> None:  # C16
-    with serve(command(name), tmp_path, **variables(kind, number, name)) as server:
+    with serve(of_framework(name), tmp_path, **variables(kind, number, name)) as server:
         server.wait_for(server.listens)
         traffic = Traffic(server)
         workers = WORKERS.get(name, 1)
@@ -111,7 +107,7 @@ def test_reload_in_mid_traffic_loses_nothing(tmp_path: Path) -> None:  # C16
     watched.mkdir()
     (watched / "module.py").touch()
     reload = ["--reload", "--reload-dir", str(watched)]
-    arguments = [*command("uvicorn"), *reload]
+    arguments = [*of_framework("uvicorn"), *reload]
     with serve(arguments, tmp_path, **variables("fastapi")) as server:
         # uvicorn resets connections that it has accepted and not begun to read.
         traffic = Traffic(server, goes_on=True)

@@ -58,11 +58,31 @@ COMMANDS = {
     "script": [SERVED, "script", "signal"],
     "asyncio.run": [SERVED, "asyncio.run", "signal"],
 }
+# With a framework's application, and a middleware that has the life of the dispatcher.
+FRAMEWORKS = {
+    "fastapi-uvicorn": "fastapi",
+    "django-uvicorn": "django",
+    "django-gunicorn": "django",
+    "flask-gunicorn": "flask",
+}
+
+
+def of_framework(name: str) -> list[str]:
+    """The command of a server, with served_frameworks.py in the place of served.py."""
+    return [part.replace("served:", "served_frameworks:") for part in COMMANDS[name]]
+
+
+COMMANDS |= {
+    "fastapi-uvicorn": of_framework("uvicorn"),
+    "django-uvicorn": of_framework("uvicorn"),
+    "django-gunicorn": of_framework("gunicorn-gthread"),
+    "flask-gunicorn": of_framework("gunicorn-gthread"),
+}
 WEB = {
     name for name in COMMANDS if not name.startswith(("celery", "script", "asyncio"))
 }
 # They tell the application of no start.
-SILENT = {"granian-wsgi", "daphne", "uwsgi", "uwsgi-prefork"}
+SILENT = {"granian-wsgi", "daphne", "uwsgi", "uwsgi-prefork", *FRAMEWORKS}
 PACKAGES = {
     "uvicorn": ["uvicorn"],
     "uvicorn-workers": ["uvicorn"],
@@ -82,4 +102,8 @@ PACKAGES = {
     "eventlet-patched": ["eventlet"],
     "celery-prefork": ["celery"],
     "celery-solo": ["celery"],
+    "fastapi-uvicorn": ["fastapi", "uvicorn"],
+    "django-uvicorn": ["django", "uvicorn"],
+    "django-gunicorn": ["django", "gunicorn"],
+    "flask-gunicorn": ["flask", "gunicorn"],
 }
