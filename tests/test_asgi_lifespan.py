@@ -14,6 +14,7 @@ from loops import LOOPS, Place, run_on
 from ringdispatch import BackgroundDispatcher
 from ringdispatch.asgi import AccessLogMiddleware, LifespanMiddleware
 from ringdispatch.testing import RecordingDispatcher
+from serving import needs
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop
 
@@ -335,6 +336,17 @@ def test_all_else_passes_through_untouched(kind: str) -> None:
     arguments = (scope_of(type=kind), object(), object())
     asyncio.run(wrapped(*arguments))  # type: ignore[arg-type]
     assert all(a is b for a, b in zip(given[0], arguments, strict=True))
+
+
+@needs("trio")
+def test_startup_under_trio_is_refused() -> None:
+    import trio
+
+    sink = Place()
+    dispatcher = dispatcher_to(sink)
+    app = LifespanMiddleware(App(), dispatchers=[dispatcher])
+    with pytest.raises(RuntimeError, match="needs a running asyncio loop"):
+        trio.run(app, {"type": "lifespan"}, None, None)
 
 
 @needs_fork

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import frameworks
+from served import FIRST
 from servers import PACKAGES, gunicorn, of_framework
 from serving import Traffic, needs, serve
 
@@ -120,3 +121,36 @@ def test_reload_in_mid_traffic_loses_nothing(tmp_path: Path) -> None:  # C16
             server.wait_for(lambda: len(traffic.answered) >= before + 100)  # noqa: B023
         traffic.end_with(SIGTERM)
         traffic.check()
+
+
+FLASK_RUN = [
+    "-m",
+    "flask",
+    "--app",
+    "served_frameworks:wsgi",
+    "run",
+    "--port",
+    "{port}",
+]
+
+
+@needs("flask")
+@pytest.mark.parametrize(
+    ("closes", "number", "delivered"),
+    [
+        ("nothing", SIGINT, 3),
+        pytest.param("nothing", SIGTERM, 0, marks=pytest.mark.nightly),
+        pytest.param("sys.exit", SIGTERM, 3, marks=pytest.mark.nightly),
+    ],
+)
+def test_end_of_flask_run(
+    closes: str, number: Signals, delivered: int, tmp_path: Path
+) -> None:  # C16
+    environment = {"FRAMEWORK": "flask", "MS_DELAY": 60_000, "CLOSES": closes}
+    with serve(FLASK_RUN, tmp_path, **environment) as server:
+        server.wait_for(server.listens)
+        for path in FIRST:
+            server.ask(path)
+        server.signal(number)
+        server.wait()
+        assert server.delivered() == FIRST[:delivered]

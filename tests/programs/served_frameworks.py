@@ -7,11 +7,13 @@ The entry of a request is its path, as there.
 from __future__ import annotations
 
 import os
+import signal
+import sys
 
 import frameworks
 from ringdispatch.asgi import AccessLogMiddleware
 from ringdispatch.wsgi import AccessLogMiddleware as WsgiAccessLogMiddleware
-from served import dispatcher
+from served import CLOSES, dispatcher
 
 framework = os.environ["FRAMEWORK"]
 if framework in frameworks.ASGI:
@@ -21,8 +23,11 @@ if framework in frameworks.ASGI:
         entry=lambda record: record.path,
     )
 if framework in frameworks.WSGI:
-    wsgi = WsgiAccessLogMiddleware(
-        frameworks.WSGI[framework](),
-        dispatcher=dispatcher,
-        entry=lambda record: record.path,
-    )
+    wsgi = frameworks.WSGI[framework]()
+    options = {"dispatcher": dispatcher, "entry": lambda record: record.path}
+    if framework == "flask":  # which `flask run` wants itself
+        wsgi.wsgi_app = WsgiAccessLogMiddleware(wsgi.wsgi_app, **options)
+    else:
+        wsgi = WsgiAccessLogMiddleware(wsgi, **options)
+if CLOSES == "sys.exit":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
