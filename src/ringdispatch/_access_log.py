@@ -24,7 +24,7 @@ _REPORT_SECONDS = 10.0
 class AccessRecord:
     """One request and its response, as `entry` of an AccessLogMiddleware gets it.
 
-    It is valid while `entry` runs: what is read later keeps the request alive.
+    Read it while `entry` runs: a record that is kept keeps its request alive.
 
     Attributes:
         time: When the request came, in milliseconds since 1970.
@@ -41,8 +41,9 @@ class AccessRecord:
         request_id: The header `x-request-id`, where it has 1 to 128 letters, digits and
             `_.:+/=-`.
         user_agent: The header `user-agent`.
-        error: The type of the exception that ended the request; "ClientDisconnect"
-            where the client went away; else None.
+        error: The type of the exception that ended the request, or that a framework
+            answered with 500 or more; "ClientDisconnect" where the client went away;
+            else None.
     """
 
     __slots__ = ("duration_ms", "error", "path", "response_bytes", "status", "time")

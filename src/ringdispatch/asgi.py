@@ -64,7 +64,7 @@ class _Holders:
             self._counts[dispatcher] = self._counts.get(dispatcher, 0) + 1
 
     def remove(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
-        """Returns whether it was the last."""
+        """Forget one lifespan; returns whether it was the last."""
         with self._lock:
             count = self._counts.pop(dispatcher, 0) - 1
             if count > 0:
