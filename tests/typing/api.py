@@ -11,6 +11,8 @@ from ringdispatch import (
     Objects,
     Records,
     Statistics,
+    current_dispatcher,
+    dispatchers,
 )
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 
@@ -57,6 +59,8 @@ assert_type(dispatcher.closed, bool)
 assert_type(dispatcher.name, str)
 assert_type(dispatcher.flush(), bool)
 assert_type(dispatcher.close(timeout=None), bool)
+assert_type(dispatchers(), list[BackgroundDispatcher[Any]])
+assert_type(current_dispatcher(), BackgroundDispatcher[Any] | None)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 BackgroundDispatcher(send)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
