@@ -52,6 +52,8 @@ def test_subclass_that_compares_as_it_likes_is_among_them() -> None:
         def __bool__(self) -> bool:
             return False
 
+        __hash__ = None  # type: ignore[assignment]
+
     own = Own(post, ms_delay=1)
     assert any(each is own for each in ringdispatch.dispatchers())
 

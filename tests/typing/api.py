@@ -14,6 +14,7 @@ from ringdispatch import (
     current_dispatcher,
     dispatchers,
 )
+from ringdispatch.logging import DispatchHandler
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 
 
@@ -145,3 +146,17 @@ async def step() -> None:
     with SteppedClock() as clock:
         await clock.advance(0.1)
         assert_type(clock.elapsed, float)
+
+
+handler = DispatchHandler(dispatcher, level="INFO")
+assert_type(handler.suppressed, int)
+assert_type(handler.dispatcher, BackgroundDispatcher[Any])
+DispatchHandler("shop.log.dispatcher")
+DispatchHandler(dispatch_function=send_any, ms_delay=100, capacity=10, level=10)
+DispatchHandler(dispatch_function="shop.log.send", ms_delay=100)
+DispatchHandler(dispatch_function=send_payload, ms_delay=10, layout=Bytes())
+DispatchHandler(dispatch_function=send_rows, ms_delay=10, layout=Records([("a", "u2")]))
+DispatchHandler()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+DispatchHandler(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+DispatchHandler(dispatcher, ms_delay=100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+DispatchHandler(dispatch_function=send_any)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
