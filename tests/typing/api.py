@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, assert_type
 
+import ringdispatch.opentelemetry
+import ringdispatch.prometheus
 from ringdispatch import (
     BackgroundDispatcher,
     Bytes,
@@ -160,3 +162,8 @@ DispatchHandler()  # type: ignore[call-overload]  # pyright: ignore[reportCallIs
 DispatchHandler(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 DispatchHandler(dispatcher, ms_delay=100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 DispatchHandler(dispatch_function=send_any)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+collector = ringdispatch.prometheus.register()
+assert_type(collector, ringdispatch.prometheus.DispatcherCollector)
+ringdispatch.opentelemetry.instrument(None)
+ringdispatch.opentelemetry.instrument(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
