@@ -62,15 +62,20 @@ def with_extra() -> Loop:
 def with_structlog() -> Loop:
     import structlog
 
-    class Enqueue:
-        info = staticmethod(dispatcher().enqueue)
+    enqueue = dispatcher().enqueue
+
+    def ship(_: object, __: str, event: dict[str, object]) -> None:
+        enqueue(event)
+        raise structlog.DropEvent
 
     log = structlog.wrap_logger(
-        Enqueue,
+        None,
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(),
-            lambda _, __, event: ((event,), {}),
+            structlog.processors.format_exc_info,
+            ship,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,

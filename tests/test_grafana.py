@@ -13,11 +13,9 @@ import pytest
 
 pytest.importorskip("prometheus_client")
 
+from grafana import ALERTS, DASHBOARD, expressions
 from ringdispatch.prometheus import DispatcherCollector
 
-FOLDER = Path(__file__).parent.parent / "docs" / "grafana"
-DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
-ALERTS = FOLDER / "alerts.yml"
 PANELS = [panel["title"] for panel in DASHBOARD["panels"]]
 
 # Options of newer schemas, which require them, that the classes do not know.
@@ -26,16 +24,6 @@ NEWER = {"percentChangeColorMode", "showPercentChange", "wideLayout"}
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="not installed: promtool"
 )
-
-
-def expressions() -> list[str]:
-    """The dashboard's queries, with Grafana's variables filled in."""
-    found = []
-    for panel in DASHBOARD["panels"]:
-        for target in panel["targets"]:
-            text = target["expr"].replace("$__rate_interval", "5m")
-            found.append(re.sub(r"\$(job|dispatcher)", ".*", text.replace("$__r", "1")))
-    return [each.replace("1ange", "1h") for each in found]
 
 
 def metrics() -> set[str]:

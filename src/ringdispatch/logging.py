@@ -64,8 +64,8 @@ class DispatchHandler(logging.Handler):
     Args:
         dispatcher: Gets the entries.
         level: The handler's level.
-        dispatch_function: Makes a dispatcher for this handler; so do `ms_delay` and all
-            other options of a BackgroundDispatcher.
+        **options: In the place of a dispatcher: `dispatch_function`, `ms_delay` and
+            what else a BackgroundDispatcher takes, of which the handler makes one.
 
     Raises:
         TypeError: no dispatcher; a dispatcher and options for another; or as for a
