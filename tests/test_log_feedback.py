@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -160,7 +161,7 @@ async def in_to_thread(batch: list[Any]) -> None:
 )
 def test_lines_of_the_sink_are_dropped_and_counted(
     send: Callable[[list[Any]], object],
-) -> None:
+) -> None:  # F15
     got: list[Any] = []
 
     async def sink(batch: list[Any]) -> None:
@@ -168,7 +169,7 @@ def test_lines_of_the_sink_are_dropped_and_counted(
         await forward(batch)
 
     async def forward(batch: list[Any]) -> None:
-        if asyncio.iscoroutinefunction(send):
+        if inspect.iscoroutinefunction(send):
             await send(batch)
 
     def ordinary(batch: list[Any]) -> None:

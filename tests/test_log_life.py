@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import logging.config
+import sysconfig
 import threading
 import time
 import weakref
@@ -125,6 +126,23 @@ def test_flush_never_raises_whatever_the_service_does(log: logging.Logger) -> No
     handler.flush()
     handler.close()
     assert handler.dispatcher.statistics().rejected_closed == 1
+
+
+def test_flush_blocks_no_home_that_another_greenlet_runs(log: logging.Logger) -> None:
+    async def main() -> None:
+        handler = attached(log)
+        log.info("a")
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)  # as in that greenlet
+        try:
+            handler.flush()
+        finally:
+            asyncio._set_running_loop(loop)
+        assert got == []
+        assert await handler.dispatcher.aclose()
+
+    asyncio.run(main())
+    assert got == ["a"]
 
 
 def test_flush_in_a_batch_does_not_wait_for_itself(log: logging.Logger) -> None:
@@ -309,6 +327,10 @@ handler.flush()
 
 
 @needs_fork
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="CPython without the GIL may hang in the child",
+)
 def test_child_forked_while_threads_log_does_not_hang() -> None:
     run_snippet(
         PROGRAM
