@@ -192,30 +192,32 @@ def test_line_of_a_task_that_outlives_its_batch_is_dropped() -> None:
     got: list[Any] = []
 
     async def main() -> None:
-        sent = asyncio.Event()
+        sent: asyncio.Queue[int] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
 
         async def read() -> None:
             while True:
-                await sent.wait()
-                sent.clear()
+                await sent.get()
                 shop.debug("answered")
+                sent.task_done()
 
         async def send(batch: list[Any]) -> None:
             got.extend(batch)
             if not tasks:
                 tasks.append(asyncio.create_task(read()))
-            sent.set()
+            sent.put_nowait(len(batch))
 
         handler = on_root(Sending(send, ms_delay=1))
-        await log_and_settle(handler)
-        await log_and_settle(handler)
+        for _ in range(2):
+            await log_and_settle(handler)
+            await sent.join()
         assert handler.suppressed >= 2
+        await log_and_settle(handler)
         tasks[0].cancel()
         assert await handler.dispatcher.aclose()
 
     asyncio.run(main())
-    assert lines(got) == ["order paid"] * 2
+    assert lines(got) == ["order paid"] * 3
 
 
 def test_two_handlers_do_not_feed_each_other() -> None:
