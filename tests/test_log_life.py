@@ -256,6 +256,32 @@ def test_handler_that_another_configuration_closed_goes_on(
     assert got == ["before", "after"]
 
 
+def test_handler_goes_on_after_uvicorns_configuration(log: logging.Logger) -> None:
+    config = pytest.importorskip("uvicorn.config")
+    handler = attached(log)
+    log.info("before")
+    logging.config.dictConfig(config.LOGGING_CONFIG)
+    log.info("after")
+    handler.flush()
+    assert got == ["before", "after"]
+    for name in config.LOGGING_CONFIG["loggers"]:
+        logging.getLogger(name).handlers.clear()
+
+
+def test_thread_that_the_first_line_starts_logs_nothing() -> None:
+    """It starts in the middle of that line's own enqueue."""
+    ended = run_snippet(
+        PROGRAM
+        + """
+log.setLevel(logging.DEBUG)
+log.info("first")
+logging.shutdown()
+""",
+        debug=False,
+    )
+    assert ended.lines == ["True first"]
+
+
 def test_given_dispatcher_stays_open(log: logging.Logger) -> None:
     dispatcher = BackgroundDispatcher[Any](ship, ms_delay=60_000)
     handler = DispatchHandler(dispatcher)
