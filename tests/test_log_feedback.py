@@ -324,7 +324,7 @@ def test_own_lines_are_dropped_and_other_handlers_get_them(
 
 
 def test_own_warnings_go_to_stderr_where_no_other_handler_takes_them() -> None:
-    """A service that is down must not be a secret that only it would be told."""
+    """That the service is down is to be read elsewhere than there."""
     run_snippet(
         """
         from ringdispatch.logging import DispatchHandler

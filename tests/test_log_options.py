@@ -163,6 +163,8 @@ def test_dictconfig_takes_names(prefix: str) -> None:
 
 @pytest.mark.usefixtures("log")
 def test_dictconfig_says_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="Unable to configure handler 'ship'") as told:
+    with pytest.raises(
+        ValueError, match="Unable to configure handler 'ship'"
+    ) as caught:
         configured(dispatch_function="no.such", ms_delay=1)
-    assert "dispatch_function='no.such'" in str(told.value.__cause__)
+    assert "dispatch_function='no.such'" in str(caught.value.__cause__)

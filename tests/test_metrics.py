@@ -200,7 +200,7 @@ def test_books_are_whole_at_every_scrape(registry: Any) -> None:  # C8
     assert sending.close()
 
 
-def test_dispatchers_of_one_name_are_told_apart(registry: Any) -> None:
+def test_dispatchers_of_one_name_have_numbers(registry: Any) -> None:
     made = [Sending(post, ms_delay=1, name="audit") for _ in range(3)]
     names = {name for _, name, _ in scraped(registry)}
     assert {"audit", "audit-2", "audit-3"} <= names

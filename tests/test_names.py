@@ -52,7 +52,7 @@ def test_a_number_tells_those_of_one_function_apart() -> None:
     assert make().name == "post"
 
 
-def test_a_given_name_is_told_apart_too() -> None:
+def test_a_given_name_gets_a_number_too() -> None:
     made = [make("audit"), make("audit"), make("post"), make()]
     assert [one.name for one in made] == ["audit", "audit-2", "post", "post-2"]
     del made[0]

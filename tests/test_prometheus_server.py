@@ -80,9 +80,9 @@ class Prometheus:
     def get(self, path: str, **parameters: object) -> Any:
         query = urllib.parse.urlencode(parameters)
         with DIRECT.open(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
-            told = json.load(answer)
-        assert told["status"] == "success", told
-        return told["data"]
+            body = json.load(answer)
+        assert body["status"] == "success", body
+        return body["data"]
 
     def query(self, expression: str) -> dict[tuple[str, str], float]:
         """The values by instance and dispatcher."""
@@ -148,12 +148,12 @@ def test_books_are_zero_at_every_scrape_under_traffic(tmp_path: Path) -> None:
             ending.set()
             producer.join()
             now = time.time()
-            told = seen.get(
+            seen_since = seen.get(
                 "query_range", query=BOOKS, start=now - 20, end=now, step="0.2"
             )
             [mine] = [
                 each["values"]
-                for each in told["result"]
+                for each in seen_since["result"]
                 if each["metric"]["dispatcher"] == sending.name
             ]
             assert len(mine) >= 10
