@@ -25,6 +25,7 @@
 # make prices what enqueue, a row, a batch, a window and a middleware cost, against limits;
 #             make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
+# make logging-price  what a line of logging costs, against its limits
 # make linear what grows with tasks, calls and dispatchers: it doubles when they do
 # make replay-check  what the tuner predicts, against the real dispatcher, in half an hour;
 #             ARGS=--quick takes three minutes
@@ -96,7 +97,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
-.PHONY: import-price linear replay-check
+.PHONY: import-price logging-price linear replay-check
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
@@ -142,7 +143,7 @@ prices: $(call needs,test)
 		'output=$$($(python) benchmarks/NAME_price.py --check 2>&1); status=$$?; \
 		echo "NAME: $$output"; exit $$status'
 
-$(prices:%=%-price) import-price: %-price: $(call needs,test)
+$(prices:%=%-price) import-price logging-price: %-price: $(call needs,test)
 	$(python) benchmarks/$*_price.py --check $(ARGS)
 
 linear: $(call needs)

@@ -29,6 +29,7 @@ from typing import Any
 
 import pytest
 
+import page_checks
 import web_pages
 from collecting import Collector, collecting
 from serving import DIRECT
@@ -106,6 +107,10 @@ class Context:
 
 PRELUDES = {
     **web_pages.PRELUDES,
+    ("docs/logging.md", "Logging"): """
+import logging
+logging.getLogger("httpx").setLevel(logging.INFO)
+""",
     ("docs/migrating.md", "From QueueHandler"): """
 import logging
 logging.getLogger("httpx").setLevel(logging.INFO)
@@ -256,34 +261,6 @@ def by_kind(run: Run) -> None:
     }
 
 
-def logged(run: Run) -> None:
-    ours = ("QueueHandler", "DispatchHandler")
-    root = logging.getLogger()
-    for handler in [each for each in root.handlers if type(each).__name__ in ours]:
-        root.removeHandler(handler)
-    paid, failed = [entry["message"] for entry in run.collector.entries]
-    assert paid == "order 1 paid"
-    assert failed.startswith("order 2 failed\nTraceback (most recent call last):")
-    assert failed.endswith("KeyError: 'address'")
-    if "DispatchHandler" not in run.names:
-        return
-
-    # httpx logs a line for each batch: it is not shipped, so it makes no other batch.
-    run.collector.forget()
-    dispatcher = handler.dispatcher = run.names["BackgroundDispatcher"](
-        run.names["send"], ms_delay=1
-    )
-    before = len([each for each in run.logged if each.name == "httpx"])
-    root.addHandler(handler)
-    logging.getLogger("shop").info("order 3 paid")
-    for _ in range(3):
-        assert dispatcher.flush()
-    root.removeHandler(handler)
-    assert dispatcher.close()
-    assert run.collector.entries == [{"message": "order 3 paid"}]
-    assert len([each for each in run.logged if each.name == "httpx"]) == before + 1
-
-
 def traced(run: Run) -> None:
     assert run.collector.entries == [{"message": "order 1 paid"}]
 
@@ -317,7 +294,6 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("docs/layouts.md", "Records"): layouts,
     ("docs/layouts.md", "Bytes"): layouts,
     ("docs/migrating.md", "From the TypeScript object"): ported_from_typescript,
-    ("docs/migrating.md", "From QueueHandler"): logged,
     ("docs/migrating.md", "From OpenTelemetry's processors"): traced,
     ("docs/migrating.md", "From a hand-written asyncio queue"): queued,
     ("docs/recipes.md", "Retry"): retried,
@@ -327,6 +303,7 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("docs/servers.md", "Why"): closed_by_celery,
     ("docs/servers.md", "trio"): under_trio,
     **web_pages.CHECKS,
+    **page_checks.CHECKS,
 }
 FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
 
@@ -344,7 +321,11 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     before = urllib.request._opener  # type: ignore[attr-defined]
     urllib.request.install_opener(DIRECT)
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
     urllib.request._opener = before  # type: ignore[attr-defined]
 
 
@@ -389,6 +370,8 @@ def test_page_about_tests_passes_under_pytest(tmp_path: Path) -> None:
 
 # Which block goes on from which, as its page says.
 GOES_ON = {
+    ("docs/logging.md", "By dictConfig"): "Logging",
+    ("docs/logging.md", "structlog"): "Logging",
     ("docs/index.md", "Check the counts"): "Without an event loop",
     ("docs/index.md", "When the other side is down"): "Without an event loop",
     ("docs/migrating.md", "From OpenTelemetry's processors"): (

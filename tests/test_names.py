@@ -52,10 +52,11 @@ def test_a_number_tells_those_of_one_function_apart() -> None:
     assert make().name == "post"
 
 
-def test_a_given_name_stays_as_it_is() -> None:
-    made = [make("audit"), make("audit"), make("post")]
-    assert [one.name for one in made] == ["audit", "audit", "post"]
-    assert make().name == "post"
+def test_a_given_name_gets_a_number_too() -> None:
+    made = [make("audit"), make("audit"), make("post"), make()]
+    assert [one.name for one in made] == ["audit", "audit-2", "post", "post-2"]
+    del made[0]
+    assert make("audit").name == "audit"
 
 
 def test_the_name_is_the_functions_qualified_one() -> None:

@@ -7,7 +7,7 @@ them to your async function in batches, at most one batch every `ms_delay` milli
 from typing import TYPE_CHECKING, Any
 
 from ._bytes import BytesBatch
-from ._dispatcher import BackgroundDispatcher
+from ._dispatcher import BackgroundDispatcher, current_dispatcher, dispatchers
 from ._enqueue import Full
 from ._layouts import Bytes, Objects, Records
 
@@ -22,6 +22,8 @@ __all__ = [
     "Objects",
     "Records",
     "Statistics",
+    "current_dispatcher",
+    "dispatchers",
 ]
 
 

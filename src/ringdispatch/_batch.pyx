@@ -100,10 +100,11 @@ cdef class Batch:
         if first:
             unlink(state, &self.node)
             state.dispatch_seconds += seconds
-            state.failed_batches += failed
             if failed:
+                state.failed_batches += 1
                 state.failed += count
             else:
+                state.dispatched_batches += 1
                 state.dispatched += count
         ring_unlock(&state.mutex)
         return first

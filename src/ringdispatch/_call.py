@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 EAGER = sys.version_info >= (3, 12)
 _EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
 
-# The call that the running code belongs to: the dispatch function and all it started.
-# Weakly: a context outlives its call wherever something keeps it, as an idle loop does
-# with that of the last timer that was cancelled.
-_current: ContextVar["weakref.ref[Call] | None"] = ContextVar(
-    "ringdispatch_call", default=None
+# The call that the running code belongs to: the dispatch function and all it started;
+# and whose call it is. Weakly: a context outlives its call wherever something keeps it,
+# as an idle loop does with that of the last timer that was cancelled.
+_current: ContextVar["tuple[weakref.ref[Call], weakref.ref[Batcher]] | None"] = (
+    ContextVar("ringdispatch_call", default=None)
 )
 
 
 def current_call() -> "Call | None":
     """The call that the running code belongs to, until that has ended."""
-    reference = _current.get()
-    return None if reference is None else reference()
+    current = _current.get()
+    return None if current is None else current[0]()
+
+
+def current_batcher() -> "Batcher | None":
+    """Whose call the running code belongs to, or was started by."""
+    current = _current.get()
+    return None if current is None else current[1]()
 
 
 class Call:
@@ -97,7 +103,7 @@ class Call:
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         batcher = self._batcher
         try:
-            _current.set(weakref.ref(self))
+            _current.set((weakref.ref(self), weakref.ref(batcher)))
             if not EAGER:
                 batcher.unstarted.pop(self, None)
                 if self._slot is None or not self._slot.held:
@@ -138,7 +144,7 @@ class Call:
     async def _in_thread(self, value: Any) -> None:
         """Call an ordinary dispatch function in a worker thread."""
         context = Context()
-        context.run(_current.set, weakref.ref(self))
+        context.run(_current.set, (weakref.ref(self), weakref.ref(self._batcher)))
         function = partial(context.run, self._batcher.options.function, value)
         thread_call = ThreadCall(self.home, function)
         try:

@@ -1,12 +1,14 @@
 """The public face: `BackgroundDispatcher` and its options."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
 from . import _close, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
+from ._call import current_batcher
 from ._enqueue import EnqueueBase, install_enqueue
 from ._home import home_of, running_loop
 from ._layouts import Bytes, Objects, Records
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
     from ._statistics import Statistics
 
 Entry = TypeVar("Entry")
+
+# Those that were made and not collected, by the id of their batcher, which each keeps.
+_living: "weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]" = (
+    weakref.WeakValueDictionary()
+)
 
 
 class Options(TypedDict, total=False):
@@ -78,7 +85,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`:
             of the first at once, of later ones up to 1 s late, and later while the
             home's loop is blocked. The reason is the name of a counter in Statistics.
-        name: For logs and metrics. None: the function's. A second one gets a number.
+        name: For logs and metrics. None: the function's. Where another dispatcher has
+            it, a number is appended: `send-2`.
 
     Raises:
         TypeError: an option of the wrong type, or a function of the wrong arguments.
@@ -162,6 +170,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         batcher = Batcher(options)
         self._attach(batcher.ring, options.on_full, batcher)
         self._batcher = batcher
+        _living[id(batcher)] = self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -348,3 +357,25 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         except AttributeError:
             kind = type(self).__name__
             raise RuntimeError(f"{kind}.__init__ was not called") from None
+
+
+def dispatchers() -> list[BackgroundDispatcher[Any]]:
+    """The dispatchers of this process, in the order of their making.
+
+    A closed one is among them until it is collected: its counts go on. No two have the
+    same name.
+    """
+    # One operation of a dict: other threads make and drop dispatchers meanwhile.
+    found = [reference() for reference in _living.valuerefs()]
+    return [each for each in found if each is not None]
+
+
+def current_dispatcher() -> BackgroundDispatcher[Any] | None:
+    """The dispatcher whose batch the running code belongs to; None outside of batches.
+
+    That is code of the dispatch function, in a worker thread too, and of tasks and
+    callbacks that it started, which may run on after the batch. Threads that it starts
+    have a context of their own.
+    """
+    batcher = current_batcher()
+    return None if batcher is None else _living.get(id(batcher))

@@ -397,7 +397,6 @@ class Options:
         home = choice("home", given["home"], ("auto", "thread"))
         self.prefers_thread = home == "thread"
         self.name = name(given["name"], function)
-        self._is_named = given["name"] is not None
         self.on_error = hook("on_error", given["on_error"], "exception", "batch")
         self.on_drop = hook("on_drop", given["on_drop"], "reason", "count")
         self.layout = layout(given["layout"])
@@ -411,5 +410,5 @@ class Options:
         return self.layout.make_ring(self.capacity, self.max_batch, self.max_in_flight)
 
     def name_for(self, owner: object) -> str:
-        """The given name; else the function's, and a number where it is not alone."""
-        return self.name if self._is_named else unique_name(self.name, owner)
+        """The given name, or the function's, and a number where it is not alone."""
+        return unique_name(self.name, owner)

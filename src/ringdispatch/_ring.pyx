@@ -421,7 +421,7 @@ cdef class Ring:
             seen.rejected_closed,
             seen.rejected_oversized,
             seen.batches,
-            seen.failed_batches,
+            seen.dispatched_batches, seen.failed_batches,
             max(seen.peak_pending, pending),
             self.capacity,
             seen.dispatch_seconds,

@@ -79,6 +79,7 @@ ctypedef struct RingState:
     uint64_t rejected_closed
     uint64_t rejected_oversized
     uint64_t batches
+    uint64_t dispatched_batches
     uint64_t failed_batches
     uint64_t peak_pending
     uint64_t urgent_end  # entries below it are to go out now: a flush waits for them

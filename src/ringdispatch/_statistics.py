@@ -22,6 +22,7 @@ class Statistics:
         rejected_closed: Entries refused because the dispatcher was closed.
         rejected_oversized: Entries refused because they are larger than a batch may be.
         batches: Batches handed to the dispatch function.
+        dispatched_batches: Batches whose dispatch returned.
         failed_batches: Batches that failed.
         peak_pending: Most entries that were ever pending at once.
         capacity: Most entries that can be pending at once.
@@ -47,6 +48,7 @@ class Statistics:
     rejected_closed: int
     rejected_oversized: int
     batches: int
+    dispatched_batches: int
     failed_batches: int
     peak_pending: int
     capacity: int

@@ -56,7 +56,7 @@ class ModelBatch:
             self.ring.unsettled.remove(self)
             count = self.end - self.start
             self.ring.books["failed" if failed else "dispatched"] += count
-            self.ring.books["failed_batches"] += failed
+            self.ring.books["failed_batches" if failed else "dispatched_batches"] += 1
             self.ring.in_flight -= count
             self.ring.dispatch_seconds += seconds
         return first
@@ -439,6 +439,7 @@ class ModelRing:
             "rejected_closed": self.books["rejected_closed"],
             "rejected_oversized": self.books["rejected_oversized"],
             "batches": self.books["batches"],
+            "dispatched_batches": self.books["dispatched_batches"],
             "failed_batches": self.books["failed_batches"],
             "peak_pending": self.peak_pending,
             "capacity": self.capacity,

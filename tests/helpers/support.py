@@ -102,7 +102,8 @@ def books_agree(dispatcher: BackgroundDispatcher[Any]) -> None:
     assert adds_up(seen), seen
     assert 0 <= seen.pending <= seen.peak_pending <= seen.capacity, seen
     assert 0 <= seen.in_flight <= seen.accepted, seen
-    assert 0 <= seen.failed_batches <= seen.batches, seen
+    settled = seen.dispatched_batches + seen.failed_batches
+    assert 0 <= settled <= seen.batches <= settled + seen.in_flight, seen
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:

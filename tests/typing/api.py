@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, assert_type
 
+import ringdispatch.opentelemetry
+import ringdispatch.prometheus
 from ringdispatch import (
     BackgroundDispatcher,
     Bytes,
@@ -11,8 +13,11 @@ from ringdispatch import (
     Objects,
     Records,
     Statistics,
+    current_dispatcher,
+    dispatchers,
 )
 from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
+from ringdispatch.logging import DispatchHandler
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 from ringdispatch.wsgi import AccessLogMiddleware as WsgiAccessLog
 
@@ -59,6 +64,8 @@ assert_type(dispatcher.closed, bool)
 assert_type(dispatcher.name, str)
 assert_type(dispatcher.flush(), bool)
 assert_type(dispatcher.close(timeout=None), bool)
+assert_type(dispatchers(), list[BackgroundDispatcher[Any]])
+assert_type(current_dispatcher(), BackgroundDispatcher[Any] | None)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 BackgroundDispatcher(send)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
@@ -177,3 +184,21 @@ def wsgi_application(environ: Any, start_response: Any) -> list[bytes]:
 wsgi = WsgiAccessLog(wsgi_application, dispatcher=rows, entry=access_row, exclude=["/"])
 WsgiAccessLog(wsgi, dispatcher=dispatcher)
 WsgiAccessLog(wsgi, dispatcher=dispatcher, timeout=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+handler = DispatchHandler(dispatcher, level="INFO")
+assert_type(handler.suppressed, int)
+assert_type(handler.dispatcher, BackgroundDispatcher[Any])
+DispatchHandler("shop.log.dispatcher")
+DispatchHandler(dispatch_function=send_any, ms_delay=100, capacity=10, level=10)
+DispatchHandler(dispatch_function="shop.log.send", ms_delay=100)
+DispatchHandler(dispatch_function=send_payload, ms_delay=10, layout=Bytes())
+DispatchHandler(dispatch_function=send_rows, ms_delay=10, layout=Records([("a", "u2")]))
+DispatchHandler()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+DispatchHandler(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+DispatchHandler(dispatcher, ms_delay=100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+DispatchHandler(dispatch_function=send_any)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+collector = ringdispatch.prometheus.register()
+assert_type(collector, ringdispatch.prometheus.DispatcherCollector)
+ringdispatch.opentelemetry.instrument(None)
+ringdispatch.opentelemetry.instrument(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
