@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
 import pytest
 
+from loops import LOOPS, run_on
 from support import Sink, SteppedLoop, logged
 
 OURS = "ringdispatch[n1]"
@@ -173,6 +175,44 @@ def test_log_handler_that_raises_is_shown_on_stderr_and_ends_nothing(
     finally:
         logging.getLogger("ringdispatch").removeHandler(handler)
     assert f"{kind.__name__}: no room for a log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_generator_exit_of_a_dispatch_function_is_reported_once(
+    loop_name: str,
+    is_async: bool,
+    waits: bool,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    """Python complains of a task whose exception nothing fetches."""
+
+    async def send(batch: list[Any]) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise GeneratorExit
+
+    def send_in_a_thread(batch: list[Any]) -> Any:
+        if waits:
+            return send(batch)
+        raise GeneratorExit
+
+    async def main() -> None:
+        function = send if is_async else send_in_a_thread
+        dispatcher = dispatcher_class(function, ms_delay=1, name="n1")
+        dispatcher.enqueue("a")
+        assert await dispatcher.aflush()
+        assert dispatcher.statistics().failed == 1
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    gc.collect()
+    assert logged(caplog, logging.WARNING) == [
+        f"{OURS}: dispatch failed (1 entry): GeneratorExit()"
+    ]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_wrong_arity_behind_a_decorator_fails_at_the_first_batch_and_is_counted(
