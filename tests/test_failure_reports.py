@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, run_on
+from subprocesses import run_snippet
 from support import Sink, SteppedLoop, logged
 
 OURS = "ringdispatch[n1]"
@@ -213,6 +214,50 @@ def test_generator_exit_of_a_dispatch_function_is_reported_once(
         f"{OURS}: dispatch failed (1 entry): GeneratorExit()"
     ]
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+@pytest.mark.parametrize("lost", ["sys.stderr.close()", "sys.stderr = None"])
+@pytest.mark.parametrize("function", ["send", "send_in_a_thread"])
+def test_lost_stderr_ends_no_report(function: str, lost: str) -> None:  # C11
+    """Neither logging's last resort nor the traceback of a handler has a place."""
+    outcome = run_snippet(
+        f"""
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise ValueError("a handler")
+        async def send(batch):
+            raise OSError("down")
+        def send_in_a_thread(batch):
+            raise OSError("down")
+        dispatcher = BackgroundDispatcher(
+            {function},
+            ms_delay=60_000,
+            capacity=2,
+            on_error=lambda error, batch: say("on_error", batch),
+            on_drop=lambda reason, count: say("on_drop", reason, count),
+        )
+        {lost}
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: say("asyncio", context))
+            for number in range(3):
+                dispatcher.enqueue(number)
+            say(await dispatcher.aflush())
+        asyncio.run(main())
+        logging.getLogger("ringdispatch").addHandler(Broken())
+        dispatcher.enqueue(3)
+        say(dispatcher.close())
+        books(dispatcher)
+        """
+    )
+    assert outcome.lines == [
+        "on_drop rejected_full 1",
+        "on_error [0, 1]",
+        "True",
+        "on_error [3]",
+        "True",
+        "accepted=3 failed=3 rejected_full=1",
+    ]
 
 
 def test_wrong_arity_behind_a_decorator_fails_at_the_first_batch_and_is_counted(
