@@ -97,6 +97,39 @@ def test_subinterpreter_gets_an_import_error_and_the_main_one_works() -> None:
     assert outcome.lines[1] == "['entry']"
 
 
+def test_subinterpreter_that_closes_its_dispatcher_may_end() -> None:
+    """One that shares the GIL; with a running dispatcher it aborts before 3.14."""
+    outcome = run_snippet(
+        """
+        import sys
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        if sys.version_info >= (3, 13):
+            interpreter = interpreters.create("legacy")
+        else:
+            interpreter = interpreters.create(isolated=False)
+        answer = interpreters.run_string(interpreter, (
+            "import threading, time\\n"
+            "from ringdispatch import BackgroundDispatcher\\n"
+            "dispatcher = BackgroundDispatcher(print, ms_delay=1)\\n"
+            "dispatcher.enqueue('entry')\\n"
+            "assert dispatcher.close()\\n"
+            "deadline = time.monotonic() + 10\\n"
+            "while threading.active_count() > 1:\\n"
+            "    assert time.monotonic() < deadline\\n"
+            "    time.sleep(0.001)\\n"
+        ))
+        assert answer is None, answer
+        interpreters.destroy(interpreter)
+        print("end")
+        """,
+        prelude=False,
+    )
+    assert outcome.lines == ["['entry']", "end"]
+
+
 class Bare:
     """A timer's handle of a loop that is not written in Python, or is Qt's."""
 

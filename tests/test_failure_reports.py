@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
 import pytest
 
+from loops import LOOPS, run_on
+from subprocesses import run_snippet
 from support import Sink, SteppedLoop, logged
 
 OURS = "ringdispatch[n1]"
@@ -173,6 +176,88 @@ def test_log_handler_that_raises_is_shown_on_stderr_and_ends_nothing(
     finally:
         logging.getLogger("ringdispatch").removeHandler(handler)
     assert f"{kind.__name__}: no room for a log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("loop_name", LOOPS)
+def test_generator_exit_of_a_dispatch_function_is_reported_once(
+    loop_name: str,
+    is_async: bool,
+    waits: bool,
+    caplog: pytest.LogCaptureFixture,
+    dispatcher_class: type,
+) -> None:  # C11
+    """Python complains of a task whose exception nothing fetches."""
+
+    async def send(batch: list[Any]) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise GeneratorExit
+
+    def send_in_a_thread(batch: list[Any]) -> Any:
+        if waits:
+            return send(batch)
+        raise GeneratorExit
+
+    async def main() -> None:
+        function = send if is_async else send_in_a_thread
+        dispatcher = dispatcher_class(function, ms_delay=1, name="n1")
+        dispatcher.enqueue("a")
+        assert await dispatcher.aflush()
+        assert dispatcher.statistics().failed == 1
+        assert await dispatcher.aclose()
+
+    run_on(loop_name, main())
+    gc.collect()
+    assert logged(caplog, logging.WARNING) == [
+        f"{OURS}: dispatch failed (1 entry): GeneratorExit()"
+    ]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+@pytest.mark.parametrize("lost", ["sys.stderr.close()", "sys.stderr = None"])
+@pytest.mark.parametrize("function", ["send", "send_in_a_thread"])
+def test_lost_stderr_ends_no_report(function: str, lost: str) -> None:  # C11
+    """Neither logging's last resort nor the traceback of a handler has a place."""
+    outcome = run_snippet(
+        f"""
+        class Broken(logging.Handler):
+            def emit(self, record):
+                raise ValueError("a handler")
+        async def send(batch):
+            raise OSError("down")
+        def send_in_a_thread(batch):
+            raise OSError("down")
+        dispatcher = BackgroundDispatcher(
+            {function},
+            ms_delay=60_000,
+            capacity=2,
+            on_error=lambda error, batch: say("on_error", batch),
+            on_drop=lambda reason, count: say("on_drop", reason, count),
+        )
+        {lost}
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: say("asyncio", context))
+            for number in range(3):
+                dispatcher.enqueue(number)
+            say(await dispatcher.aflush())
+        asyncio.run(main())
+        logging.getLogger("ringdispatch").addHandler(Broken())
+        dispatcher.enqueue(3)
+        say(dispatcher.close())
+        books(dispatcher)
+        """
+    )
+    assert outcome.lines == [
+        "on_drop rejected_full 1",
+        "on_error [0, 1]",
+        "True",
+        "on_error [3]",
+        "True",
+        "accepted=3 failed=3 rejected_full=1",
+    ]
 
 
 def test_wrong_arity_behind_a_decorator_fails_at_the_first_batch_and_is_counted(

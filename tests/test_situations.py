@@ -75,6 +75,42 @@ def test_enqueue_near_the_recursion_limit_returns() -> None:  # C18, C20
     )
 
 
+def test_enqueue_near_the_limit_returns_where_a_thread_dispatches() -> None:
+    """A loop's wake-up or a finalizer that failed must not be tried again for ever."""
+    run_snippet(
+        """
+        async def send(batch): pass
+        def deep(frames, dispatcher):
+            if frames:
+                return deep(frames - 1, dispatcher)
+            try:
+                dispatcher.enqueue("deep")
+            except RecursionError:
+                pass
+        sys.unraisablehook = lambda _: None
+        for warm in (True, False):
+            for left in range(2, 20):
+                dispatcher = BackgroundDispatcher(send, ms_delay=1, home="thread")
+                if warm:
+                    dispatcher.enqueue("first")
+                    assert dispatcher.flush()
+                frame, depth = sys._getframe(), 0
+                while frame:
+                    frame, depth = frame.f_back, depth + 1
+                sys.setrecursionlimit(depth + 300)
+                try:
+                    deep(300 - left, dispatcher)
+                except RecursionError:
+                    pass
+                sys.setrecursionlimit(1000)
+                dispatcher.enqueue("later")
+                assert dispatcher.close(10), left
+                assert not dispatcher.statistics().pending
+        """,
+        debug=False,
+    )  # C18, C20
+
+
 def test_interrupted_start_of_the_thread_is_repeated_by_the_next_window() -> None:
     run_snippet(
         """

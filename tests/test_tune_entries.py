@@ -21,6 +21,7 @@ from ringdispatch._tune import _apart, _cell, _entries
 from ringdispatch._tune._cell import measure, measure_apart
 from ringdispatch._tune._entries import (
     CellError,
+    entry_bytes,
     load_entries,
     load_function,
     make_layout,
@@ -54,6 +55,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "            left.append(subprocess.Popen(words, stdout=fifo))\n"
         "def entry():\n"
         "    return {'path': '/made'}\n"
+        "made = 0\n"
+        "class Odd(BaseException): pass\n"
+        "def odd():\n"
+        "    raise Odd('no\\nentry')\n"
+        "def odd_later():\n"
+        "    global made\n"
+        "    made += 1\n"
+        "    return made if made < 450 else odd()\n"
+        "def float_later():\n"
+        "    global made\n"
+        "    made += 1\n"
+        "    return (1,) if made < 450 else (1.5,)\n"
         "def generates(batch):\n"
         "    yield\n"
         "number = 5\n"
@@ -247,6 +260,48 @@ def test_a_factory_may_return_an_integer_before_a_float() -> None:
     rows = [(200, 1), (200, 0.25)]
     setting = Setting(100.0, 10.0, 0.0, "records", seconds=0.1)
     seen = measure(setting, seed=SEED, entries=lambda: itertools.cycle(rows))
+    assert seen.batches > 0
+    assert seen.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "layout", "message"),
+    [
+        ("odd", "objects", "^making an entry raised Odd: no entry$"),
+        ("odd_later", "objects", "^making an entry raised Odd: no entry$"),
+        (
+            "float_later",
+            "records",
+            "^enqueueing an entry under load raised TypeError: .*; the first 100 .*1$",
+        ),
+    ],
+)
+def test_an_entry_that_fails_is_reported_in_one_line(
+    here: Path, entry: str, layout: str, message: str
+) -> None:
+    if layout == "records":
+        pytest.importorskip("numpy")
+    setting = Setting(1_000.0, 10.0, 0.0, layout, seconds=0.5)
+    with pytest.raises(CellError, match=message):
+        measure_apart(setting, seed=SEED, entry=f"users_own:{entry}")
+
+
+def test_a_module_that_raises_anything_is_refused(here: Path) -> None:
+    (here / "users_odd.py").write_text("raise GeneratorExit('odd')")
+    with pytest.raises(CellError, match="importing users_odd raised GeneratorExit: od"):
+        load_function("users_odd:send")
+
+
+def test_a_factory_of_the_command_that_raises_anything_is_refused(here: Path) -> None:
+    entries = load_entries("users_own:odd", "objects")
+    with pytest.raises(CellError, match="making an entry raised Odd: no entry"):
+        entry_bytes("objects", entries)
+
+
+@pytest.mark.parametrize("entries", [[b"{}", {}], [{}, b"{}"], [b"a"], [{}]])
+def test_entries_may_be_bytes_in_part(entries: list[Any]) -> None:
+    setting = Setting(100.0, 10.0, 0.0, "bytes", seconds=0.1)
+    seen = measure(setting, seed=SEED, entries=lambda: itertools.cycle(entries))
     assert seen.batches > 0
     assert seen.dropped == 0
 

@@ -103,7 +103,7 @@ WRONG: list[tuple[str, str]] = [
     ("service:send --entry deep.json", "--entry deep.json: is neither JSON"),
     ("service:send --entry service:exits", "making an entry raised SystemExit: 0"),
     ("service:send --entry exits:entry", "importing exits raised SystemExit: 0"),
-    ("service:send --entry service:ends", "generator raised StopIteration"),
+    ("service:send --entry service:ends", "making an entry raised StopIteration"),
     ("service:send --entry service:generates", "must be a plain function"),
     ("service:send --entry service:awaits", "must be a plain function"),
     ("service:send --layout records --entry samples.json", "it takes rows of numbers"),

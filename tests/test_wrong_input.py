@@ -76,6 +76,9 @@ MISTAKES = [
         *(send, {"msDelay": 9, "max_batch": 5}),
         onFull="raise",
     ),
+    positional("send, ms_delay=100", send, {"delay": 100}),
+    positional("send, ms_delay=100", send, {1: 2, "retries": 3}),
+    positional("send, ms_delay=100, max_batch=5", send, {"maxBatch": 5}),
     positional("send, ms_delay=9", functools.partial(send_to, client=1), 9),
     # names of another spelling, or of another library
     row(r"^msDelay=100: did you mean ms_delay=\?$", send, msDelay=100),
@@ -168,6 +171,19 @@ def test_mistake_is_refused_by_words_that_name_the_way_out(
         BackgroundDispatcher(*given, **options)
 
 
+class Unprintable:
+    """Its repr runs what is being cancelled."""
+
+    def __repr__(self) -> str:
+        raise asyncio.CancelledError
+
+
+def test_value_whose_repr_is_cancelled_is_refused_by_name() -> None:  # C12
+    words = r"^ms_delay=<Unprintable: CancelledError in its repr>: must be "
+    with pytest.raises(TypeError, match=words):
+        BackgroundDispatcher(send, ms_delay=Unprintable())  # type: ignore[arg-type]
+
+
 class Wrapped:
     """A decorator that supplies an argument, as frameworks and mocks do."""
 
@@ -184,6 +200,15 @@ def supplied(function: Callable[..., Any]) -> Any:
         return function(*given, "client")
 
     return call
+
+
+class Unsigned:
+    @property
+    def __signature__(self) -> Any:
+        raise asyncio.CancelledError
+
+    def __call__(self, batch: list[Any]) -> None:
+        pass
 
 
 def signed(function: Callable[..., Any]) -> Any:
@@ -205,6 +230,7 @@ def signed(function: Callable[..., Any]) -> Any:
         supplied(send_to),
         signed(send_to),
         Wrapped(send_to),
+        Unsigned(),
         annotated("batch: Undefined"),
         list,
     ],
@@ -356,6 +382,8 @@ def test_a_context_may_spell_it_as_javascript_does() -> None:
 def test_recording_dispatcher_refuses_the_same_by_the_same_words() -> None:
     with pytest.raises(TypeError, match=r"RecordingDispatcher\(send, ms_delay=9\)"):
         RecordingDispatcher(send, 9)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"r\(send, ms_delay=100, max_batch=9\)"):
+        RecordingDispatcher(send, {"maxBatch": 9})  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"maxBatch=9: did you mean max_batch=\?"):
         RecordingDispatcher(send, maxBatch=9)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="ms_delay=0: must be"):

@@ -129,11 +129,10 @@ class Call:
         except (KeyboardInterrupt, SystemExit) as error:
             self.fail(error)
             raise_from(loop, error)
-        except (asyncio.CancelledError, GeneratorExit) as error:
-            self.fail(error)
-            raise
         except BaseException as error:
             self.fail(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
         finally:
             thread_call = self._thread_call
             if thread_call is None or thread_call.ended.done():
@@ -173,9 +172,8 @@ class Call:
             self._timer.cancel()
         if self._thread_call is not None:
             self._thread_call.discard()
-        # Dropped here: a thread that still sees the call must not be the one to free
-        # its task, which CPython 3.14.5 without the GIL may do twice there
-        # (python/cpython#153809).
+        # Dropped here, not by a thread that still sees the call: CPython 3.14.5 without
+        # the GIL may free a task twice there (python/cpython#153809).
         self.task = None
         batch = self.batch
         if batch is not None:

@@ -37,7 +37,8 @@ def explain_arguments(init: Constructor) -> Constructor:
     @functools.wraps(init)
     def explained(self: Any, *given: Any, **options: Any) -> None:
         if len(given) > 1:
-            raise TypeError(_explain_position(kind, given, options))
+            choices = None if takes_any else known
+            raise TypeError(_explain_position(kind, given, options, choices))
         if not takes_any and (unknown := options.keys() - known):
             raise TypeError(_explain_names(sorted(unknown), options, known))
         if requires_delay and "ms_delay" not in options:
@@ -61,16 +62,30 @@ def _snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-def _explain_position(kind: str, given: tuple[Any, ...], options: Any) -> str:
+def _nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that a newcomer's probably means."""
+    from difflib import get_close_matches  # noqa: PLC0415, only for the message
+
+    near = get_close_matches(_snake_case(str(name)), known, 1)
+    return near[0] if near else None
+
+
+def _explain_position(
+    kind: str, given: tuple[Any, ...], options: Any, known: Iterable[str] | None
+) -> str:
     value: Any = given[1]
-    named: dict[str, Any] = {}
+    named: dict[Any, Any] = {}
     if isinstance(value, dict):
         named = value
     elif type(value) in (int, float):
         named = {"ms_delay": value}
-    named = {**named, **options} or {"ms_delay": 100}
-    written = [(_snake_case(str(name)), each) for name, each in named.items()]
-    words = ", ".join(f"{name}={short_repr(each)}" for name, each in written)
+    advised = {"ms_delay": 100}  # and no name that would be refused too
+    for name, each in {**named, **options}.items():
+        if known is None and isinstance(name, str):
+            advised[_snake_case(name)] = each
+        elif meant := _nearest(name, known or ()):
+            advised[meant] = each
+    words = ", ".join(f"{name}={short_repr(each)}" for name, each in advised.items())
     called = _call_name(given[0])
     return (
         f"{kind}({called}, {short_repr(value)}): takes one positional argument, the "
@@ -79,12 +94,10 @@ def _explain_position(kind: str, given: tuple[Any, ...], options: Any) -> str:
 
 
 def _explain_names(unknown: list[str], options: Any, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415, only for the message
-
     words = []
     for name in unknown:
-        near = get_close_matches(_snake_case(name), known, 1)
-        hint = f"did you mean {near[0]}=?" if near else "there is no such option"
+        near = _nearest(name, known)
+        hint = f"did you mean {near}=?" if near else "there is no such option"
         words.append(f"{name}={short_repr(options[name])}: {hint}")
     if not any("did you mean" in each for each in words):
         words.append(f"the options are {', '.join(sorted(known))}")
@@ -263,16 +276,18 @@ def _signature(value: Any) -> inspect.Signature | None:
     A decorator may supply arguments that the decorated function takes: what it claims
     by `__wrapped__` or `__signature__` is not looked at.
     """
-    if hasattr(value, "__signature__"):
-        return None
     options: dict[str, Any] = {"follow_wrapped": False}
     if sys.version_info >= (3, 14):  # annotations may name what exists only for mypy
         from annotationlib import Format  # noqa: PLC0415
 
         options["annotation_format"] = Format.STRING
     try:
+        if hasattr(value, "__signature__"):
+            return None
         return inspect.signature(value, **options)
-    except Exception:  # a builtin without one; or what the user's own classes raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a builtin without one; or what the user's classes raise
         return None
 
 

@@ -1,7 +1,9 @@
 """Logs, calls the user's hooks, and contains their exceptions."""
 
+import contextlib
 import logging
 import math
+import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextvars import Context
@@ -20,8 +22,7 @@ OnDrop = Callable[[str, int], object]
 REPORT_SECONDS = 10.0
 HOOK_SECONDS = 1.0
 
-# {bound} is the option to raise. give_up() logs abandoned entries, together with those
-# in flight.
+# {bound} is the option to raise. give_up() logs abandoned entries.
 REMEDIES = {
     "rejected_full": "the ring is full: raise {bound}, shorten ms_delay, "
     "or speed up the dispatch function",
@@ -139,7 +140,8 @@ class Reports:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # a handler's: what is being reported goes on
-            traceback.print_exc()
+            with contextlib.suppress(Exception):  # stderr may be closed, or None
+                sys.stderr.write(traceback.format_exc())
 
     def call_hook(
         self, what: str, hook: Callable[..., object] | None, *values: Any

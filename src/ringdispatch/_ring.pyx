@@ -435,7 +435,9 @@ def short_repr(object value):
     """Return the value's repr for a message, cut to 200 characters."""
     try:
         text = repr(value)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         return f"<{type(value).__name__}: {type(error).__name__} in its repr>"
     return text if len(text) <= 200 else text[:200] + "..."
 

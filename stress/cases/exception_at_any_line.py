@@ -2,7 +2,7 @@
 
 The argument names the exception; the default is KeyboardInterrupt. On 3.11 each line
 has a process of its own: there CPython crashes where a trace function raises again and
-again, with asyncio alone too.
+again, with asyncio alone too. No issue of CPython's was found that reports it.
 """
 
 import asyncio

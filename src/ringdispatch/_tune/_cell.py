@@ -29,6 +29,7 @@ from ._entries import (
     load_entries,
     load_function,
     make_layout,
+    not_made,
     one_line,
 )
 from ._load import Load, moments
@@ -171,7 +172,7 @@ class _Cell:
         selector.restart()
         cpu = time.process_time()
         serving = asyncio.create_task(requests.serve(setting.seconds, self.seed + 1))
-        await load.offer(dispatcher.enqueue, stream)
+        await self._offer(load, dispatcher, stream)
         await serving
         await _drain(dispatcher, setting.delay)
         cpu = time.process_time() - cpu - idle * setting.seconds
@@ -217,8 +218,10 @@ class _Cell:
         stream = self.entries()
         try:
             first = next(stream)
-        except (Exception, SystemExit) as error:
-            raise CellError(f"making an entry raised {one_line(error)}") from None
+        except (CellError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise not_made(error) from None
         return itertools.chain([first], stream)
 
     def _dispatcher(
@@ -256,6 +259,24 @@ class _Cell:
         except Exception as error:
             raise CellError(
                 f"enqueueing the entry {entry!r:.80} raised {one_line(error)}"
+            ) from None
+
+    async def _offer(
+        self, load: Load, dispatcher: BackgroundDispatcher[Any], stream: Iterator[Any]
+    ) -> None:
+        try:
+            await load.offer(dispatcher.enqueue, stream)
+        except CellError:
+            raise
+        except Exception as error:
+            like = (
+                f"; the first {_WARM_UP_ENTRIES} entries set the type of each column: "
+                "where one has floats, write 1.0, not 1"
+                if self.setting.layout == "records"
+                else ""
+            )
+            raise CellError(
+                f"enqueueing an entry under load raised {one_line(error)}{like}"
             ) from None
 
     async def _probes_alone(self, requests: Requests) -> float:

@@ -22,7 +22,7 @@ from ._arguments import UsageError, check, check_memory, parser
 from ._arrivals import Arrivals
 from ._cell import expected_seconds, measure_apart
 from ._check import check_function
-from ._entries import CellError, entry_bytes, load_entries, one_line
+from ._entries import CellError, entry_bytes, load_entries, not_made
 from ._machine import describe
 from ._model import MIB, errors, merged, with_prediction
 from ._outlook import outlook
@@ -92,10 +92,10 @@ def _entry_bytes(options: argparse.Namespace) -> float:
     try:
         entries = load_entries(source, options.layout) if source else None
         return entry_bytes(options.layout, entries)
-    except CellError:
+    except (CellError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
-        raise CellError(f"making an entry raised {one_line(error)}") from None
+    except BaseException as error:
+        raise not_made(error) from None
 
 
 @contextmanager

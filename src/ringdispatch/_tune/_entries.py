@@ -31,6 +31,8 @@ _MOST_SAMPLES = 2_000
 _MOST_SAMPLE_BYTES = 16 * MIB
 # The separator, and the entry's end.
 _BESIDE_A_LINE = 5
+# What goes into an arena of bytes as it is.
+_RAW = (bytes, bytearray, memoryview)
 
 
 class CellError(Exception):
@@ -46,6 +48,11 @@ def _choose_encode() -> Callable[[Any], bytes]:
 
 
 encode = _choose_encode()
+
+
+def _line(entry: Any) -> Any:
+    """The entry as bytes, which it may be already."""
+    return entry if isinstance(entry, _RAW) else encode(entry)
 
 
 # ---- stand-ins
@@ -95,10 +102,10 @@ def make_layout(
         except ImportError as error:
             raise CellError(str(error)) from None
     if name == "bytes":
-        is_bytes = isinstance(samples[0], bytes | bytearray | memoryview)
-        lines = samples if is_bytes else map(encode, samples)
-        room = arena_bytes(capacity, sum(map(len, lines)) / len(samples))
-        return Bytes(encode=None if is_bytes else encode, max_bytes=room)
+        room = arena_bytes(capacity, sum(map(len, map(_line, samples))) / len(samples))
+        raw = {isinstance(each, _RAW) for each in samples}
+        as_bytes = {True: None, False: encode}[raw.pop()] if len(raw) == 1 else _line
+        return Bytes(encode=as_bytes, max_bytes=room)
     raise CellError(f"layout={name!r}: must be one of {', '.join(LAYOUTS)}")
 
 
@@ -147,8 +154,7 @@ def entry_bytes(layout: str, entries: Entries | None = None) -> float:
         lengths: list[int] = []
         while len(lengths) < _MOST_SAMPLES and sum(lengths) < _MOST_SAMPLE_BYTES:
             entry = next(stream)
-            is_bytes = isinstance(entry, bytes | bytearray | memoryview)
-            lengths.append(len(entry if is_bytes else encode(entry)))
+            lengths.append(len(_line(entry)))
         return sum(lengths) / len(lengths) + _BESIDE_A_LINE
     before = _kept(stream)  # what the interpreter had spare
     kept, taken = _kept(stream)
@@ -224,9 +230,20 @@ def _made_by(factory: Callable[[], Any], source: str) -> Entries:
 
     def entries() -> Iterator[Any]:
         while True:
-            yield factory()
+            try:
+                entry = factory()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise not_made(error) from None
+            yield entry
 
     return entries
+
+
+def not_made(error: BaseException) -> CellError:
+    """The report of an entry that can't be made."""
+    return CellError(f"making an entry raised {one_line(error)}")
 
 
 def _samples(source: str) -> list[Any]:
@@ -294,7 +311,9 @@ def _load(what: str, target: str) -> Any:
         raise CellError(f"{what} {target!r}: must be given as package.module:name")
     try:
         found: Any = importlib.import_module(name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise CellError(
             f"{what} {target!r}: importing {name} raised {one_line(error)}; "
             f"{_way_to_import(name, error)}"
