@@ -355,7 +355,7 @@ class _Request(AccessRecord):
         size = len(message.get("body", b""))  # before a middleware outside changes it
         try:
             await self._send(message)
-        except OSError:  # from a server that finds nobody there
+        except OSError:  # of a server whose client has gone away
             self._gone = True
             raise
         if kind == "http.response.start":
