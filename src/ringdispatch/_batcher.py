@@ -21,6 +21,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
+from ._sink import claim, retire, use_of
 from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -56,6 +57,7 @@ class Batcher:
         self.ring: Ring = options.make_ring()
         self.reports = Reports(options, options.name_for(self), self.now)
         self.reset()
+        claim(self)
         _process.batchers.add(self)
 
     def reset(self) -> None:
@@ -75,6 +77,7 @@ class Batcher:
         self.room = RoomQueue()
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
+        self.sink = use_of(self)
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
         self._bound_home: Home | None = None  # by bind(), which wins over a choice
@@ -92,6 +95,7 @@ class Batcher:
             self.settlement,
             self.room,
             self.workers,
+            self.sink,
             self.drops,
             self._timer,
             self._posted,
@@ -206,7 +210,7 @@ class Batcher:
     def _leave(self, home: Home) -> None:
         """Leave a former home, with the last call that runs there."""
         if home not in {self.home, *(call.home for call in self.calls)}:
-            home.remove(self)
+            retire(self, home)
 
     def wake(self, *, blocking: bool = False) -> None:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
@@ -240,6 +244,8 @@ class Batcher:
         for call in self.calls:
             if call.home is home:
                 call.orphan()
+        if self.sink is not None:
+            self.sink.loop_closed(home)
         if self.has_work:
             self.wake_home(self._ensure_home())
 
@@ -273,7 +279,7 @@ class Batcher:
         self._keep_timer(home)
         self.settlement.finish()
         if ring.closed and not self.has_work:
-            home.remove(self)
+            retire(self, home)
         ring.claim_window(pumps)
 
     def _due_at(self) -> float:
@@ -325,6 +331,8 @@ class Batcher:
     def on_taken(self, call: Call, batch: Batch, now: float) -> None:
         """A batch has left the ring: there is room."""
         self._out_of_memory = False
+        if self.sink is not None:
+            self.sink.homes[call.home] = None
         if self._ends_window:
             self._ends_window = False
             self._taken_at = now
@@ -390,7 +398,7 @@ class Batcher:
         """Dispatch what is pending on the running loop, which is about to end.
 
         `everywhere` waits for calls on other loops too; after the `last` time no call
-        starts here any more.
+        starts here any more, and the sink is closed here.
         """
         deadline = self.now() + timeout
         while (left := deadline - self.now()) > 0:
@@ -399,7 +407,7 @@ class Batcher:
             local = [call for call in self.calls if call.home is home]
             ending = [task for call in local if (task := call.ending_task)]
             if not running and not ending and not (here and self.ring.pending):
-                return
+                break
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
             self.settlement.add(waiter)
             self.pump(home, self.ring.unclaim_window())
@@ -407,11 +415,12 @@ class Batcher:
             left = min(left, _LOOK_SECONDS)
             if await self.settlement.wait(waiter, left) and ending:
                 await asyncio.wait(ending, timeout=left)
-        home.ended = home.ended or last
-        for call in self.running_on(home):
-            call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
-            call.stop()
-        await asyncio.sleep(0)
+        else:
+            home.ended = home.ended or last
+            _close.give_up_here(self, home, timeout)
+            await asyncio.sleep(0)
+        if last and self.sink is not None:
+            await self.sink.close_here(home, self, deadline - self.now())
 
     def running_on(self, home: Home | None) -> list[Call]:
         """The calls that are not settled, on that home or on any."""

@@ -7,16 +7,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._reports import counted
+from ._sink import retire
 from ._waiting import FlushWaiter
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
     from ._call import Call
+    from ._home import Home
 
 
-def begin_close(batcher: "Batcher", *, blocking: bool = False) -> FlushWaiter:
+def begin_close(
+    batcher: "Batcher", timeout: float | None, *, blocking: bool = False
+) -> FlushWaiter:
     """Refuse new entries, and flush; returns what to wait for."""
     batcher.ring.close()
+    if batcher.sink is not None:
+        batcher.sink.limit(timeout)
     batcher.room.wake_all()
     return batcher.begin_flush(blocking=blocking)
 
@@ -36,7 +42,7 @@ def finish_close(
         give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
     _close_books(batcher)
     if batcher.home is not None and not batcher.has_work:
-        batcher.home.remove(batcher)
+        retire(batcher, batcher.home)
     return settled and not batcher.gave_up
 
 
@@ -63,6 +69,13 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
         batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
+
+
+def give_up_here(batcher: "Batcher", home: "Home", seconds: float) -> None:
+    """Fail what is in flight on a loop that ends."""
+    for call in batcher.running_on(home):
+        call.fail(TimeoutError(f"the loop ended, {seconds:.3g} s were not enough"))
+        call.stop()
 
 
 def end(batcher: "Batcher") -> None:
