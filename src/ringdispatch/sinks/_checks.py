@@ -53,6 +53,19 @@ def origin(parts: SplitResult) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Check a mapping; None is an empty one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: must be a mapping, not {type(value).__name__}")
+    return value
+
+
 def check_headers(headers: Any) -> Private:
     """Check the headers of each request; the message shows no value.
 
@@ -60,10 +73,7 @@ def check_headers(headers: Any) -> Private:
         TypeError: they are no mapping of strings.
         ValueError: a name or a value can't be sent, or is the sink's own.
     """
-    if headers is None:
-        return Private()
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers: must be a mapping, not {type(headers).__name__}")
+    headers = check_mapping("headers", headers)
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(

@@ -1,6 +1,7 @@
 """Batches as JSON, posted over HTTP."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Generic, Literal
 
 from ringdispatch._bytes import BytesBatch
@@ -110,5 +111,15 @@ class HttpSink(PostingSink, Generic[Batch]):
 
 def rows_of(batch: Any) -> list[dict[str, Any]]:
     """The rows of a batch of Records, by the fields' names."""
-    names = batch.dtype.names
-    return [dict(zip(names, row, strict=True)) for row in batch.tolist()]
+    names, rows = batch.dtype.names, batch.tolist()
+    if any(batch.dtype[name].kind in "SM" for name in names):
+        rows = [map(_plain, row) for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """A value of a field as services expect it: a text, or a moment with its zone."""
+    if isinstance(value, bytes):
+        return _json.as_text(value)
+    # Numpy's moments are in UTC, and do not say so.
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value

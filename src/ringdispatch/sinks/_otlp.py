@@ -14,6 +14,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from ringdispatch import __version__
 
 from . import _json
+from ._checks import check_mapping
 from ._client import Session
 from ._error import RecordArray
 from ._http import rows_of
@@ -97,10 +98,8 @@ class OtlpLogSink(PostingSink, Generic[Batch]):
         parts = urlsplit(self._url)
         if parts.path in {"", "/"}:
             self._url = parts._replace(path="/v1/logs").geturl()
-        if resource is not None and not isinstance(resource, Mapping):
-            kind = type(resource).__name__
-            raise TypeError(f"resource: must be a mapping of attributes, not {kind}")
-        self._resource = {"service.name": "unknown_service", **(resource or {})}
+        given = check_mapping("resource", resource)
+        self._resource = {"service.name": "unknown_service", **given}
 
     def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
         """Look at the dispatcher's options, and refuse what contradicts the sink's."""
