@@ -20,16 +20,20 @@ COMPILED = sorted(stub.stem for stub in FOLDER.glob("*.pyi"))
 # What no program that imports ringdispatch may have to load.
 OPTIONAL = {
     "aiohttp",
+    "backports",
     "cython",
+    "google",
     "greenlet",
     "httpx",
     "multiprocessing",
     "numpy",
+    "opentelemetry",
     "orjson",
     "psutil",
     "pytest",
     "rich",
     "setuptools",
+    "sqlite3",
     "starlette",
     "uvloop",
 }

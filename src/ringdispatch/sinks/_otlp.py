@@ -1,14 +1,14 @@
 """Batches as OpenTelemetry log records, over OTLP/HTTP."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from ringdispatch import __version__
@@ -39,12 +39,6 @@ _SEVERITIES = {
     "EMERGENCY": 24,
 }
 _NAMES = {1: "TRACE", 5: "DEBUG", 9: "INFO", 13: "WARN", 17: "ERROR", 21: "FATAL"}
-
-# What becomes a field of the record, and not an attribute.
-_TIME = ("time", "timestamp")
-_LEVEL = ("level", "severity")
-_BODY = ("message", "body")
-_FIELDS = frozenset((*_TIME, *_LEVEL, *_BODY, "trace_id", "span_id", "exception"))
 
 
 class OtlpLogSink(PostingSink, Generic[Batch]):
@@ -123,12 +117,18 @@ class OtlpLogSink(PostingSink, Generic[Batch]):
     def _encode(self, entries: Sequence[Any]) -> bytes:
         request = service.ExportLogsServiceRequest()
         of_resource = request.resource_logs.add()
-        _set_attributes(of_resource.resource.attributes, self._resource.items())
+        for key, value in self._resource.items():
+            _set_value(_added(of_resource.resource.attributes, key), value, 0)
         of_scope = of_resource.scope_logs.add()
         of_scope.scope.name = "ringdispatch"
         of_scope.scope.version = __version__
         now = time.time_ns()
-        of_scope.log_records.extend([_record(entry, now) for entry in entries])
+        add = of_scope.log_records.add
+        for entry in entries:
+            if isinstance(entry, Mapping):
+                _fill(add(), entry, now)
+            else:
+                _set_value(add(observed_time_unix_nano=now).body, entry, 0)
         return request.SerializeToString()
 
     def _join(self, chunks: list[bytes]) -> bytes:
@@ -149,50 +149,103 @@ class OtlpLogSink(PostingSink, Generic[Batch]):
         return Failure(message, retryable=False, arrived=count - rejected)
 
 
-def _record(entry: Any, now: int) -> LogRecord:
-    record = LogRecord()
-    if not isinstance(entry, Mapping):
-        record.observed_time_unix_nano = now
-        _set_value(record.body, entry, 0)
-        return record
-    get = entry.get
-    moment = _nanoseconds(_first(get, _TIME))
-    if moment is None:
-        record.observed_time_unix_nano = now
-    else:
-        record.time_unix_nano = moment
-    level = _first(get, _LEVEL)
-    if level is not None:
-        record.severity_number, record.severity_text = severity(level)
-    body = _first(get, _BODY)
-    if body is not None:
-        _set_value(record.body, body, 0)
-    attributes = record.attributes
-    for name, size in (("trace_id", 16), ("span_id", 8)):
-        if (given := get(name)) is not None:
-            identifier = _identifier(given, size)
-            if identifier is None:
-                _set_value(attributes.add(key=name).value, given, 0)
+def _fill(record: LogRecord, entry: Mapping[Any, Any], now: int) -> None:
+    """Fill a record from a mapping, in one pass: this is most of what a batch costs."""
+    add, field = record.attributes.add, _FIELDS.get
+    for key, value in entry.items():
+        fill = field(key)
+        if fill is not None and (value is None or fill(record, value)):
+            continue
+        added = add()
+        try:
+            added.key = key
+        except (TypeError, ValueError):  # no text, or half a surrogate pair
+            added.key = _text(key)
+        kind = type(value)
+        try:
+            if kind is str:
+                added.value.string_value = value
+            elif kind is bool:
+                added.value.bool_value = value
+            elif kind is int:
+                added.value.int_value = value
+            elif kind is float:
+                added.value.double_value = value
             else:
-                setattr(record, name, identifier)
-    if (exception := get("exception")) is not None:
-        _set_value(attributes.add(key="exception.stacktrace").value, exception, 0)
-    rest = [item for item in entry.items() if item[0] not in _FIELDS]
-    _set_attributes(attributes, rest)
-    return record
+                _set_value(added.value, value, 0)
+        except ValueError:  # the same, or more than 64 bits
+            _set_value(added.value, value, 0)
+    if not record.time_unix_nano:
+        record.observed_time_unix_nano = now
 
 
-def _first(get: Any, names: tuple[str, ...]) -> Any:
-    for name in names:
-        if (value := get(name)) is not None:
-            return value
-    return None
+def _added(attributes: Any, key: Any) -> Any:
+    """The value, yet to be set, of an attribute that is added."""
+    added = attributes.add()
+    added.key = _text(key)
+    return added.value
+
+
+# What becomes a field of the record. Each returns whether it did: else the value is
+# kept as an attribute.
+
+
+def _fill_time(record: LogRecord, value: Any) -> bool:
+    if record.time_unix_nano or (moment := _nanoseconds(value)) is None:
+        return False
+    record.time_unix_nano = moment
+    return True
+
+
+def _fill_level(record: LogRecord, value: Any) -> bool:
+    if record.severity_text:
+        return False
+    record.severity_number, record.severity_text = severity(value)
+    return True
+
+
+def _fill_body(record: LogRecord, value: Any) -> bool:
+    if record.HasField("body"):
+        return False
+    _set_value(record.body, value, 0)
+    return True
+
+
+def _fill_trace(record: LogRecord, value: Any) -> bool:
+    record.trace_id = _identifier(value, 16)
+    return bool(record.trace_id)
+
+
+def _fill_span(record: LogRecord, value: Any) -> bool:
+    record.span_id = _identifier(value, 8)
+    return bool(record.span_id)
+
+
+def _fill_exception(record: LogRecord, value: Any) -> bool:
+    _set_value(_added(record.attributes, "exception.stacktrace"), value, 0)
+    return True
+
+
+_FIELDS: dict[Any, Callable[[LogRecord, Any], bool]] = {
+    "time": _fill_time,
+    "timestamp": _fill_time,
+    "level": _fill_level,
+    "severity": _fill_level,
+    "message": _fill_body,
+    "body": _fill_body,
+    "trace_id": _fill_trace,
+    "span_id": _fill_span,
+    "exception": _fill_exception,
+}
 
 
 def severity(level: Any) -> tuple[Any, str]:
     """OpenTelemetry's number and name of a level: 0 where it is not known."""
     if isinstance(level, str):
-        return _SEVERITIES.get(level.upper(), 0), _text(level)
+        number = _SEVERITIES.get(level)
+        if number is None:
+            number = _SEVERITIES.get(level.upper(), 0)
+        return number, level if level.isascii() else _text(level)
     if isinstance(level, bool) or not isinstance(level, int | float):
         return 0, _text(level)
     # logging's tens are fours of OpenTelemetry's, whose lowest is 1.
@@ -203,43 +256,32 @@ def severity(level: Any) -> tuple[Any, str]:
 
 def _nanoseconds(moment: Any) -> int | None:
     """A moment as OpenTelemetry counts it; None where it is none."""
-    if isinstance(moment, datetime):
+    if isinstance(moment, int | float) and not isinstance(moment, bool):
+        for most, unit in ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3), (1.8e19, 1)):
+            if 0 < moment < most:
+                return int(moment * unit)
+    elif isinstance(moment, datetime):
         # Without a zone it is taken for the machine's own, as datetime does.
         return int(moment.astimezone(UTC).timestamp() * 1_000_000) * 1_000
-    if isinstance(moment, bool) or not isinstance(moment, int | float):
-        return None
-    for most, unit in ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3), (1.8e19, 1)):
-        if 0 < moment < most:
-            return int(moment * unit)
     return None
 
 
-def _identifier(value: Any, size: int) -> bytes | None:
-    """The bytes of a trace's or a span's id: a number, bytes, or hexadecimal digits."""
+def _identifier(value: Any, size: int) -> bytes:
+    """The bytes of an id, from a number, bytes or hexadecimal digits; else none."""
     try:
         if isinstance(value, str):
             value = bytes.fromhex(value)
         elif isinstance(value, int):
             value = value.to_bytes(size)
     except (ValueError, OverflowError):
-        return None
-    return value if isinstance(value, bytes) and len(value) == size else None
+        return b""
+    return value if isinstance(value, bytes) and len(value) == size else b""
 
 
 def _text(value: Any) -> str:
     """A text that protobuf takes: without halves of surrogate pairs."""
     text = value if isinstance(value, str) else _json.as_text(value)
     return text.encode("utf-8", "replace").decode()
-
-
-def _set_attributes(attributes: Any, items: Any) -> None:
-    add = attributes.add
-    for key, value in items:
-        if type(value) is str and value.isascii():  # most are
-            name = key if type(key) is str and key.isascii() else _text(key)
-            add(key=name).value.string_value = value
-        else:
-            _set_value(add(key=_text(key)).value, value, 0)
 
 
 def _set_value(to: AnyValue, value: Any, depth: int) -> None:
@@ -258,8 +300,7 @@ def _set_value(to: AnyValue, value: Any, depth: int) -> None:
     elif depth < _DEEPEST and isinstance(value, Mapping):
         to.kvlist_value.SetInParent()
         for key, each in value.items():
-            one: KeyValue = to.kvlist_value.values.add(key=_text(key))
-            _set_value(one.value, each, depth + 1)
+            _set_value(_added(to.kvlist_value.values, key), each, depth + 1)
     elif depth < _DEEPEST and isinstance(value, list | tuple):
         to.array_value.SetInParent()
         for each in value:
