@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal
 
-from ringdispatch._bytes import BytesBatch
+from ringdispatch import BytesBatch
 
 from . import _json
 from ._client import Session

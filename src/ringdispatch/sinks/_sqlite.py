@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Generic, overload
 
-from ringdispatch._bytes import BytesBatch
+from ringdispatch import BytesBatch
 
 from . import _json
 from ._error import RecordArray, SinkError
