@@ -166,6 +166,61 @@ def test_close_in_a_call_leaves_the_sink_to_the_calls_end() -> None:  # C22
     asyncio.run(main())
 
 
+def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # C22
+    sink = Recorder()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+    loop = asyncio.new_event_loop()
+
+    async def main(number: int) -> None:
+        dispatcher.enqueue(number)
+        assert await dispatcher.aflush()
+
+    loop.run_until_complete(main(1))
+    loop.close()
+    assert dispatcher.close()
+    assert sink.events == [[1]]
+
+    # Nor is one missed that is being closed there.
+    dispatcher = BackgroundDispatcher(second := Recorder(), ms_delay=1)
+    second.closing_takes = 60
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main(2))
+
+    async def begin() -> None:
+        await dispatcher.aclose(timeout=0.05)
+        assert second.loops == [loop]
+
+    loop.run_until_complete(begin())
+    loop.close()
+    gc.collect()
+    assert dispatcher.close()
+    assert second.events == [[2]]
+    assert logged(caplog, logging.ERROR) == []
+
+
+def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C22
+    sink = Recorder()
+    sink.closing_takes = 0.1
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue(1)
+        assert await dispatcher.aflush()
+        batcher = dispatcher._engine
+        home = batcher.home
+        assert home is not None
+        assert batcher.sink is not None
+        batcher.retire(home)
+        await until(lambda: sink.loops)  # it is being closed
+        dispatcher.enqueue(2)
+        assert await dispatcher.aclose()
+
+    asyncio.run(main())
+    assert sink.events == [[1], [2], "closed", "closed"]
+
+
 @pytest.mark.parametrize(
     "error", [OSError("no"), asyncio.CancelledError(), KeyboardInterrupt()]
 )

@@ -174,13 +174,12 @@ class PostingSink:
             failure = await self._attempt(key, body, count)
             if failure is None or not failure.retryable:
                 return failure
-            pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt
-            if failure.retry_after is not None:
-                pause = max(pause, failure.retry_after)
-            if time.monotonic() + pause > deadline:
+            left, asked = deadline - time.monotonic(), failure.retry_after or 0.0
+            if left <= 0 or asked > left:
                 return failure
+            pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt
             attempt = min(attempt + 1, _LONGEST_DOUBLINGS)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(min(max(pause, asked), left))
 
     # ---- one request
 
@@ -198,7 +197,9 @@ class PostingSink:
         self, client: Client, key: str, body: bytes, count: int, trace: Trace
     ) -> "Failure | None":
         """Post once. Errors of aiohttp, which hold the headers, end here."""
-        headers = _checks.Private({"Content-Type": self.content_type, **self._headers})
+        headers = _checks.Private(self._headers)
+        if "content-type" not in map(str.lower, headers):
+            headers["Content-Type"] = self.content_type
         if self._compression is not None:
             headers["Content-Encoding"] = self._compression
         headers["Idempotency-Key"] = key
