@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ringdispatch import BackgroundDispatcher, Objects
+from ringdispatch._sink import retire
 from subprocesses import needs_fork, run_snippet
 from support import logged
 
@@ -212,7 +213,7 @@ def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C2
         home = batcher.home
         assert home is not None
         assert batcher.sink is not None
-        batcher.retire(home)
+        retire(batcher, home)
         await until(lambda: sink.loops)  # it is being closed
         dispatcher.enqueue(2)
         assert await dispatcher.aclose()
