@@ -5,7 +5,8 @@
 A round makes a record of a message, a level and five attributes, and has its share of
 encoding a batch of 1,000: with the SDK `Logger.emit`, a processor that collects, and
 the encoder of its OTLP exporters; with ours a dict, `enqueue`, and the sink's encoder.
-Nothing is posted. `--check` exits with 1 above the limit.
+Nothing is posted. `--check` exits with 1 above the limit, which holds where protobuf has
+its compiled part: for free-threaded Python there is none.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.internal import api_implementation
 
 from instructions import Cases, Loop, prices, serve
 
@@ -130,15 +133,18 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     unit, measured = prices(CASES, ENTRIES)
-    print(f"CPython {platform.python_version()}, {platform.machine()}: {unit} a record")
+    compiled = api_implementation.Type() != "python"
+    about = f"{platform.machine()}, protobuf {'compiled' if compiled else 'in Python'}"
+    print(f"CPython {platform.python_version()}, {about}: {unit} a record")
     for case, price in measured.items():
         print(f"  {case:<24}{price:10,.0f}   {price / measured[SDK]:5.2f} of the SDK")
     ratio = measured[OURS] / measured[SDK]
     met = ratio <= LIMIT
-    print(f"limit {LIMIT:.2f} of the SDK: {'met' if met else 'NOT MET'}")
+    verdict = "met" if met else "NOT MET" if compiled else "with compiled protobuf only"
+    print(f"{ratio:.3f} of the SDK, limit {LIMIT:.2f}: {verdict}")
     if options.json:
         options.json.write_text(json.dumps({"unit": unit, "prices": measured}))
-    return 1 if options.check and not met else 0
+    return 1 if options.check and compiled and not met else 0
 
 
 if __name__ == "__main__":
