@@ -5,8 +5,8 @@
 A round makes a record of a message, a level and five attributes, and has its share of
 encoding a batch of 1,000: with the SDK `Logger.emit`, a processor that collects, and
 the encoder of its OTLP exporters; with ours a dict, `enqueue`, and the sink's encoder.
-Nothing is posted. `--check` exits with 1 above the limit, which holds where protobuf has
-its compiled part: for free-threaded Python there is none.
+Nothing is posted. `--check` exits with 1 above the limit, which holds where protobuf
+has its compiled part: for free-threaded Python there is none.
 """
 
 import argparse

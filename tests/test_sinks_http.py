@@ -445,8 +445,8 @@ def test_no_secret_in_message_log_repr_or_traceback(
 
     asyncio.run(main())
     (error,) = caught
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    texts = [str(error), repr(error), repr(sink), str(sink), *told.format()]
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    texts = [str(error), repr(error), repr(sink), str(sink), *shown.format()]
     texts += [record.getMessage() for record in caplog.records]
     texts += [record.exc_text or "" for record in caplog.records]
     assert SECRET[:8] not in "\n".join(texts)
@@ -642,7 +642,9 @@ NAMED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"url": f"https://me:{SECRET}@x/"}, ValueError, "headers={'Authorization'"),
     ({"url": f"me:{SECRET}@x/"}, ValueError, "must begin with https://"),
     ({"url": "https:///x"}, ValueError, "has no host"),
-    ({"url": "https://x:99999/"}, ValueError, "not valid"),
+    ({"url": "https://x:99999/"}, ValueError, "port is not valid"),
+    ({"url": f"https://me:{SECRET}#1@x/"}, ValueError, "belong into headers"),
+    ({"url": "https://[x/"}, ValueError, "host or port is not valid"),
     ({"url": "https://x/a b"}, ValueError, "white space"),
     ({"url": 1}, TypeError, "url: must be a string"),
     ({"format": "xml"}, ValueError, "format='xml'"),
@@ -654,6 +656,7 @@ NAMED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"headers": {"Idempotency-Key": "1"}}, ValueError, "is set by the sink"),
     ({"timeout": 0}, ValueError, "timeout=0: must be"),
     ({"timeout": math.inf}, ValueError, "timeout=inf"),
+    ({"timeout": 10**400}, ValueError, "timeout="),
     ({"timeout": "1"}, TypeError, "timeout='1'"),
     ({"retry": -1}, ValueError, "retry=-1"),
     ({"retry": True}, TypeError, "retry=True"),

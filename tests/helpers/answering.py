@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as it is told to, stalls, breaks, and recovers."""
+"""A real HTTP server that answers by a script, stalls, breaks, and recovers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     # "stall", "reset", "close", "garbage", "cut" (half of the head, then closed) or
-    # "endless" (a body larger than anyone wants to read)
+    # "endless" (a body that is too large to read)
     instead: str = ""
     most_entries: int | None = None  # 413 for more
 

@@ -31,8 +31,10 @@ def check_url(url: Any) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises where it is none
-    except ValueError as error:
-        raise ValueError(f"url: not valid: {error}") from None
+    except ValueError:  # which quotes what may be a part of a password
+        raise ValueError(
+            "url: its host or port is not valid (credentials belong into headers)"
+        ) from None
     if "@" in parts.netloc:
         raise ValueError(
             f"url={origin(parts)!r}: has credentials in it, which would show in logs: "
@@ -99,7 +101,10 @@ def check_seconds(name: str, value: Any, *, endless: bool = False) -> float:
     wanted = "a number of seconds > 0" + (", or math.inf" if endless else "")
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: must be {wanted}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not number > 0 or (number == math.inf and not endless):
         raise ValueError(f"{name}={value!r}: must be {wanted}")
     return number
