@@ -108,6 +108,31 @@ def test_end_of_the_loop_closes_the_sink_after_the_drain() -> None:  # C22
     assert len(sink.events) == 4
 
 
+def test_entry_that_comes_while_the_sink_is_closed_goes_elsewhere() -> None:  # C16, C22
+    class Late(Recorder):
+        async def __call__(self, batch: list[Any]) -> None:
+            await super().__call__(batch)
+            await asyncio.sleep(0.2 if batch == [2] else 0)
+
+        async def aclose(self) -> None:
+            if len(self.events) == 1:
+                assert dispatcher.enqueue(2)
+                await asyncio.sleep(0.05)  # a call that began here would be cut off
+            await super().aclose()
+
+    sink = Late()
+    dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+
+    async def main() -> None:
+        dispatcher.enqueue(1)
+
+    asyncio.run(main())
+    assert dispatcher.close()
+    assert dispatcher.statistics().dispatched == 2
+    assert sorted(map(str, sink.events)) == ["[1]", "[2]", "closed", "closed"]
+    assert sink.loops[0] is not sink.loops[1]
+
+
 def test_dispatcher_that_moves_closes_the_sink_where_it_was() -> None:  # C22
     sink = Recorder()
     dispatcher = BackgroundDispatcher(sink, ms_delay=1)

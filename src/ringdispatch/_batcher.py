@@ -398,7 +398,7 @@ class Batcher:
         """Dispatch what is pending on the running loop, which is about to end.
 
         `everywhere` waits for calls on other loops too; after the `last` time no call
-        starts here any more, and the sink is closed here.
+        starts here any more.
         """
         deadline = self.now() + timeout
         while (left := deadline - self.now()) > 0:
@@ -407,7 +407,7 @@ class Batcher:
             local = [call for call in self.calls if call.home is home]
             ending = [task for call in local if (task := call.ending_task)]
             if not running and not ending and not (here and self.ring.pending):
-                break
+                return
             waiter = FlushWaiter(self.ring.tail if here else self.ring.head, None)
             self.settlement.add(waiter)
             self.pump(home, self.ring.unclaim_window())
@@ -415,12 +415,11 @@ class Batcher:
             left = min(left, _LOOK_SECONDS)
             if await self.settlement.wait(waiter, left) and ending:
                 await asyncio.wait(ending, timeout=left)
-        else:
-            home.ended = home.ended or last
-            _close.give_up_here(self, home, timeout)
-            await asyncio.sleep(0)
-        if last and self.sink is not None:
-            await self.sink.close_here(home, self, deadline - self.now())
+        home.ended = home.ended or last
+        for call in self.running_on(home):
+            call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
+            call.stop()
+        await asyncio.sleep(0)
 
     def running_on(self, home: Home | None) -> list[Call]:
         """The calls that are not settled, on that home or on any."""

@@ -13,7 +13,6 @@ from ._waiting import FlushWaiter
 if TYPE_CHECKING:
     from ._batcher import Batcher
     from ._call import Call
-    from ._home import Home
 
 
 def begin_close(
@@ -69,13 +68,6 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
         batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
-
-
-def give_up_here(batcher: "Batcher", home: "Home", seconds: float) -> None:
-    """Fail what is in flight on a loop that ends."""
-    for call in batcher.running_on(home):
-        call.fail(TimeoutError(f"the loop ended, {seconds:.3g} s were not enough"))
-        call.stop()
 
 
 def end(batcher: "Batcher") -> None:

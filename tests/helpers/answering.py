@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,7 +149,8 @@ class Answering:
         if answer.instead == "stall":
             await self._stopped.wait()
         elif answer.instead == "reset":
-            linger = struct.pack("ii", 1, 0)  # not a FIN
+            # Not a FIN.
+            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
             connection = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
