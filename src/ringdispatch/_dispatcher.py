@@ -284,7 +284,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         waiter = _close.begin_close(batcher, timeout)
         settled = await batcher.settlement.wait(waiter, timeout)
         settled = _close.finish_close(batcher, settled, waiter, timeout)
-        if batcher.sink is not None and waiter.excused is None:
+        if batcher.sink and batcher.ring.closed and waiter.excused is None:
             await batcher.sink.wait()
         return settled
 
@@ -300,7 +300,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         waiter = _close.begin_close(batcher, timeout, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
         settled = _close.finish_close(batcher, settled, waiter, timeout)
-        if batcher.sink is not None and waiter.excused is None:
+        if batcher.sink and batcher.ring.closed and waiter.excused is None:
             batcher.sink.block()
         return settled
 
