@@ -26,6 +26,7 @@
 #             make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
 # make logging-price  what a line of logging costs, against its limits
+# make otlp-price  what a log record costs OtlpLogSink, against OpenTelemetry's SDK
 # make linear what grows with tasks, calls and dispatchers: it doubles when they do
 # make replay-check  what the tuner predicts, against the real dispatcher, in half an hour;
 #             ARGS=--quick takes three minutes
@@ -64,8 +65,8 @@ stress := stress
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
 	context elsewhere end exit fork gevent home interleavings life names nested ordered \
-	packaging record_buffers records records_refused reentry ring ring_threads stopped \
-	threads unclosed waiting wrong_input
+	packaging record_buffers records records_refused reentry ring ring_threads sink_ends \
+	stopped threads unclosed waiting wrong_input
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
 	leaks leaks_layouts ordered record_buffers records records_refused reentry ring ring_model \
@@ -97,14 +98,14 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
-.PHONY: import-price logging-price linear replay-check
+.PHONY: import-price logging-price otlp-price linear replay-check
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
 demo: $(call needs,demo)
 	$(python) examples/demo.py $(ARGS)
 
-test: $(call needs,test demo servers web peers bench docs)
+test: $(call needs,test sinks demo servers web peers bench docs)
 	$(pytest) $(ARGS)
 
 $(parts:%=test-%): test-%: $(call needs,test)
@@ -145,6 +146,9 @@ prices: $(call needs,test)
 
 $(prices:%=%-price) import-price logging-price: %-price: $(call needs,test)
 	$(python) benchmarks/$*_price.py --check $(ARGS)
+
+otlp-price: $(call needs,test sinks)
+	$(python) benchmarks/otlp_price.py --check $(ARGS)
 
 linear: $(call needs)
 	$(python) benchmarks/linear.py --check $(ARGS)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-import datetime as dt
-import email.utils
 import importlib.util
 import io
 import logging
@@ -30,6 +28,7 @@ from typing import Any
 import pytest
 
 import page_checks
+import ringdispatch
 import web_pages
 from collecting import Collector, collecting
 from serving import DIRECT
@@ -41,6 +40,10 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<source>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+
+
+# What the library's sinks need.
+SINKS = {"HttpSink": {"aiohttp"}, "OtlpLogSink": {"aiohttp", "google"}}
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Block:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
+                for alias in node.names if node.module == "ringdispatch.sinks" else ():
+                    imported |= SINKS.get(alias.name, set())
         return [name for name in sorted(imported) if not installed(name)]
 
 
@@ -196,49 +201,48 @@ def hooks(run: Run) -> None:
 
 
 def retried(run: Run) -> None:
-    import httpx
-
     assert run.collector.entries == [{"order": 1}]
     assert len(run.collector.refused) == 2
     posts = [*run.collector.refused, *run.collector.posts]
     assert len({post.headers["idempotency-key"] for post in posts}) == 1
 
-    # What is final is sent once; what may pass, until a pause would end too late.
-    request = httpx.Request("POST", run.collector.url)
-    pause_after = run.names["pause_after"]
-    later = email.utils.format_datetime(
-        dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
-    )
-    pauses = {}
-    for status in (400, 401, 404, 408, 413, 422, 425, 429, 500, 502, 503, 504):
-        for after in ("", "7", later, "soon"):
-            answer = httpx.Response(
-                status, headers={"retry-after": after}, request=request
-            )
-            error = httpx.HTTPStatusError("", request=request, response=answer)
-            pauses[status, after] = pause_after(error, 0)
-    assert {status for (status, _), pause in pauses.items() if pause is None} == {
-        *(400, 401, 404, 413, 422)
-    }
-    for (_, after), pause in pauses.items():
-        if pause is not None:
-            low, high = {"7": (7, 7), later: (50, 60)}.get(after, (0.1, 0.2))
-            assert low <= pause <= high
-    assert pause_after(httpx.UnsupportedProtocol(""), 0) is None
-    for kind in (httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError):
-        assert 2.5 <= pause_after(kind(""), 100_000) <= 6.4
 
-    async def refused() -> None:
-        async with httpx.AsyncClient() as client:
-            run.names["client"] = client
-            with pytest.raises(httpx.HTTPStatusError):
-                await run.names["send"]([{"order": 2}])
+def posted_by_a_sink(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1, "status": "paid"}]
 
-    for status, after in ((400, ""), (429, "3600")):
-        run.collector.forget(failures=1, status=status, retry_after=after)
-        asyncio.run(refused())
-        assert len(run.collector.refused) == 1
-        assert run.collector.posts == []
+
+def posted_by_own_session(run: Run) -> None:
+    sink = run.names["sink"]
+
+    async def main() -> None:
+        await sink([1])
+        await sink.aclose()
+
+    asyncio.run(main())
+    assert run.collector.entries == [1]
+
+
+def stored(run: Run) -> None:
+    rows = run.printed.splitlines()
+    assert rows == ["('/orders/1', 200, 0.25)", "('/orders/2', 404, None)"]
+
+
+def log_records(run: Run) -> None:
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+
+    (post,) = run.collector.posts
+    assert post.path == "/v1/logs"
+    request = logs_service_pb2.ExportLogsServiceRequest.FromString(post.body)
+    (record,) = request.resource_logs[0].scope_logs[0].log_records
+    assert record.body.string_value == "order paid"
+    assert {each.key for each in record.attributes} == {"order", "items"}
+
+
+def own_sink(run: Run) -> None:
+    bad = run.names["LineSink"]()
+    layout = ringdispatch.Bytes()
+    with pytest.raises(TypeError, match="LineSink takes lists"):
+        ringdispatch.BackgroundDispatcher(bad, ms_delay=1, layout=layout)
 
 
 def sent_again(run: Run) -> None:
@@ -300,6 +304,11 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("docs/recipes.md", "Dead letters"): sent_again,
     ("docs/recipes.md", "Compression"): compressed,
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
+    ("docs/sinks.md", "HttpSink"): posted_by_a_sink,
+    ("docs/sinks.md", "Certificates and proxies"): posted_by_own_session,
+    ("docs/sinks.md", "SqliteSink"): stored,
+    ("docs/sinks.md", "OtlpLogSink"): log_records,
+    ("docs/sinks.md", "A sink of your own"): own_sink,
     ("docs/servers.md", "Why"): closed_by_celery,
     ("docs/servers.md", "trio"): under_trio,
     **web_pages.CHECKS,

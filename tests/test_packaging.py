@@ -20,7 +20,9 @@ COMPILED = sorted(stub.stem for stub in FOLDER.glob("*.pyi"))
 # What no program that imports ringdispatch may have to load.
 OPTIONAL = {
     "aiohttp",
+    "backports",
     "cython",
+    "google",
     "greenlet",
     "httpx",
     "multiprocessing",
@@ -32,6 +34,7 @@ OPTIONAL = {
     "pytest",
     "rich",
     "setuptools",
+    "sqlite3",
     "starlette",
     "uvloop",
 }

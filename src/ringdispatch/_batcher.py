@@ -21,6 +21,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
+from ._sink import claim, retire, use_of
 from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -56,6 +57,7 @@ class Batcher:
         self.ring: Ring = options.make_ring()
         self.reports = Reports(options, options.name_for(self), self.now)
         self.reset()
+        claim(self)
         _process.batchers.add(self)
 
     def reset(self) -> None:
@@ -75,6 +77,7 @@ class Batcher:
         self.room = RoomQueue()
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
+        self.sink = use_of(self)
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
         self._bound_home: Home | None = None  # by bind(), which wins over a choice
@@ -92,6 +95,7 @@ class Batcher:
             self.settlement,
             self.room,
             self.workers,
+            self.sink,
             self.drops,
             self._timer,
             self._posted,
@@ -206,7 +210,7 @@ class Batcher:
     def _leave(self, home: Home) -> None:
         """Leave a former home, with the last call that runs there."""
         if home not in {self.home, *(call.home for call in self.calls)}:
-            home.remove(self)
+            retire(self, home)
 
     def wake(self, *, blocking: bool = False) -> None:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
@@ -240,6 +244,8 @@ class Batcher:
         for call in self.calls:
             if call.home is home:
                 call.orphan()
+        if self.sink is not None:
+            self.sink.loop_closed(home)
         if self.has_work:
             self.wake_home(self._ensure_home())
 
@@ -273,7 +279,7 @@ class Batcher:
         self._keep_timer(home)
         self.settlement.finish()
         if ring.closed and not self.has_work:
-            home.remove(self)
+            retire(self, home)
         ring.claim_window(pumps)
 
     def _due_at(self) -> float:
@@ -325,6 +331,8 @@ class Batcher:
     def on_taken(self, call: Call, batch: Batch, now: float) -> None:
         """A batch has left the ring: there is room."""
         self._out_of_memory = False
+        if self.sink is not None:
+            self.sink.homes[call.home] = None
         if self._ends_window:
             self._ends_window = False
             self._taken_at = now

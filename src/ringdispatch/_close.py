@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._reports import counted
+from ._sink import retire
 from ._waiting import FlushWaiter
 
 if TYPE_CHECKING:
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
     from ._call import Call
 
 
-def begin_close(batcher: "Batcher", *, blocking: bool = False) -> FlushWaiter:
+def begin_close(
+    batcher: "Batcher", timeout: float | None, *, blocking: bool = False
+) -> FlushWaiter:
     """Refuse new entries, and flush; returns what to wait for."""
     batcher.ring.close()
+    if batcher.sink is not None:
+        batcher.sink.limit(timeout)
     batcher.room.wake_all()
     return batcher.begin_flush(blocking=blocking)
 
@@ -38,7 +43,7 @@ def finish_close(
         give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
     _close_books(batcher)
     if batcher.home is not None and not batcher.has_work:
-        batcher.home.remove(batcher)
+        retire(batcher, batcher.home)
     return settled and not batcher.gave_up
 
 

@@ -66,7 +66,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     Args:
         dispatch_function: Async callable taking a batch (with the default layout a list
             of entries). An ordinary function runs in a worker thread; if it returns an
-            awaitable, that is awaited on the home.
+            awaitable, that is awaited on the home. A sink, that is an object with a
+            coroutine method `aclose`, is closed with the dispatcher.
         ms_delay: Milliseconds from a window's opening to its dispatch, > 0.
         capacity: Most entries pending at once.
         max_batch: Most entries per call; that many pending are dispatched at once.
@@ -290,9 +291,12 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         timeout = _options.timeout(timeout)
         _options.on_loop("aclose")
         batcher = self._engine
-        waiter = _close.begin_close(batcher)
+        waiter = _close.begin_close(batcher, timeout)
         settled = await batcher.settlement.wait(waiter, timeout)
-        return _close.finish_close(batcher, settled, waiter, timeout)
+        settled = _close.finish_close(batcher, settled, waiter, timeout)
+        if batcher.sink and batcher.ring.closed and waiter.excused is None:
+            await batcher.sink.wait()
+        return settled
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -303,9 +307,12 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         timeout = _options.timeout(timeout)
         batcher = self._engine
         _options.off_home(batcher.home, "close")
-        waiter = _close.begin_close(batcher, blocking=True)
+        waiter = _close.begin_close(batcher, timeout, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
-        return _close.finish_close(batcher, settled, waiter, timeout)
+        settled = _close.finish_close(batcher, settled, waiter, timeout)
+        if batcher.sink and batcher.ring.closed and waiter.excused is None:
+            batcher.sink.block()
+        return settled
 
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.

@@ -29,11 +29,21 @@ _LOOK_SECONDS = 0.05
 
 
 async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
-    """Dispatch what is pending here; the loop is about to end."""
+    """Dispatch what is pending here; the loop is about to end.
+
+    The `last` time, close the sinks too.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     drains = [one.drain(home, seconds, last=last) for one in home.residents()]
     for outcome in await asyncio.gather(*drains, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+    if last:
+        home.ended = True  # first: a call that began now would not be drained
+        left = deadline - loop.time()
+        sinks = [(one, one.sink) for one in home.residents() if one.sink is not None]
+        await asyncio.gather(*(sink.close_here(home, one, left) for one, sink in sinks))
 
 
 # ---- its tasks are cancelled

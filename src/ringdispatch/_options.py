@@ -244,6 +244,11 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
+def is_sink(function: object) -> bool:
+    """Whether a dispatch function is an object with a coroutine method `aclose`."""
+    return inspect.iscoroutinefunction(getattr(type(function), "aclose", None))
+
+
 def function(name: str, value: Any, *arguments: str) -> Any:
     """Check a callable that will be called with these arguments.
 
@@ -402,6 +407,7 @@ class Options:
     def __init__(self, function: Any, /, **given: Any) -> None:
         self.function = dispatch_function(function)
         self.is_async = is_async(function)
+        self.is_sink = is_sink(function)
         self.capacity = capacity(given["capacity"])
         self.max_batch = max_batch(given["max_batch"], self.capacity)
         self.delay = ms_delay(given["ms_delay"])  # in seconds

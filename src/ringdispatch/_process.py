@@ -109,7 +109,10 @@ async def _end_one(batcher: "Batcher", seconds: float) -> None:
                 call.orphan()
         home = home_of(loop)
         batcher.bind(home)
+        deadline = loop.time() + seconds
         await batcher.drain(home, seconds, last=True, everywhere=True)
+        if batcher.sink is not None:
+            await batcher.sink.close_here(home, batcher, deadline - loop.time())
     except (KeyboardInterrupt, SystemExit) as error:  # by the handler of a signal
         raise_from(loop, error)
 

@@ -12,6 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+def zstd() -> Any:
+    """What this Python has for it."""
+    try:
+        from compression import zstd
+    except ImportError:
+        from backports import zstd
+    return zstd
+
+
 @dataclass
 class Post:
     path: str
@@ -19,13 +28,17 @@ class Post:
     body: bytes
 
     @property
+    def unpacked(self) -> bytes:
+        encoding = self.headers.get("content-encoding")
+        if encoding == "zstd":
+            return bytes(zstd().decompress(self.body))
+        return gzip.decompress(self.body) if encoding == "gzip" else self.body
+
+    @property
     def entries(self) -> list[Any]:
-        body = self.body
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
         if self.headers.get("content-type") == "application/x-ndjson":
-            return [json.loads(line) for line in body.splitlines()]
-        entries: list[Any] = json.loads(body)
+            return [json.loads(line) for line in self.unpacked.splitlines()]
+        entries: list[Any] = json.loads(self.unpacked)
         return entries
 
 

@@ -18,6 +18,7 @@ from ringdispatch import (
 )
 from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
 from ringdispatch.logging import DispatchHandler
+from ringdispatch.sinks import HttpSink, OtlpLogSink, SinkError, SqliteSink
 from ringdispatch.testing import HANG, FaultyDispatch, RecordingDispatcher, SteppedClock
 from ringdispatch.wsgi import AccessLogMiddleware as WsgiAccessLog
 
@@ -135,6 +136,41 @@ payloads = BackgroundDispatcher(
 assert_type(payloads, BackgroundDispatcher[Any])
 assert_type(payloads.statistics().max_batch_bytes, int | None)
 BackgroundDispatcher(send, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+# Which sink takes which layout.
+http = HttpSink("https://logs.example.com/", format="ndjson", compression="zstd")
+sqlite = SqliteSink("entries.db", "access")
+columns = SqliteSink("entries.db", "access", ["status", "seconds"])
+otlp = OtlpLogSink("http://127.0.0.1:4318", resource={"service.name": "shop"})
+posted = BackgroundDispatcher(http, ms_delay=10)
+posted.enqueue({"status": 200})
+BackgroundDispatcher(http, ms_delay=10, layout=Bytes())
+BackgroundDispatcher(http, ms_delay=10, layout=Records([("status", "u2")]))
+BackgroundDispatcher(sqlite, ms_delay=10)
+BackgroundDispatcher(sqlite, ms_delay=10, layout=Bytes())
+BackgroundDispatcher(sqlite, ms_delay=10, layout=Records([("status", "u2")]))
+BackgroundDispatcher(columns, ms_delay=10)
+BackgroundDispatcher(columns, ms_delay=10, layout=Records([("status", "u2")]))
+BackgroundDispatcher(columns, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+BackgroundDispatcher(otlp, ms_delay=10)
+BackgroundDispatcher(otlp, ms_delay=10, layout=Records([("status", "u2")]))
+BackgroundDispatcher(otlp, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+HttpSink("https://logs.example.com/", format="xml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+HttpSink("https://logs.example.com/", compression="br")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+of_access: HttpSink[list[Access]] = HttpSink("https://logs.example.com/")
+typed: BackgroundDispatcher[Access] = BackgroundDispatcher(of_access, ms_delay=10)
+typed.enqueue("no access")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def post_by_hand() -> None:
+    try:
+        await of_access([Access()])
+    except SinkError as error:
+        assert_type(error.retryable, bool)
+        assert_type(error.retry_after, float | None)
+    finally:
+        await of_access.aclose()
+
 
 recorder = RecordingDispatcher[dict[str, int]](layout=Objects(), capacity=10)
 assert_type(recorder.enqueue({"status": 200}), bool)

@@ -1,0 +1,331 @@
+"""Posting batches over HTTP: answers, retries, halves, connections."""
+
+import asyncio
+import email.utils
+import io
+import math
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import aiohttp
+
+from . import _checks
+from ._client import Client, Session, Trace
+from ._compression import compressor
+from ._error import SinkError
+
+# Of an answer's body: what is read, and what a message shows of it.
+_BODY_BYTES = 65_536
+_SHOWN = 200
+
+_LARGE_BYTES = 1_000_000
+
+# Bodies larger than this are compressed in a thread, and entries are encoded in chunks,
+# so that the loop does not stand still meanwhile.
+_THREAD_BYTES = 65_536
+_CHUNK = 250
+
+_FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # up to 6.4 s
+
+_Encode = Callable[[Sequence[Any]], bytes]
+
+_RETRIED_STATUSES = {408, 425, 429}
+_TOO_LARGE = 413
+
+
+class PostingSink:
+    """Posts each batch to one url; subclasses say how its body is made."""
+
+    content_type: str
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        compression: str | None,
+        headers: Mapping[str, str] | None,
+        timeout: float,
+        session: Session,
+        retry: float | None,
+    ) -> None:
+        parts = _checks.check_url(url)
+        self._origin = _checks.origin(parts)
+        self._url = url
+        self._compression = compression
+        self._compress = compressor(compression)
+        self._headers = _checks.check_headers(headers)
+        self._timeout = _checks.check_seconds("timeout", timeout)
+        self._retry: float = 0.0
+        if retry is not None:
+            self._retry = _checks.check_seconds("retry", retry, endless=True)
+        if session is not None and not (
+            isinstance(session, aiohttp.ClientSession) or callable(session)
+        ):
+            raise TypeError(
+                f"session={session!r}: must be an aiohttp.ClientSession, or a function "
+                "that makes one"
+            )
+        self._session = session
+        words = [*self._headers.values(), parts.query, parts.path]
+        words += [unquote(word) for word in re.split("[&=/]", parts.query + parts.path)]
+        words += [word for value in self._headers.values() for word in value.split()]
+        self._secrets = sorted({w for w in words if len(w) >= 6}, key=len, reverse=True)
+        self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
+        self._inherited: list[Client] = []  # of the parent of a fork: never closed
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._origin!r})"
+
+    def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
+        """Refuse options of the dispatcher that contradict the sink's."""
+        del layout
+        if self._retry == math.inf and dispatch_timeout is not None:
+            raise ValueError(
+                f"retry=inf: dispatch_timeout={dispatch_timeout:g} would end it: give "
+                "the dispatcher dispatch_timeout=None"
+            )
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop; later calls open others."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    # ---- what subclasses say
+
+    def _join(self, chunks: list[bytes]) -> bytes:
+        """Make a body of encoded chunks of entries."""
+        raise NotImplementedError
+
+    def _rejected(self, answer: bytes, count: int) -> "Failure | None":
+        """What an answer of 2xx says of entries that were refused nevertheless."""
+        del answer, count
+        return None
+
+    # ---- one batch
+
+    async def _send(
+        self, entries: Any, encode: "_Encode", body: bytes | None = None
+    ) -> None:
+        """Post the entries, encoded by chunks; `body`: all of them, if it is made."""
+        deadline = time.monotonic() + self._retry
+        failures: list[Failure] = []
+        arrived = 0
+        # Parts yet to be sent, the next one last.
+        parts = [(uuid.uuid4().hex, 0, len(entries))]
+        while parts:
+            key, start, end = parts.pop()
+            if body is None:
+                body = await self._body_of(entries[start:end], encode)
+            failure = await self._send_part(key, body, end - start, deadline)
+            body = None
+            if failure is None:
+                arrived += end - start
+            elif failure.status == _TOO_LARGE and end - start > 1:
+                middle = (start + end) // 2
+                parts += [(f"{key}.1", middle, end), (f"{key}.0", start, middle)]
+            else:
+                arrived += failure.arrived
+                failures.append(failure)
+                if failure.retryable:
+                    break  # the service is not there: it has no use for the rest now
+        if failures:
+            raise self._failed(failures, arrived, len(entries))
+
+    def _failed(self, failures: "list[Failure]", arrived: int, count: int) -> SinkError:
+        """The one error of a batch of which some parts failed."""
+        first = failures[0]
+        message = str(first)
+        if len(failures) > 1:
+            message += f" (and {len(failures) - 1} more)"
+        if arrived:
+            message += f"; {arrived} of {count} entries arrived"
+        retryable = all(failure.retryable for failure in failures)
+        return SinkError(
+            message, retryable=retryable, retry_after=failures[-1].retry_after
+        )
+
+    async def _body_of(self, entries: Sequence[Any], encode: "_Encode") -> bytes:
+        chunks = []
+        for start in range(0, len(entries), _CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            chunks.append(encode(entries[start : start + _CHUNK]))
+        return self._join(chunks)
+
+    async def _send_part(
+        self, key: str, body: bytes, count: int, deadline: float
+    ) -> "Failure | None":
+        """Post one body until it has arrived, or failed for good."""
+        if self._compress is not None:
+            if len(body) > _THREAD_BYTES:
+                loop = asyncio.get_running_loop()
+                body = await loop.run_in_executor(None, self._compress, body)
+            else:
+                body = self._compress(body)
+        attempt = 0
+        while True:
+            failure = await self._attempt(key, body, count)
+            if failure is None or not failure.retryable:
+                return failure
+            left, asked = deadline - time.monotonic(), failure.retry_after or 0.0
+            if left <= 0 or asked > left:
+                return failure
+            pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt
+            attempt = min(attempt + 1, _LONGEST_DOUBLINGS)
+            await asyncio.sleep(min(max(pause, asked), left))
+
+    # ---- one request
+
+    async def _attempt(self, key: str, body: bytes, count: int) -> "Failure | None":
+        client = self._client()
+        while True:
+            trace = Trace()
+            outcome = await self._post(client, key, body, count, trace)
+            # A server closes what was idle for long. The connection is gone from the
+            # pool; the next one is new, if no other was idle for as long.
+            if outcome is None or not (trace.reused and outcome.unanswered):
+                return outcome
+
+    async def _post(
+        self, client: Client, key: str, body: bytes, count: int, trace: Trace
+    ) -> "Failure | None":
+        """Post once. Errors of aiohttp, which hold the headers, end here."""
+        headers = _checks.Private(self._headers)
+        if "content-type" not in map(str.lower, headers):
+            headers["Content-Type"] = self.content_type
+        if self._compression is not None:
+            headers["Content-Encoding"] = self._compression
+        headers["Idempotency-Key"] = key
+        status, reason, after, answer = 0, "", "", b""
+        try:
+            async with client.session.post(
+                self._url,
+                # Of large bytes aiohttp warns.
+                data=io.BytesIO(body) if len(body) > _LARGE_BYTES else body,
+                headers=headers,
+                allow_redirects=False,
+                raise_for_status=False,
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                trace_request_ctx=trace,
+            ) as response:
+                status, reason = response.status, response.reason or ""
+                after = response.headers.get("Retry-After", "")
+                answer = await _read(response)
+        except Exception as error:
+            if not status:
+                return self._no_answer(error)
+        # Else the status says it all, whatever became of the rest of the answer.
+        if 200 <= status < 300:
+            return self._rejected(answer, count)
+        return self._refused(status, reason, answer, after)
+
+    def _refused(self, status: int, reason: str, body: bytes, after: str) -> "Failure":
+        words = f"{status} {reason}".strip()
+        if 300 <= status < 400:
+            words += " (a redirect, which is not followed: give the url it leads to)"
+        text = self._redacted(body.decode("utf-8", "backslashreplace"))
+        words = self._redacted(words)
+        message = f"{self._origin} answered {words}: {text[:_SHOWN]!r}"
+        retryable = status in _RETRIED_STATUSES or status >= 500
+        seconds = retry_after(after) if retryable or status == _TOO_LARGE else None
+        return Failure(message, status=status, retryable=retryable, retry_after=seconds)
+
+    def _no_answer(self, error: BaseException) -> "Failure":
+        unanswered = retryable = False
+        if isinstance(error, TimeoutError):
+            retryable = True
+            words = f"no answer within timeout={self._timeout:g} s"
+        elif isinstance(error, aiohttp.ClientConnectorCertificateError):
+            words = f"its certificate is not trusted: {error.certificate_error}"
+        elif isinstance(error, aiohttp.ClientSSLError):
+            words = f"TLS failed: {error}"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            retryable = True
+            words = f"could not connect: {error.os_error}"
+        elif isinstance(error, aiohttp.ServerDisconnectedError):
+            retryable = True
+            unanswered = isinstance(error.message, str)  # else a part of the answer
+            words = "the connection was closed without an answer"
+        elif isinstance(error, aiohttp.ClientResponseError):
+            retryable = True
+            words = f"the answer is no HTTP: {error.message}"
+        elif isinstance(error, OSError | aiohttp.ClientConnectionError):
+            retryable = unanswered = True
+            words = f"the connection broke: {error}"
+        else:  # such as a session that the user closed
+            words = f"the request can't be sent: {type(error).__name__}: {error}"
+        message = f"{self._origin}: {self._redacted(words)}"
+        return Failure(message, retryable=retryable, unanswered=unanswered)
+
+    def _redacted(self, text: str) -> str:
+        """The text without what a service or a library may repeat of our secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    # ---- connections
+
+    def _client(self) -> Client:
+        """The client of the running loop."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is not None and client.usable:
+            return client
+        for other, old in list(self._clients.items()):
+            if old.process != os.getpid():
+                self._inherited.append(old)
+                self._clients.pop(other, None)
+            elif other.is_closed() or not old.usable:
+                self._clients.pop(other, None)
+                old.discard()
+        client = self._clients[loop] = Client(self._session)
+        return client
+
+
+class Failure(SinkError):
+    """What became of one attempt."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after: float | None = None,
+        status: int | None = None,
+        unanswered: bool = False,
+        arrived: int = 0,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+        self.status = status
+        self.unanswered = unanswered  # no byte of an answer came
+        self.arrived = arrived  # of its entries
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The answer's body, so that the connection can be used again; or its beginning."""
+    body = b""
+    while len(body) < _BODY_BYTES:
+        part = await response.content.read(_BODY_BYTES - len(body))
+        if not part:
+            break
+        body += part
+    return body
+
+
+def retry_after(value: str) -> float | None:
+    """Seconds that a service asks to wait for: it names a number, or a date."""
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
