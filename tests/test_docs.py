@@ -320,6 +320,12 @@ FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters")
 # ---- the tests
 
 
+def loggers() -> list[logging.Logger]:
+    """All but the root."""
+    known = logging.root.manager.loggerDict.values()
+    return [each for each in known if isinstance(each, logging.Logger)]
+
+
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No proxy between a page and its server; files go to a folder of the test."""
@@ -332,28 +338,35 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     urllib.request.install_opener(DIRECT)
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
+    levels = {logger: logger.level for logger in loggers()}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for logger in loggers():
+        logger.setLevel(levels.get(logger, logging.NOTSET))
     urllib.request._opener = before  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize("page", [p for p in BLOCKS if BLOCKS[p] and p != TESTING])
 def test_blocks_of_the_page_run(page: str, caplog: pytest.LogCaptureFixture) -> None:
-    left_out = []
+    left_out = {}
     with collecting() as collector:
         run = Run(collector, caplog.records)
         for block in BLOCKS[page]:
             if missing := [*block.missing(), *of_prelude(block)]:
-                left_out.append(f"{block}: not installed: {', '.join(missing)}")
+                words = f"not installed: {', '.join(missing)}"
+                left_out[block.heading] = f"{block}: {words}"
+                continue
+            if (begun := GOES_ON.get((page, block.heading))) in left_out:
+                left_out[block.heading] = f"{block}: goes on from {begun!r}"
                 continue
             collector.forget(failures=FAILURES.get((page, block.heading), 0))
             run.of(block)
             if check := CHECKS.get((page, block.heading)):
                 check(run)
     if left_out:
-        pytest.skip("; ".join(left_out))
+        pytest.skip("; ".join(left_out.values()))
 
 
 def of_prelude(block: Block) -> list[str]:

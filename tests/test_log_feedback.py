@@ -30,10 +30,11 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(autouse=True)
 def everything() -> Iterator[None]:
-    """The root logger as noisy as it can be, and its handlers as they were."""
+    """Loggers as noisy as they can be, and the root's handlers as they were."""
     root = logging.getLogger()
     level, before = root.level, [*root.handlers]
     root.setLevel(logging.DEBUG)
+    shop.setLevel(logging.NOTSET)
     yield
     root.setLevel(level)
     for handler in [each for each in root.handlers if each not in before]:

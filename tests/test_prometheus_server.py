@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,8 +80,12 @@ class Prometheus:
 
     def get(self, path: str, **parameters: object) -> Any:
         query = urllib.parse.urlencode(parameters)
-        with DIRECT.open(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
-            body = json.load(answer)
+        try:
+            with DIRECT.open(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
+                body = json.load(answer)
+        except urllib.error.HTTPError as error:  # an answer, that it is not ready
+            error.close()
+            raise
         assert body["status"] == "success", body
         return body["data"]
 

@@ -20,7 +20,25 @@ DJANGO = """
 import frameworks
 frameworks.set_up_django()
 """
-PRELUDES = {(PAGE, "Django, ASGI"): DJANGO, (PAGE, "Django, WSGI"): DJANGO}
+SERVED = "import uvicorn\n"  # by serve_and_ask()
+PRELUDES = {
+    **dict.fromkeys(
+        [
+            (PAGE, heading)
+            for heading in (
+                "FastAPI",
+                "Starlette",
+                "Litestar",
+                "Quart",
+                "An entry of your own",
+                "Entries from your own code",
+            )
+        ],
+        SERVED,
+    ),
+    (PAGE, "Django, ASGI"): DJANGO + SERVED,
+    (PAGE, "Django, WSGI"): DJANGO,
+}
 
 
 def serve_and_ask(app: object, path: str) -> tuple[str, bytes]:
