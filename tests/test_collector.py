@@ -197,8 +197,8 @@ def test_only_what_is_new_and_what_contains_the_words(fresh: Collecting) -> None
 def test_a_long_entry_is_cut_in_the_page_alone(fresh: Collecting) -> None:
     assert fresh.post(json.dumps(["ö" * 5_000])).status == 204
     [shown] = fresh.view()["entries"]
-    assert shown["text"] == '"' + "ö" * 999
-    assert shown["left_out"] == 10_002 - 2_000
+    assert shown["text"] == '"' + "ö" * 499
+    assert shown["left_out"] == 10_002 - 1_000
     assert fresh.kept() == ["ö" * 5_000]
 
 

@@ -99,10 +99,10 @@ def _listen(port: int) -> Server:
         return Server(port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = "is taken; end what listens there"
+            reason = "is taken"
         else:
             reason = f"can't be had: {error.strerror}"
-        raise UsageError(f"port {port} {reason}, or name another by --port") from None
+        raise UsageError(f"port {port} {reason}; name another by --port") from None
 
 
 def _collect(options: argparse.Namespace) -> None:

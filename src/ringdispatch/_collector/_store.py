@@ -11,7 +11,7 @@ from ._bodies import MOST_ENTRIES
 # Of JSON, in all: entries may be large.
 MOST_STORED = 256 * 1024 * 1024
 SHOWN_ENTRIES = 200
-SHOWN_BYTES = 2_000  # of one entry
+SHOWN_BYTES = 1_000  # of one entry
 SHOWN_PATH = 200  # characters
 SECONDS = 60  # that the rate is shown for
 

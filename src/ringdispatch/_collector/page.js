@@ -59,7 +59,7 @@ function makeRow(entry) {
   const [time, post, path, code] = row.children;
   time.textContent = clockTime(entry.time);
   time.dateTime = new Date(entry.time).toISOString();
-  post.textContent = `post ${entry.post}`;
+  post.textContent = `post ${inWords(entry.post)}`;
   path.textContent = entry.path;
   code.textContent = entry.text;
   if (entry.left_out) {
@@ -90,9 +90,8 @@ function showState() {
     : behind > 0
       ? `Go on (${inWords(behind)} new)`
       : "Go on";
-  byId("empty").hidden = rows.childElementCount > 0;
   byId("example").hidden = total > 0;
-  if (total > 0) byId("none").textContent = "Nothing that is kept contains this.";
+  byId("none").hidden = total === 0 || rows.childElementCount > 0 || stale;
   const state = byId("state");
   state.className = paused ? "" : "live";
   state.textContent = paused ? "paused" : "live";
@@ -144,7 +143,7 @@ async function go() {
   } catch (error) {
     const state = byId("state");
     state.className = "bad";
-    state.textContent = "no answer from the collector; it is asked again";
+    state.textContent = "no answer; trying again";
     console.warn(error);
   } finally {
     polling = false;
@@ -167,6 +166,4 @@ byId("tools").addEventListener("submit", (event) => event.preventDefault());
 for (const place of document.querySelectorAll(".address")) {
   place.textContent = `${location.origin}/`;
 }
-showState();
-byId("state").textContent = "";
 go();
