@@ -114,13 +114,6 @@ def start(*options: str) -> subprocess.Popen[str]:
     )
 
 
-def run(*options: str) -> tuple[int, str, str]:
-    """Run one that ends by itself."""
-    with start(*options) as process:
-        out, err = process.communicate(timeout=SECONDS)
-    return process.returncode, out, err
-
-
 @contextlib.contextmanager
 def collecting(*options: str) -> Iterator[Collecting]:
     with start("--port", "0", *options) as process:

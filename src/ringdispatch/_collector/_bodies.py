@@ -128,7 +128,7 @@ def split(body: bytes, kind: str) -> tuple[int, deque[bytes]]:
         if error.msg == "Extra data":
             return _lines(text)
         raise Refusal(400, f"the body is not JSON: {error}") from None
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {error}") from None
 
 
@@ -141,7 +141,7 @@ def _lines(text: str) -> tuple[int, deque[bytes]]:
             continue
         try:
             kept.append(_encode(_decode(line)))
-        except (RecursionError, ValueError) as error:
+        except ValueError as error:
             raise Refusal(400, f"line {number} is not JSON: {error}") from None
         count += 1
     return count, kept
@@ -156,9 +156,16 @@ _encoder = json.JSONEncoder(ensure_ascii=False)
 
 
 def _decode(text: str) -> Any:
-    return _decoder.decode(text)
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _encode(entry: Any) -> bytes:
+    try:
+        text = _encoder.encode(entry)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     # Half a surrogate pair has no UTF-8; its escape is JSON all the same.
-    return _encoder.encode(entry).encode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace")
