@@ -35,7 +35,8 @@ from serving import DIRECT
 from web_pages import serve_and_ask
 
 ROOT = Path(__file__).parent.parent
-SINK = "https://logs.example.com/"
+# What pages post to: a service of yours, and `python -m ringdispatch collector`.
+SINKS = re.compile("https://logs.example.com/|http://127.0.0.1:8780/")
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<source>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
@@ -139,7 +140,7 @@ class Run:
         prelude = PRELUDES.get((block.page, block.heading), "")
         for text, line in ((prelude, 1), (block.source, block.line)):
             # So many lines down that a traceback shows the page's own.
-            source = "\n" * (line - 1) + text.replace(SINK, self.collector.url)
+            source = "\n" * (line - 1) + SINKS.sub(self.collector.url, text)
             path = str(ROOT / block.page)
             code = compile(source, path, "exec", dont_inherit=True)
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -186,6 +187,10 @@ def copied(run: Run) -> None:
 
 def ordinary_function(run: Run) -> None:
     assert run.collector.entries == [{"order": number} for number in range(1000)]
+
+
+def shown_live(run: Run) -> None:
+    assert run.collector.entries == [{"order": number} for number in range(500)]
 
 
 def hooks(run: Run) -> None:
@@ -291,6 +296,7 @@ def closed_by_celery(run: Run) -> None:
 CHECKS: dict[tuple[str, str], Check] = {
     ("README.md", "ringdispatch"): first_example,
     ("README.md", "Coming from TypeScript"): ported_from_typescript,
+    ("docs/collector.md", "Start in five minutes"): shown_live,
     ("docs/index.md", "A service that ships an entry per request"): service,
     ("docs/index.md", "An entry that changes after `enqueue`"): copied,
     ("docs/index.md", "Without an event loop"): ordinary_function,

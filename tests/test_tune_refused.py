@@ -245,6 +245,7 @@ def test_without_its_packages_it_says_what_to_install(name: str) -> None:
     outcome = run_snippet(
         f"""
         sys.modules["{name}"] = None
+        sys.argv[1:] = ["tune"]
         from ringdispatch.__main__ import main
         sys.exit(main())
         """,
@@ -259,5 +260,6 @@ def test_other_missing_modules_are_not_taken_for_rich(
 ) -> None:
     monkeypatch.delitem(sys.modules, "ringdispatch._tune._command")
     monkeypatch.setitem(sys.modules, "ringdispatch._tune._recommend", None)
+    monkeypatch.setattr(sys, "argv", ["ringdispatch", "tune"])
     with pytest.raises(ModuleNotFoundError, match="_recommend"):
         __main__.main()

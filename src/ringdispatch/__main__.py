@@ -1,8 +1,17 @@
-"""`python -m ringdispatch tune`: see docs/tuning.md."""
+"""`python -m ringdispatch`: see docs/collector.md and docs/tuning.md."""
 
 import signal
 import sys
 from types import FrameType
+
+USAGE = """\
+usage: python -m ringdispatch COMMAND ...
+
+  collector  show what a dispatch function posts, on a live page
+  tune       recommend the delay for a dispatch function
+
+COMMAND --help lists the options of each.
+"""
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -11,7 +20,15 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def main() -> int:
+def _leave_cleanly() -> None:
+    """Leave so by the signals that would end the process at once."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
+
+
+def _tune() -> int:
     """Run the tuner; its extras may not be installed."""
     try:
         from ._tune._command import main as tune  # noqa: PLC0415
@@ -24,11 +41,31 @@ def main() -> int:
             "pip install 'ringdispatch[tune]'\n"
         )
         return 2
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _leave)
+    _leave_cleanly()
     return tune(sys.argv[1:])
+
+
+def _collect() -> int:
+    """Run the collector."""
+    from ._collector._command import main as collect  # noqa: PLC0415
+
+    _leave_cleanly()
+    return collect(sys.argv[2:])
+
+
+def main() -> int:
+    """Run the command that is named."""
+    command = " ".join(sys.argv[1:2])
+    if command in {"-h", "--help"}:
+        sys.stdout.write(USAGE)
+        return 0
+    commands = {"collector": _collect, "tune": _tune}
+    if command not in commands:
+        sys.stderr.write(
+            f"ringdispatch: {command!r} is no command: name collector or tune\n"
+        )
+        return 2
+    return commands[command]()
 
 
 if __name__ == "__main__":
