@@ -16,8 +16,8 @@ DISTURBED = 0.25
 
 # Of a figure, as a share: repeats of a cell differ by as much.
 ASSUMED_NOISE = 0.2
-# Milliseconds, of requests: of the published figures, the grain is a timer's.
-GRAIN = 1.0
+# Milliseconds, of requests: repeats of a cell differ by less.
+REQUEST_GRAIN = 0.25
 # Cores: what the probes take without a load is subtracted; it varies by this much.
 CPU_NOISE = 0.1
 
@@ -169,7 +169,7 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
 def _slower(pair: Pair) -> bool:
     """Whether requests are slower with the longer delay, beyond the noise."""
     short, long = pair
-    noise = max(GRAIN, ASSUMED_NOISE * short.request_p99)
+    noise = max(REQUEST_GRAIN, ASSUMED_NOISE * short.request_p99)
     return long.request_p99 > short.request_p99 + noise
 
 
