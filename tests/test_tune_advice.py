@@ -48,7 +48,7 @@ def cell(
 def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     cells = [
         cell(delay, rate=rate, sink=sink, request=request if delay == 100 else 2.0)
-        for sink, requests in ((0, (2, 2, 2.9)), (50, (9, 2, 9)))
+        for sink, requests in ((0, (2, 2, 2.3)), (50, (9, 2, 9)))
         for rate, request in zip((100, 10_000, 50_000), requests, strict=True)
         for delay in (10, 100)
     ]
