@@ -162,6 +162,9 @@ bench: $(call needs,bench)
 figures: override ARGS :=
 figures: bench
 	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/suite.json
+	$(python) -m pytest --benchmark --benchmark-full \
+		-k "test_cell and (http or tail or encoded or database or growing)"
+	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/sinks.json
 	$(python) benchmarks/tables.py
 
 layouts: $(call needs,bench)

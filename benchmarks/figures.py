@@ -216,7 +216,8 @@ def _error(found: dict[str, float], figure: str) -> str:
 def words(setting: Setting) -> str:
     """A setting in words."""
     rate = "all it holds" if setting.rate is None else f"{setting.rate:,.0f}/s"
-    said = f"{rate}, {setting.delay:g} ms, sink {setting.sink:g} ms"
+    sink = f"{setting.sink:g} ms" if setting.sink is not None else setting.function
+    said = f"{rate}, {setting.delay:g} ms, sink {sink.rpartition(':')[2]}"
     if setting.layout != "objects":
         said += f", {setting.layout}"
     if setting.max_batch is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ringdispatch._tune._results import Setting
+from sinks import SINKS as SINKS_OF_SERVICES
 
 MODES = ("default", "quick", "full")
 SEED = 20_251_105  # of the arrivals
@@ -18,6 +19,12 @@ MORE_DELAYS = (1.0, 5.0, 20.0, 50.0, 200.0, 500.0)
 LAYOUTS = ("objects", "records", "bytes")
 SMALL_BATCH = 2_000
 
+# Dispatch functions as services have them, at two rates; the default run has one, which
+# holds the loop for longer the larger its batches are.
+FUNCTIONS = tuple(f"benchmarks.sinks:{name}" for name in SINKS_OF_SERVICES)
+FUNCTION_RATES = (1_000.0, 10_000.0)
+ENCODED = Setting(10_000.0, 100.0, None, function="benchmarks.sinks:encoded")
+
 # The one rate and sink of what is not measured at all of them: where a batch of 100 ms
 # is larger than SMALL_BATCH.
 ONE = Setting(rate=50_000.0, delay=100.0, sink=5.0)
@@ -28,6 +35,8 @@ RUNS = 3
 
 # Fewer batches make no percentile; some more, because arrivals are random.
 BATCHES = 34
+# Of a sink of which each hundredth call is slow: three such calls.
+BATCHES_WITH_A_TAIL = 300
 
 # More than the sink takes, which is 250 entries in 5 ms, so 50 000 a second.
 OVERLOAD = Setting(rate=250_000.0, delay=10.0, sink=5.0, max_batch=250, seconds=4.0)
@@ -50,7 +59,15 @@ def cells(mode: str) -> list[Setting]:
         return [replace(setting, seconds=1.0) for setting in few]
     if mode == "full":
         delays = sorted({*DELAYS, *MORE_DELAYS})
-        chosen = [*_grid(delays, LAYOUTS, (None, SMALL_BATCH))]
+        chosen = [
+            *_grid(delays, LAYOUTS, (None, SMALL_BATCH)),
+            *(
+                Setting(rate, delay, None, function=function)
+                for function in FUNCTIONS
+                for rate in FUNCTION_RATES
+                for delay in DELAYS
+            ),
+        ]
     else:
         chosen = [
             *_grid(DELAYS, LAYOUTS[:1], (None,)),
@@ -61,6 +78,7 @@ def cells(mode: str) -> list[Setting]:
                 for delay in DELAYS
             ),
             replace(ONE, max_batch=SMALL_BATCH),
+            *(replace(ENCODED, delay=delay) for delay in DELAYS),
         ]
     return [replace(setting, seconds=_seconds(setting)) for setting in chosen]
 
@@ -97,10 +115,11 @@ def _grid(
 
 
 def _seconds(setting: Setting) -> float:
-    """Three seconds, or what BATCHES of them take."""
+    """Three seconds, or what enough batches take."""
     gap = 1000 / setting.rate if setting.rate else 0.0
     longest = max(setting.delay + gap, setting.sink or 0.0)
-    return max(3.0, BATCHES * longest / 1000)
+    has_tail = setting.function.endswith(":tail")
+    return max(3.0, (BATCHES_WITH_A_TAIL if has_tail else BATCHES) * longest / 1000)
 
 
 def mode(config: Any) -> str:

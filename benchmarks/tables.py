@@ -3,7 +3,7 @@
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
     python benchmarks/end_to_end.py --json benchmarks/results/end_to_end.json
-    make figures  # the suite, into benchmarks/results/suite.json, and then this
+    make figures  # the suite, into suite.json and sinks.json there, and then this
     make ends  # the servers, into benchmarks/results/servers.json, and then this
     python benchmarks/tables.py [--check]
 
@@ -24,10 +24,12 @@ import server_table
 from charts import charts
 from drawing import STYLE
 from peers import PEERS
-from plan import DELAYS, ONE, RATES
+from plan import DELAYS, FUNCTIONS, ONE, RATES
 from promises import table as promises
-from ringdispatch._tune._advice import advice, figure
+from ringdispatch._tune._advice import advice, figure, versus
+from ringdispatch._tune._grid import function_name
 from ringdispatch._tune._results import Cell, Results, Setting
+from sinks import SINKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -230,7 +232,8 @@ def cells(wanted: Callable[[Setting], bool]) -> list[Cell]:
 
 def sink_and_delay(one: Setting) -> str:
     """What differs at one rate."""
-    return f"{one.sink:g} ms, {one.delay:g} ms"
+    sink = f"`{function_name(one)}`" if one.sink is None else f"{one.sink:g} ms"
+    return f"{sink}, {one.delay:g} ms"
 
 
 def layout_and_delay(one: Setting) -> str:
@@ -248,6 +251,18 @@ def predictions() -> list[str]:
     """How far off the model is."""
     lines = [f"- {line}" for line in figures.accuracy(suite())]
     return [*lines, "", *figures.off(suite()).markdown()]
+
+
+def functions() -> list[str]:
+    """10 ms against 100 ms, with dispatch functions as services have them."""
+    path = RESULTS / "sinks.json"
+    measured = Results.read(path).cells
+    lines = []
+    for function in FUNCTIONS:
+        chosen = [cell for cell in measured if cell.setting.function == function]
+        does = (SINKS[function_name(chosen[0].setting)].__doc__ or "").split(".")[0]
+        lines += versus(does, chosen)
+    return lines
 
 
 def recommended() -> list[str]:
@@ -281,7 +296,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "in-task": server_table.in_task,
         "how": server_table.how,
     },
-    "docs/tuning.md": {"advice": lambda: advice(suite())},
+    "docs/tuning.md": {"advice": lambda: advice(suite()), "sinks": functions},
 }
 IMAGES = ROOT / "docs" / "images"
 DRAWN = ("way", "ring", "objects", "records", "bytes")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from layouts import LAYOUTS, can_be
-from ringdispatch import BackgroundDispatcher
+from ringdispatch import BackgroundDispatcher, _names
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
@@ -60,6 +60,13 @@ def layout(request: pytest.FixtureRequest) -> str:
 def dispatcher_class(layout: str) -> type[BackgroundDispatcher[Any]]:
     """A class of dispatchers of each layout that take any entry and hand out lists."""
     return LAYOUTS[layout]
+
+
+@pytest.fixture(autouse=True)
+def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A dispatcher that another test left alive holds its name: this one's would be numbered.
+    monkeypatch.setattr(_names, "_owners", {})
+    monkeypatch.setattr(_names, "_numbers", {})
 
 
 @pytest.fixture

@@ -345,7 +345,10 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
     levels = {logger: logger.level for logger in loggers()}
+    environment = os.environ.copy()
     yield
+    for name in os.environ.keys() - environment.keys():  # as Django's page sets one
+        del os.environ[name]
     root.handlers[:] = handlers
     root.setLevel(level)
     for logger in loggers():

@@ -201,11 +201,11 @@ def test_books_are_whole_at_every_scrape(registry: Any) -> None:  # C8
 
 
 def test_dispatchers_of_one_name_have_numbers(registry: Any) -> None:
-    made = [Sending(post, ms_delay=1, name="audit") for _ in range(3)]
+    made = [Sending(post, ms_delay=1, name="alike") for _ in range(3)]
     names = {name for _, name, _ in scraped(registry)}
-    assert {"audit", "audit-2", "audit-3"} <= names
+    assert {"alike", "alike-2", "alike-3"} <= names
     del made[:]
-    assert "audit" not in {name for _, name, _ in scraped(registry)}
+    assert "alike" not in {name for _, name, _ in scraped(registry)}
 
 
 def test_collector_can_be_taken_back_and_is_refused_twice() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ringdispatch._tune._advice import advice
+from ringdispatch._tune._advice import advice, versus
 from ringdispatch._tune._model import predict
 from ringdispatch._tune._recording import Calls
 from ringdispatch._tune._results import Cell, Measured, Results, Setting
@@ -48,18 +48,33 @@ def cell(
 def test_advice_says_from_which_rate_on_the_shorter_delay_pays() -> None:
     cells = [
         cell(delay, rate=rate, sink=sink, request=request if delay == 100 else 2.0)
-        for sink, requests in ((0, (2, 2, 2.9)), (50, (9, 2, 9)))
+        for sink, requests in ((0, (2, 2, 2.3)), (50, (9, 2, 9)))
         for rate, request in zip((100, 10_000, 50_000), requests, strict=True)
         for delay in (10, 100)
     ]
     lines = advice(Results("suite", {}, cells=cells))
-    assert sum(line.startswith("| ") for line in lines) == 2 * 4
+    assert sum(line.startswith("| ") for line in lines) == 4  # of one sink
     said = "\n".join(lines)
     assert "Sink of 0 ms: 10 ms does not serve requests faster at any rate" in said
     assert "Sink of 50 ms: 10 ms pays from 50,000/s on" in said
     assert "At 100/s and below, 10 ms hardly makes batches: 2.0 entries" in said
     assert "A sink that takes 50 ms sets the pace" in said
     assert "At 50,000/s, 10 ms makes 9.6 times the calls" in said
+
+
+def test_functions_have_a_table_without_advice() -> None:
+    function = "benchmarks.sinks:http"
+    cells = [
+        replace(one, setting=replace(one.setting, sink=None, function=function))
+        for rate in (1_000, 10_000)
+        for one in (cell(10, rate=rate), cell(100, rate=rate))
+    ]
+    lines = versus("A request over HTTP", cells)
+    assert lines[0] == "A request over HTTP, 10 ms → 100 ms:"
+    assert [line.split(" | ")[0] for line in lines[4:-1]] == ["| 1,000", "| 10,000"]
+    plain = [cell(10), cell(100)]
+    with_functions = Results("suite", {}, cells=plain + cells)
+    assert advice(with_functions) == advice(Results("suite", {}, cells=plain))
 
 
 def at_most(delay: float, request: float) -> Cell:

@@ -1,4 +1,4 @@
-"""Names of dispatchers that were given none: unique among the living."""
+"""Names of dispatchers, given or not: unique among the living."""
 
 import heapq
 import weakref

@@ -16,8 +16,8 @@ DISTURBED = 0.25
 
 # Of a figure, as a share: repeats of a cell differ by as much.
 ASSUMED_NOISE = 0.2
-# Milliseconds, of requests: of the published figures, the grain is a timer's.
-GRAIN = 1.0
+# Milliseconds, of requests: repeats of a cell differ by less.
+REQUEST_GRAIN = 0.25
 # Cores: what the probes take without a load is subtracted; it varies by this much.
 CPU_NOISE = 0.1
 
@@ -47,16 +47,27 @@ def advice(results: Results) -> list[str]:
         return ["The grid has no cells with both delays.", ""]
     disturbed = sum(_is_disturbed(cell) for cell in results.cells)
     sinks = sorted({sink for sink, _ in pairs})
-    lines = []
-    for sink in sinks:
-        lines += _table(
-            sink, {rate: pairs[sink, rate] for s, rate in pairs if s == sink}
-        )
-    lines += ["What it says of the advice:", ""]
+    one = sinks[len(sinks) // 2]
+    alike = {rate: pairs[sink, rate] for sink, rate in pairs if sink == one}
+    lines = _table(f"With a sink that takes {one:g} ms", alike)
+    lines += ["What the whole grid says of the advice:", ""]
     if disturbed:
         lines += [f"- {_warning(disturbed, len(results.cells))}"]
     lines += [f"- {line}" for line in _findings(pairs)]
     return [*lines, ""]
+
+
+def versus(name: str, cells: Sequence[Cell]) -> list[str]:
+    """Return Markdown: the two delays with one dispatch function.
+
+    Args:
+        name: Of the function, as the beginning of a sentence.
+        cells: Its own, with both delays at each rate.
+    """
+    found: dict[float | None, dict[float, Measured]] = {}
+    for cell in cells:
+        found.setdefault(cell.setting.rate, {})[cell.setting.delay] = cell.measured
+    return _table(name, {rate: (two[SHORT], two[LONG]) for rate, two in found.items()})
 
 
 def _is_disturbed(cell: Cell) -> bool:
@@ -86,19 +97,19 @@ def _pairs(cells: Sequence[Cell]) -> dict[tuple[float, float | None], Pair]:
     return {key: (both[key][SHORT], both[key][LONG]) for key in ordered}
 
 
-def _table(sink: float, pairs: dict[float | None, Pair]) -> list[str]:
+def _table(name: str, pairs: dict[float | None, Pair]) -> list[str]:
     """A row for each rate: with 10 ms, then with 100 ms."""
     lines = [
-        f"With a sink that takes {sink:g} ms, {SHORT:g} ms → {LONG:g} ms:",
+        f"{name}, {SHORT:g} ms → {LONG:g} ms:",
         "",
         "| entries/s | " + " | ".join(words for _, words in FIGURES) + " |",
         "|---" * (1 + len(FIGURES)) + "|",
     ]
     for rate, pair in pairs.items():
         cells = [_rate(rate, pair)]
-        for name, _ in FIGURES:
-            unit = MIB if name == "rss_growth" else 1
-            short, long = (figure(getattr(one, name) / unit) for one in pair)
+        for key, _ in FIGURES:
+            unit = MIB if key == "rss_growth" else 1
+            short, long = (figure(getattr(one, key) / unit) for one in pair)
             cells.append(f"{short} → {long}")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
@@ -158,7 +169,7 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
 def _slower(pair: Pair) -> bool:
     """Whether requests are slower with the longer delay, beyond the noise."""
     short, long = pair
-    noise = max(GRAIN, ASSUMED_NOISE * short.request_p99)
+    noise = max(REQUEST_GRAIN, ASSUMED_NOISE * short.request_p99)
     return long.request_p99 > short.request_p99 + noise
 
 

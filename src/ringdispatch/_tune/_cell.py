@@ -366,8 +366,8 @@ def measure_apart(
     Args:
         setting: What to measure.
         seed: Of everything random.
-        target: The dispatch function, as "package.module:name". None: a stand-in that
-            takes `setting.sink`.
+        target: The dispatch function, as "package.module:name". None: that of the
+            setting, else a stand-in that takes `setting.sink`.
         entry: The entries: "package.module:factory", or a file of JSON
             samples. None: dicts of four fields.
         arrivals: A file of when entries arrive, as `array("d")` writes it. None: drawn.
@@ -379,7 +379,7 @@ def measure_apart(
     order = {
         "setting": asdict(setting),
         "seed": seed,
-        "target": target,
+        "target": target or setting.function,
         "entry": entry,
         "arrivals": arrivals and str(arrivals),
     }

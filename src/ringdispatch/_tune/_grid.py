@@ -110,11 +110,18 @@ def rate_name(rate: float | None) -> str:
     return "the most it holds" if rate is None else f"{plain(rate)}/s"
 
 
-def sink_name(sink: float | None) -> str:
-    """The sink's duration, as a heading."""
+def sink_name(setting: Setting) -> str:
+    """The dispatch function, as a heading."""
+    sink = setting.sink
     if sink is None:
-        return "your dispatch function"
+        name = function_name(setting)
+        return f"the sink `{name}`" if name else "your dispatch function"
     return f"the sink takes {plain(sink)} ms" if sink else "the sink returns at once"
+
+
+def function_name(setting: Setting) -> str:
+    """The dispatch function's name; empty where it is the user's or a stand-in."""
+    return setting.function.rpartition(":")[2]
 
 
 def remark(cell: Cell) -> str:
@@ -123,13 +130,14 @@ def remark(cell: Cell) -> str:
     return found if isinstance(found, str) and cell.predicted else ""
 
 
-def by_rate(cell: Cell) -> tuple[float, float, float]:
+def by_rate(cell: Cell) -> tuple[float, float, str, float]:
     """The order of a grid: rate, sink, delay; a missing number is last."""
     setting = cell.setting
     infinite = float("inf")
     return (
         infinite if setting.rate is None else setting.rate,
         infinite if setting.sink is None else setting.sink,
+        setting.function,
         setting.delay,
     )
 
@@ -154,7 +162,7 @@ def grid_figures(
     )
     rates = list(dict.fromkeys(one.setting.rate for one in shown))
     panels: Panels = {}
-    for sink in sorted({one.setting.sink for one in shown}, key=lambda sink: sink or 0):
+    for sink in dict.fromkeys(sink_name(one.setting) for one in shown):
         rows = [
             (
                 "the most" if rate is None else f"{short(rate)}/s",
@@ -164,7 +172,7 @@ def grid_figures(
             for style, rate in enumerate(rates)
         ]
         if expected or _are_lines(rows):
-            panels[sink_name(sink)] = rows
+            panels[sink] = rows
     if not panels:
         return None
     figures = [_figure(measure, panels, expected) for measure in MEASURES]
@@ -175,21 +183,21 @@ def variant_figures(cells: Sequence[Cell]) -> Figures | None:
     """Layouts and options side by side, where some share rate and sink."""
     common = usual(cells)
     others = [one for one in cells if variant(one.setting) != common]
-    loads = {(one.setting.rate, one.setting.sink) for one in others}
-    shown = [one for one in cells if (one.setting.rate, one.setting.sink) in loads]
+    loads = {_load(one.setting) for one in others}
+    shown = [one for one in cells if _load(one.setting) in loads]
     names = [variant_name(common)]
     names += [variant_name(variant(one.setting)) for one in others]
     names = list(dict.fromkeys(names))
     panels: Panels = {}
     for rate, sink in dict.fromkeys(
-        (one.setting.rate, one.setting.sink) for one in sorted(shown, key=by_rate)
+        _load(one.setting) for one in sorted(shown, key=by_rate)
     ):
         rows = [
             (name, style, [one for one in shown if _at(one, rate, sink, name)])
             for style, name in enumerate(names)
         ]
         if _are_lines(rows):
-            panels[f"{rate_name(rate)}, {sink_name(sink)}"] = rows
+            panels[f"{rate_name(rate)}, {sink}"] = rows
     if not panels:
         return None
     figures = [_figure(measure, panels, of_rates=False) for measure in COMPARED]
@@ -197,11 +205,13 @@ def variant_figures(cells: Sequence[Cell]) -> Figures | None:
     return Figures(figures, "small", keys)
 
 
-def _at(cell: Cell, rate: float | None, sink: float | None, name: str) -> bool:
+def _load(setting: Setting) -> tuple[float | None, str]:
+    return setting.rate, sink_name(setting)
+
+
+def _at(cell: Cell, rate: float | None, sink: str, name: str) -> bool:
     setting = cell.setting
-    return (setting.rate, setting.sink) == (rate, sink) and (
-        variant_name(variant(setting)) == name
-    )
+    return (*_load(setting), variant_name(variant(setting))) == (rate, sink, name)
 
 
 def _are_lines(rows: Rows) -> bool:

@@ -16,7 +16,9 @@ class Setting:
         rate: Entries per second that arrive; None: as many as the machine holds.
         delay: The dispatcher's `ms_delay`, milliseconds.
         sink: How long a call of the dispatch function takes, milliseconds; None: a
-            user's own function, whose latency is measured.
+            function of its own, whose latency is measured.
+        function: That function, as "package.module:name", where there are several;
+            else it is the user's.
         layout: `"objects"`, `"records"` or `"bytes"`.
         capacity: The dispatcher's.
         max_batch: The dispatcher's.
@@ -32,6 +34,7 @@ class Setting:
     max_batch: int | None = None
     max_in_flight: int = 1
     seconds: float = 3.0
+    function: str = ""
 
 
 class Moment(NamedTuple):

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from ._figures import condition, ours
 from ._format import NONE, TIMES, number, plain, share, size
-from ._grid import by_rate, rate_name, remark, variant, variant_name
+from ._grid import (
+    by_rate,
+    function_name,
+    rate_name,
+    remark,
+    variant,
+    variant_name,
+)
 from ._model import LIMITS, errors
 from ._results import Cell, Memory, Price, Results
 
@@ -275,7 +282,7 @@ def _grouped(
         if len(variants) > 1:
             groups.append([[variant_name(options)]])
         ranked = sorted(alike, key=by_rate)
-        for _, several in groupby(ranked, key=lambda one: by_rate(one)[:2]):
+        for _, several in groupby(ranked, key=lambda one: by_rate(one)[:3]):
             groups.append([_names(one) + read(one) for one in several])
     return groups
 
@@ -289,7 +296,10 @@ def _variants(cells: Sequence[Cell]) -> list[tuple[str, int, int | None, int]]:
 def _names(cell: Cell) -> list[Text]:
     setting = cell.setting
     rate = "most" if setting.rate is None else rate_name(setting.rate)
-    sink = "yours" if setting.sink is None else plain(setting.sink)
+    if setting.sink is None:
+        sink = function_name(setting) or "yours"
+    else:
+        sink = plain(setting.sink)
     return [rate, sink, plain(setting.delay)]
 
 
@@ -297,7 +307,8 @@ def versus_table(cells: Sequence[Cell]) -> Table | None:
     """The delays 10 and 100 ms side by side, wherever both were measured."""
     by_delay: dict[tuple[Any, ...], dict[float, Cell]] = {}
     for one in sorted(cells, key=by_rate):
-        place = (one.setting.rate, one.setting.sink, variant(one.setting))
+        setting = one.setting
+        place = (setting.rate, setting.sink, setting.function, variant(setting))
         by_delay.setdefault(place, {})[one.setting.delay] = one
     pairs = [
         (both[SHORTER], both[LONGER])
