@@ -64,7 +64,7 @@ def dispatcher_class(layout: str) -> type[BackgroundDispatcher[Any]]:
 
 @pytest.fixture(autouse=True)
 def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A dispatcher that another test left alive holds its name: this one's would be numbered.
+    # A dispatcher that another test left alive keeps its name.
     monkeypatch.setattr(_names, "_owners", {})
     monkeypatch.setattr(_names, "_numbers", {})
 

@@ -36,14 +36,12 @@ from web_pages import serve_and_ask
 
 ROOT = Path(__file__).parent.parent
 # What pages post to: a service of yours, and `python -m ringdispatch collector`.
-SINKS = re.compile("https://logs.example.com/|http://127.0.0.1:8780/")
+ADDRESSES = re.compile("https://logs.example.com/|http://127.0.0.1:8780/")
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<source>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
-
-
-# What the library's sinks need.
+# What the library's sinks import.
 SINKS = {"HttpSink": {"aiohttp"}, "OtlpLogSink": {"aiohttp", "google"}}
 
 
@@ -140,7 +138,7 @@ class Run:
         prelude = PRELUDES.get((block.page, block.heading), "")
         for text, line in ((prelude, 1), (block.source, block.line)):
             # So many lines down that a traceback shows the page's own.
-            source = "\n" * (line - 1) + SINKS.sub(self.collector.url, text)
+            source = "\n" * (line - 1) + ADDRESSES.sub(self.collector.url, text)
             path = str(ROOT / block.page)
             code = compile(source, path, "exec", dont_inherit=True)
             with contextlib.redirect_stdout(io.StringIO()) as out:
