@@ -247,6 +247,35 @@ def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C2
     assert sink.events == [[1], [2], "closed", "closed"]
 
 
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_dispatcher_that_opens_again_ends_the_wait_for_its_sink(
+    timeout: float | None,
+) -> None:  # C15, C22
+    class Gated(Recorder):
+        async def aclose(self) -> None:
+            self.loops.append(asyncio.get_running_loop())
+            await gate.wait()
+            self.events.append("closed")
+
+    gate = asyncio.Event()
+    sink = Gated()
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=1)
+        dispatcher.enqueue(1)
+        closing = asyncio.create_task(dispatcher.aclose(timeout))
+        await until(lambda: sink.loops)  # it is being closed
+        async with dispatcher:
+            async with asyncio.timeout(4):
+                assert await closing
+            dispatcher.enqueue(2)
+            assert await dispatcher.aflush()
+            gate.set()
+        assert sink.events == [[1], [2], "closed", "closed"]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "error", [OSError("no"), asyncio.CancelledError(), KeyboardInterrupt()]
 )

@@ -212,6 +212,10 @@ class Batcher:
         if home not in {self.home, *(call.home for call in self.calls)}:
             retire(self, home)
 
+    def leave_home(self) -> None:
+        """Have no home: bind() or the next window takes one."""
+        self.home = self._bound_home = None
+
     def wake(self, *, blocking: bool = False) -> None:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
         home = self.home
@@ -391,15 +395,6 @@ class Batcher:
         return waiter
 
     # ---- the end
-
-    def reopen(self) -> None:
-        """Accept entries again after a close; the counters go on."""
-        if self.ring.closed:
-            self.workers = WorkerThreads()
-            self.gave_up = False
-            # The home has forgotten this batcher: bind() or the next window takes one.
-            self.home = self._bound_home = None
-            self.ring.close(reopen=True)
 
     async def drain(
         self, home: Home, timeout: float, *, last: bool, everywhere: bool = False

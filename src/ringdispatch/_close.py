@@ -1,4 +1,4 @@
-"""`close` and `aclose`: what is not settled in time is given up and reported."""
+"""Closing, and opening again: what is not settled in time is given up and reported."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ._atomic import WorkerThreads
 from ._reports import counted
 from ._sink import retire
 from ._waiting import FlushWaiter
@@ -45,6 +46,17 @@ def finish_close(
     if batcher.home is not None and not batcher.has_work:
         retire(batcher, batcher.home)
     return settled and not batcher.gave_up
+
+
+def reopen(batcher: "Batcher") -> None:
+    """Accept entries again after a close; the counters go on."""
+    if batcher.ring.closed:
+        batcher.workers = WorkerThreads()
+        batcher.gave_up = False
+        batcher.leave_home()  # which has forgotten the batcher
+        batcher.ring.close(reopen=True)
+        if batcher.sink is not None:
+            batcher.sink.end_waits()
 
 
 def _finish_later(batcher: "Batcher", waiter: FlushWaiter, timeout: float) -> None:

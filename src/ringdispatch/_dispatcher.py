@@ -329,7 +329,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     async def __aenter__(self) -> Self:
         _options.on_loop("aclose")
         batcher = self._engine
-        batcher.reopen()
+        _close.reopen(batcher)
         if not batcher.options.prefers_thread:
             self.bind()
         return self
@@ -338,8 +338,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         await self.aclose()
 
     def __enter__(self) -> Self:
-        _options.plain_with(self._engine, running_loop())
-        self._engine.reopen()
+        batcher = self._engine
+        _options.plain_with(batcher, running_loop())
+        _close.reopen(batcher)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -160,7 +160,12 @@ class SinkUse:
 
     def _finish(self) -> None:
         """End the waits, if it is closed everywhere."""
-        while not self._is_awaited and (waiter := self._waiters.first()) is not None:
+        if not self._is_awaited:
+            self.end_waits()
+
+    def end_waits(self) -> None:
+        """End the waits: it is closed everywhere, or its dispatcher is open again."""
+        while (waiter := self._waiters.first()) is not None:
             self._waiters.discard(waiter)
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 waiter.set_result(None)  # else its task was cancelled
