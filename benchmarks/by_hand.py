@@ -166,7 +166,7 @@ class Case:
     """A dispatch function, a rate and two budgets, and what was found."""
 
     sink: str
-    rate: float
+    rate: int
     age: float
     calls: float
     advised: list[Choice] = field(default_factory=list)
