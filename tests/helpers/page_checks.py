@@ -1,118 +1,249 @@
-"""What the blocks about logging and metrics should have done; for test_docs.py."""
+"""What the blocks of the pages need and should have done; for test_docs.py."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import io
 import logging
+import urllib.error
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ringdispatch.logging import DispatchHandler
+import pytest
 
-OURS = ("QueueHandler", "DispatchHandler")
+import log_pages
+import ringdispatch
+import web_pages
+from collecting import Collector
+from pages import ADDRESSES, ROOT, Block
+from web_pages import serve_and_ask
 
-
-def logged(run: Any) -> None:
-    """The same two lines, by either handler."""
-    paid, failed = run.collector.entries
-    assert paid["message"] == "order 1 paid"
-    text = failed["message"]
-    if "DispatchHandler" in run.names:
-        assert text == "order 2 failed"
-        text += "\n" + failed["exception"]
-        assert len(run.collector.posts) == 1
-    assert text.startswith("order 2 failed\nTraceback (most recent call last):")
-    assert text.endswith("KeyError: 'address'")
-    if "DispatchHandler" in run.names:
-        feeds_nothing(run)
-    forget_handlers()
-
-
-def feeds_nothing(run: Any) -> None:
-    """The client logs a line for each batch: not shipped, it makes no other."""
-    run.collector.forget()
-    [handler] = [
-        each
-        for each in logging.getLogger().handlers
-        if isinstance(each, DispatchHandler)
-    ]
-    before = len([each for each in run.logged if each.name == "httpx"])
-    logging.getLogger("shop").info("order 3 paid")
-    for _ in range(3):
-        handler.flush()
-    assert [each["message"] for each in run.collector.entries] == ["order 3 paid"]
-    assert len([each for each in run.logged if each.name == "httpx"]) == before + 1
-    assert handler.suppressed >= 2
-
-
-def forget_handlers() -> None:
-    root = logging.getLogger()
-    for handler in [each for each in root.handlers if type(each).__name__ in OURS]:
-        root.removeHandler(handler)
-
-
-def shipped(run: Any) -> None:
-    assert run.collector.entries[0].pop("tenant") == 7
-    logged(run)
-
-
-def configured(run: Any) -> None:
-    kinds = [type(each).__name__ for each in logging.getLogger().handlers]
-    assert kinds == ["StreamHandler", "DispatchHandler"]
-    logging.getLogger().handlers[0].setLevel(logging.CRITICAL)  # as quiet as a test
-    logging.getLogger("shop").warning("order 4 paid")
-    logging.shutdown()
-    assert [each["message"] for each in run.collector.entries] == ["order 4 paid"]
-    forget_handlers()
-
-
-def shipped_by_structlog(run: Any) -> None:
-    run.names["structlog"].reset_defaults()
-    [entry] = run.collector.entries
-    assert entry.pop("timestamp") > 0
-    assert entry == {"event": "order paid", "order": 1, "level": "info"}
-
-
-def scraped(run: Any) -> None:
-    import httpx
-    from prometheus_client import REGISTRY
-
-    from ringdispatch.prometheus import DispatcherCollector
-
-    dispatcher = run.names["dispatcher"]
-
-    async def main() -> str:
-        transport = httpx.ASGITransport(run.names["app"])
-        async with httpx.AsyncClient(transport=transport) as client:
-            assert (await client.get("http://shop/")).text == "Hello World!"
-            text = (await client.get("http://shop/metrics/")).text
-        await dispatcher.aclose()
-        return text
-
-    accepted = f'ringdispatch_entries_accepted_total{{dispatcher="{dispatcher.name}"}}'
-    assert f"{accepted} 1.0" in asyncio.run(main())
-    for collector in [*REGISTRY._collector_to_names]:
-        if isinstance(collector, DispatcherCollector):
-            REGISTRY.unregister(collector)
-
-
-def observed(run: Any) -> None:
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-    run.names["provider"].shutdown()
-    reader = InMemoryMetricReader()
-    provider = run.names["MeterProvider"]([reader])
-    run.names["ringdispatch"].opentelemetry.instrument(provider)
-    data = reader.get_metrics_data()
-    assert data is not None
-    assert "ringdispatch.entries.accepted" in json.dumps(json.loads(data.to_json()))
-
-
-CHECKS = {
-    ("docs/logging.md", "Logging"): shipped,
-    ("docs/logging.md", "By dictConfig"): configured,
-    ("docs/logging.md", "structlog"): shipped_by_structlog,
-    ("docs/metrics.md", "Prometheus"): scraped,
-    ("docs/metrics.md", "OpenTelemetry"): observed,
-    ("docs/migrating.md", "From QueueHandler"): logged,
+PRELUDES = {
+    **web_pages.PRELUDES,
+    ("docs/logging.md", "Logging"): """
+import logging
+logging.getLogger("httpx").setLevel(logging.INFO)
+""",
+    ("docs/migrating.md", "From QueueHandler"): """
+import logging
+logging.getLogger("httpx").setLevel(logging.INFO)
+""",
 }
+
+
+# Which block goes on from which, as its page says.
+GOES_ON = {
+    ("docs/logging.md", "By dictConfig"): "Logging",
+    ("docs/logging.md", "structlog"): "Logging",
+    ("docs/index.md", "Check the counts"): "Without an event loop",
+    ("docs/index.md", "When the other side is down"): "Without an event loop",
+    ("docs/migrating.md", "From OpenTelemetry's processors"): (
+        "From OpenTelemetry's processors"
+    ),
+}
+
+
+class Run:
+    """A page's names, the server that it posts to, and what it printed."""
+
+    def __init__(self, collector: Collector, logged: list[logging.LogRecord]) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.collector = collector
+        self.logged = logged
+        self.printed = ""
+
+    def of(self, block: Block) -> None:
+        prelude = PRELUDES.get((block.page, block.heading), "")
+        for text, line in ((prelude, 1), (block.source, block.line)):
+            # So many lines down that a traceback shows the page's own.
+            source = "\n" * (line - 1) + ADDRESSES.sub(self.collector.url, text)
+            path = str(ROOT / block.page)
+            code = compile(source, path, "exec", dont_inherit=True)
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(code, self.names)
+            self.printed = out.getvalue()
+
+
+class Request:
+    url = "/orders/1"
+
+
+class Context:
+    def wait_until(self, awaitable: Awaitable[object]) -> None:
+        self.awaitable = awaitable
+
+
+Check = Callable[[Run], None]
+
+
+def ported_from_typescript(run: Run) -> None:
+    async def main() -> None:
+        context = Context()
+        answer = await run.names["handler"](Request(), context)
+        assert answer == "Hello World!"
+        assert await run.names["dispatcher"].aclose()
+        await context.awaitable
+        await run.names["client"].aclose()
+
+    asyncio.run(main())
+    assert run.collector.entries == [{"message": "new request on /orders/1"}]
+
+
+def first_example(run: Run) -> None:
+    assert run.printed == "1000 entries in one call\n"
+
+
+def service(run: Run) -> None:
+    """Under a real uvicorn, asked by a real client; and again, as tests begin anew."""
+    answers = [serve_and_ask(run.names["app"], "a") for _ in range(2)]
+    urls = [url for url, _ in answers]
+    assert {answer for _, answer in answers} == {b"Hello World!"}
+    messages = [{"message": f"new request on {url}"} for url in urls]
+    assert run.collector.entries == messages
+
+
+def copied(run: Run) -> None:
+    assert run.printed.splitlines() == [
+        "{'status': 'paid'}",
+        "{'status': 'new'}",
+        "{'status': 'new'}",
+    ]
+
+
+def ordinary_function(run: Run) -> None:
+    assert run.collector.entries == [{"order": number} for number in range(1000)]
+
+
+def shown_live(run: Run) -> None:
+    assert run.collector.entries == [{"order": number} for number in range(500)]
+
+
+def hooks(run: Run) -> None:
+    run.collector.failures = 1
+    dispatcher = run.names["dispatcher"]
+    dispatcher.enqueue({"order": 1})
+    assert dispatcher.close()
+    assert dispatcher.statistics().failed == 1
+    assert any(record.name == "shipping" for record in run.logged)
+    for record in run.logged:
+        if record.exc_info and isinstance(record.exc_info[1], urllib.error.HTTPError):
+            record.exc_info[1].close()  # from 3.14 on it warns
+
+
+def retried(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1}]
+    assert len(run.collector.refused) == 2
+    posts = [*run.collector.refused, *run.collector.posts]
+    assert len({post.headers["idempotency-key"] for post in posts}) == 1
+
+
+def posted_by_a_sink(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1, "status": "paid"}]
+
+
+def posted_by_own_session(run: Run) -> None:
+    sink = run.names["sink"]
+
+    async def main() -> None:
+        await sink([1])
+        await sink.aclose()
+
+    asyncio.run(main())
+    assert run.collector.entries == [1]
+
+
+def stored(run: Run) -> None:
+    rows = run.printed.splitlines()
+    assert rows == ["('/orders/1', 200, 0.25)", "('/orders/2', 404, None)"]
+
+
+def log_records(run: Run) -> None:
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+
+    (post,) = run.collector.posts
+    assert post.path == "/v1/logs"
+    request = logs_service_pb2.ExportLogsServiceRequest.FromString(post.body)
+    (record,) = request.resource_logs[0].scope_logs[0].log_records
+    assert record.body.string_value == "order paid"
+    assert {each.key for each in record.attributes} == {"order", "items"}
+
+
+def own_sink(run: Run) -> None:
+    bad = run.names["LineSink"]()
+    layout = ringdispatch.Bytes()
+    with pytest.raises(TypeError, match="LineSink takes lists"):
+        ringdispatch.BackgroundDispatcher(bad, ms_delay=1, layout=layout)
+
+
+def sent_again(run: Run) -> None:
+    assert len(run.collector.refused) == 1
+    assert run.collector.entries == [{"order": 1}]
+    assert not run.names["DEAD"].exists()
+
+
+def compressed(run: Run) -> None:
+    assert [entry["order"] for entry in run.collector.entries] == [*range(1000)]
+    assert sum(len(post.body) for post in run.collector.posts) < 10_000
+
+
+def by_kind(run: Run) -> None:
+    kinds = {post.path: post.entries for post in run.collector.posts}
+    assert kinds == {
+        "/access": [{"url": "/orders/1"}],
+        "/audit": [{"user": 1, "action": "paid"}],
+        "/metering": [{"tenant": 7, "bytes": 512}],
+    }
+
+
+def traced(run: Run) -> None:
+    assert run.collector.entries == [{"message": "order 1 paid"}]
+
+
+def queued(run: Run) -> None:
+    assert [entry["order"] for entry in run.collector.entries] == [*range(100)]
+
+
+def layouts(run: Run) -> None:
+    assert run.printed
+
+
+def under_trio(run: Run) -> None:
+    assert run.collector.entries == [{"order": 1}]
+
+
+def closed_by_celery(run: Run) -> None:
+    run.names["pay"](1)
+    run.names["worker_process_shutdown"].send(sender=None)
+    assert run.names["dispatcher"].closed
+    assert run.collector.entries == [{"order": 1}]
+
+
+CHECKS: dict[tuple[str, str], Check] = {
+    ("README.md", "ringdispatch"): first_example,
+    ("README.md", "Coming from TypeScript"): ported_from_typescript,
+    ("docs/collector.md", "Start in five minutes"): shown_live,
+    ("docs/index.md", "A service that ships an entry per request"): service,
+    ("docs/index.md", "An entry that changes after `enqueue`"): copied,
+    ("docs/index.md", "Without an event loop"): ordinary_function,
+    ("docs/index.md", "When the other side is down"): hooks,
+    ("docs/layouts.md", "Records"): layouts,
+    ("docs/layouts.md", "Bytes"): layouts,
+    ("docs/migrating.md", "From the TypeScript object"): ported_from_typescript,
+    ("docs/migrating.md", "From OpenTelemetry's processors"): traced,
+    ("docs/migrating.md", "From a hand-written asyncio queue"): queued,
+    ("docs/recipes.md", "Retry"): retried,
+    ("docs/recipes.md", "Dead letters"): sent_again,
+    ("docs/recipes.md", "Compression"): compressed,
+    ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
+    ("docs/sinks.md", "HttpSink"): posted_by_a_sink,
+    ("docs/sinks.md", "Certificates and proxies"): posted_by_own_session,
+    ("docs/sinks.md", "SqliteSink"): stored,
+    ("docs/sinks.md", "OtlpLogSink"): log_records,
+    ("docs/sinks.md", "A sink of your own"): own_sink,
+    ("docs/servers.md", "Why"): closed_by_celery,
+    ("docs/servers.md", "trio"): under_trio,
+    **web_pages.CHECKS,
+    **log_pages.CHECKS,
+}
+FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
