@@ -12,7 +12,7 @@
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
 # make servers   real servers that end in mid-traffic, and the signals that end them all;
-#             the end of a loop in its full five seconds
+#             the end of a loop in its full five seconds; the example for litellm
 # make ends      how many entries each server delivers, of 20 ends by each signal, into the
 #             tables of docs/servers.md; ARGS="--ends 2 --only daphne" is less of it
 # make windows   a million windows, each opened in the moment of a take
@@ -120,10 +120,10 @@ soak overload: $(call needs)
 cases: $(call needs,test cases)
 	$(python) $(stress)/run_cases.py $(ARGS)
 
-servers: $(call needs,test servers web)
+servers: $(call needs,test servers web litellm)
 	RINGDISPATCH_TEST_EVERY_SERVER=1 $(pytest) -m nightly tests/test_servers.py \
 		tests/test_servers_traffic.py tests/test_servers_frameworks.py \
-		tests/test_end_in_full.py $(ARGS)
+		tests/test_end_in_full.py tests/test_docs_workers.py $(ARGS)
 
 ends: $(call needs,test servers web)
 	$(python) benchmarks/server_ends.py $(ARGS)

@@ -24,6 +24,8 @@ from pages import BLOCKS, ROOT, Block, installed
 from serving import DIRECT
 
 TESTING = "docs/testing.md"  # whose blocks are files, for pytest to run
+WORKERS = "docs/workers.md"  # whose blocks test_docs_workers.py runs
+RUN_HERE = [page for page in BLOCKS if BLOCKS[page] and page not in (TESTING, WORKERS)]
 
 
 def loggers() -> list[logging.Logger]:
@@ -57,7 +59,7 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("direct")
-@pytest.mark.parametrize("page", [p for p in BLOCKS if BLOCKS[p] and p != TESTING])
+@pytest.mark.parametrize("page", RUN_HERE)
 def test_blocks_of_the_page_run(page: str, caplog: pytest.LogCaptureFixture) -> None:
     left_out = {}
     with collecting() as collector:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -48,6 +49,7 @@ class Collector(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.connections: list[socket.socket] = []
         self.forget()
 
     def forget(
@@ -59,6 +61,16 @@ class Collector(ThreadingHTTPServer):
         self.retry_after = retry_after
         self.posts: list[Post] = []
         self.refused: list[Post] = []
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def hang_up(self) -> None:
+        """Close every connection from this side."""
+        while self.connections:
+            with contextlib.suppress(OSError):  # its client has closed it
+                self.connections.pop().shutdown(socket.SHUT_RDWR)
 
     @property
     def entries(self) -> list[Any]:
@@ -87,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
+@contextlib.contextmanager
 def collecting() -> Iterator[Collector]:
     with Collector() as collector:
         # Woken every 10 ms, it is not long in ending.

@@ -11,10 +11,10 @@ def gunicorn(kind: str, app: str, workers: int = 1) -> list[str]:
     return ["-m", "gunicorn", *options, *quiet, "--worker-class", kind, app]
 
 
-def celery(pool: str) -> list[str]:
+def celery(pool: str, app: str = "served_celery", *more: str) -> list[str]:
     options = ["--pool", pool, "--concurrency", "1", "--loglevel", "WARNING"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return ["-m", "celery", "-A", "served_celery", "worker", *options, *quiet]
+    return ["-m", "celery", "-A", app, "worker", *options, *quiet, *more]
 
 
 def granian(interface: str, workers: int = 1) -> list[str]:

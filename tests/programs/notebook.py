@@ -1,4 +1,7 @@
-"""Drives a real kernel through the cells of a notebook, and ends it as ordered."""
+"""Drives a real kernel through the cells of a notebook, and ends it as ordered.
+
+Files named on the command line are its cells, else those below.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,10 @@ def run(client: BlockingKernelClient, cell: str) -> None:
     assert reply["content"]["status"] == "ok", reply
 
 
-def start(client: BlockingKernelClient) -> None:
+def start(client: BlockingKernelClient, cells: list[str]) -> None:
     if "TRAFFIC" not in os.environ:
-        run(client, CELL)
+        for cell in cells or [CELL]:
+            run(client, cell)
         return
     run(client, TRAFFIC)
     wait_for(lambda record: record.count("+/") >= int(os.environ["TRAFFIC"]))
@@ -67,7 +71,7 @@ def interrupt(manager: KernelManager, client: BlockingKernelClient) -> None:
     manager.shutdown_kernel(now=True)
 
 
-def main(end: str) -> None:
+def main(end: str, *files: str) -> None:
     os.environ |= {
         "IPYTHONDIR": str(Path.cwd()),
         "JUPYTER_RUNTIME_DIR": str(Path.cwd()),
@@ -77,7 +81,7 @@ def main(end: str) -> None:
     client = manager.blocking_client()
     client.start_channels()
     client.wait_for_ready(timeout=SECONDS)
-    start(client)
+    start(client, [Path(file).read_text() for file in files])
     if end == "interrupt":
         interrupt(manager, client)
     elif end == "shutdown":
@@ -89,4 +93,4 @@ def main(end: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
