@@ -12,8 +12,15 @@ from ringdispatch.logging import DispatchHandler
 OURS = ("QueueHandler", "DispatchHandler")
 
 
-def logged(run: Any) -> None:
-    """The same two lines, by either handler."""
+def migrated(run: Any) -> None:
+    two_lines(run)
+    if "DispatchHandler" in run.names:
+        assert run.names["handler"].dispatcher.close()  # and the sink's connections
+    forget_handlers()
+
+
+def two_lines(run: Any) -> None:
+    """The same, by either handler."""
     paid, failed = run.collector.entries
     assert paid["message"] == "order 1 paid"
     text = failed["message"]
@@ -23,9 +30,6 @@ def logged(run: Any) -> None:
         assert len(run.collector.posts) == 1
     assert text.startswith("order 2 failed\nTraceback (most recent call last):")
     assert text.endswith("KeyError: 'address'")
-    if "DispatchHandler" in run.names:
-        feeds_nothing(run)
-    forget_handlers()
 
 
 def feeds_nothing(run: Any) -> None:
@@ -53,7 +57,9 @@ def forget_handlers() -> None:
 
 def shipped(run: Any) -> None:
     assert run.collector.entries[0].pop("tenant") == 7
-    logged(run)
+    two_lines(run)
+    feeds_nothing(run)
+    forget_handlers()
 
 
 def configured(run: Any) -> None:
@@ -114,5 +120,5 @@ CHECKS = {
     ("docs/logging.md", "structlog"): shipped_by_structlog,
     ("docs/metrics.md", "Prometheus"): scraped,
     ("docs/metrics.md", "OpenTelemetry"): observed,
-    ("docs/migrating.md", "From QueueHandler"): logged,
+    ("docs/migrating.md", "From QueueHandler"): migrated,
 }

@@ -25,10 +25,6 @@ PRELUDES = {
 import logging
 logging.getLogger("httpx").setLevel(logging.INFO)
 """,
-    ("docs/migrating.md", "From QueueHandler"): """
-import logging
-logging.getLogger("httpx").setLevel(logging.INFO)
-""",
 }
 
 
@@ -38,9 +34,6 @@ GOES_ON = {
     ("docs/logging.md", "structlog"): "Logging",
     ("docs/index.md", "Check the counts"): "Without an event loop",
     ("docs/index.md", "When the other side is down"): "Without an event loop",
-    ("docs/migrating.md", "From OpenTelemetry's processors"): (
-        "From OpenTelemetry's processors"
-    ),
 }
 
 
@@ -212,13 +205,6 @@ def under_trio(run: Run) -> None:
     assert run.collector.entries == [{"order": 1}]
 
 
-def closed_by_celery(run: Run) -> None:
-    run.names["pay"](1)
-    run.names["worker_process_shutdown"].send(sender=None)
-    assert run.names["dispatcher"].closed
-    assert run.collector.entries == [{"order": 1}]
-
-
 CHECKS: dict[tuple[str, str], Check] = {
     ("README.md", "ringdispatch"): first_example,
     ("README.md", "Coming from TypeScript"): ported_from_typescript,
@@ -241,7 +227,6 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("docs/sinks.md", "SqliteSink"): stored,
     ("docs/sinks.md", "OtlpLogSink"): log_records,
     ("docs/sinks.md", "A sink of your own"): own_sink,
-    ("docs/servers.md", "Why"): closed_by_celery,
     ("docs/servers.md", "trio"): under_trio,
     **web_pages.CHECKS,
     **log_pages.CHECKS,
