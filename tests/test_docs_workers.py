@@ -89,15 +89,17 @@ def test_lambda_has_delivered_when_it_freezes(tmp_path: Path) -> None:
 
 @needs("ipykernel", "jupyter_client")
 def test_notebook_delivers_when_its_kernel_shuts_down(tmp_path: Path) -> None:  # C16
-    """A cell that was run twice has two dispatchers."""
+    """A cell that was run thrice has three dispatchers, of which one was flushed."""
+    (tmp_path / "flush").write_text("assert dispatcher.flush()")
+    cells = ["cell", "cell", "flush", "cell"]
     with collecting() as collector:
         write("Notebooks", tmp_path / "cell", collector.url)
-        command = [str(PROGRAMS / "notebook.py"), "shutdown", "cell", "cell"]
+        command = [str(PROGRAMS / "notebook.py"), "shutdown", *cells]
         with serve(command, tmp_path) as notebook:
             printed = notebook.wait()
             assert notebook.process.returncode == 0, printed
         steps = [entry["step"] for entry in collector.entries]
-        assert sorted(steps) == sorted([*range(1_000)] * 2)
+        assert sorted(steps) == sorted([*range(1_000)] * 3)
 
 
 @pytest.mark.nightly
