@@ -102,7 +102,6 @@ def accessed(run: Any, path: str, route: str | None, answer: bytes, count: int) 
         assert (entry["status"], entry["client"]) == (200, "127.0.0.1")
         assert entry["response_bytes"] == len(answer)
         assert entry["user_agent"].startswith("Python-urllib")
-    run.names["client"].close()
 
 
 def own_entry(run: Any) -> None:
