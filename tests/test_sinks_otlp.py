@@ -97,6 +97,7 @@ def test_attributes_of_every_kind(server: Answering) -> None:
         "float": 0.5,
         "nan": math.nan,
         "bytes": b"\xff\0",
+        "view": memoryview(b"\xff"),
         "none": None,
         "list": [1, "a", None, [], {"b": (2,)}],
         "mapping": {"a": {"b": {}}},
@@ -111,6 +112,7 @@ def test_attributes_of_every_kind(server: Answering) -> None:
     assert (got["half"], got["large"], got["7"]) == ("?", str(2**63), "key")
     assert got["yes"] is True
     assert (got["int"], got["float"], got["bytes"]) == (-(2**63), 0.5, b"\xff\0")
+    assert got["view"] == b"\xff"
     assert got["none"] is None
     assert got["list"] == [1, "a", None, [], {"b": [2]}]
     assert got["mapping"] == {"a": {"b": {}}}
@@ -119,9 +121,20 @@ def test_attributes_of_every_kind(server: Answering) -> None:
 
 def test_circle_of_attributes_ends(server: Answering) -> None:
     circle: list[Any] = []
-    circle.append(circle)
+    circle += [1, circle, circle]  # not followed: it doubles with each level
     (record,) = send(server, {"circle": circle})
-    assert str(attributes(record)["circle"]).count("[") > 5
+    assert attributes(record) == {"circle": [1, *["[1, [...], [...]]"] * 2]}
+
+
+def test_attribute_that_is_nested_deeply_ends_as_text(server: Answering) -> None:
+    deep: list[Any] = ["innermost"]
+    for _ in range(30):
+        deep = [deep]
+    (record,) = send(server, {"deep": deep, "huge": 10**5_000})
+    got = attributes(record)
+    assert got["huge"] == "<int: ValueError in its str>"
+    assert str(got["deep"]).count("[") == 31
+    assert "innermost" in str(got["deep"])
 
 
 def test_known_keys_become_fields(server: Answering) -> None:
@@ -172,6 +185,30 @@ def test_time_in_any_unit(server: Answering, given: Any) -> None:
     assert record.time_unix_nano == SECONDS * 10**9
 
 
+def test_time_is_exact_to_the_microsecond(server: Answering) -> None:
+    moments = [MOMENT.replace(microsecond=each) for each in range(123_000, 124_000)]
+    got = send(server, *({"time": moment} for moment in moments))
+    assert [record.time_unix_nano % 10**9 for record in got] == [
+        moment.microsecond * 1_000 for moment in moments
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=5))),
+        dt.datetime.max.replace(tzinfo=dt.UTC),
+        MOMENT.replace(year=1969),
+    ],
+)
+def test_time_that_has_no_number_becomes_an_attribute(
+    server: Answering, given: dt.datetime
+) -> None:
+    (record,) = send(server, {"time": given})
+    assert record.time_unix_nano == 0
+    assert attributes(record) == {"time": str(given)}
+
+
 @pytest.mark.parametrize("given", [None, "soon", -5, True, math.nan, math.inf, 2**70])
 def test_without_a_time_the_record_has_when_it_was_seen(
     server: Answering, given: Any
@@ -184,20 +221,23 @@ def test_without_a_time_the_record_has_when_it_was_seen(
 @pytest.mark.parametrize(
     ("level", "name"),
     [
-        *((level, "SEVERITY_NUMBER_TRACE") for level in ("trace", 1, 0)),
+        *(
+            (level, "SEVERITY_NUMBER_TRACE")
+            for level in ("trace", 1, 0, -1e9, math.nan)
+        ),
         *((level, "SEVERITY_NUMBER_DEBUG") for level in ("DEBUG", logging.DEBUG)),
         *((level, "SEVERITY_NUMBER_INFO") for level in ("Info", logging.INFO)),
         *((level, "SEVERITY_NUMBER_INFO2") for level in ("NOTICE", 21)),
         *((level, "SEVERITY_NUMBER_WARN") for level in ("warn", logging.WARNING)),
         *((level, "SEVERITY_NUMBER_ERROR") for level in ("error", logging.ERROR)),
         *((level, "SEVERITY_NUMBER_FATAL") for level in ("critical", 50, "Fatal")),
-        *((level, "SEVERITY_NUMBER_FATAL4") for level in (59, 10**30)),
+        *((level, "SEVERITY_NUMBER_FATAL4") for level in (59, 10**30, math.inf)),
         *((level, "SEVERITY_NUMBER_UNSPECIFIED") for level in ("loud", True, [])),
     ],
 )
 def test_severities(server: Answering, level: Any, name: str) -> None:
     (record,) = send(server, {"level": level})
-    if name == "SEVERITY_NUMBER_TRACE" and isinstance(level, int):
+    if name == "SEVERITY_NUMBER_TRACE" and not isinstance(level, str):
         assert 1 <= record.severity_number <= 4
     else:
         assert SeverityNumber.Name(record.severity_number) == name

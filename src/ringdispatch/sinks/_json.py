@@ -5,12 +5,13 @@ import math
 from typing import Any
 
 _DEEPEST = 50
+_MOST_BITS = 2_000  # Python writes no integer of more than 640 digits, if so set
 
 
 def as_text(value: Any) -> str:
     """An object that JSON doesn't know, as a string."""
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "backslashreplace")
     try:
         return str(value)
     except Exception as error:
@@ -22,7 +23,7 @@ def dumps(value: Any) -> str:
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError):
-        return _encode(_plain(value, 0))
+        return _encode(_plain(value, ()))
 
 
 _encode = json.JSONEncoder(
@@ -30,19 +31,22 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, within: tuple[int, ...]) -> Any:
     """The value, without what JSON can't hold: NaN, keys that are none, circles."""
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() < _MOST_BITS else as_text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if depth == _DEEPEST:
+    if not isinstance(value, dict | list | tuple):
+        return as_text(value)
+    if id(value) in within or len(within) == _DEEPEST:
         return "..."
+    within = (*within, id(value))
     if isinstance(value, dict):
         return {
-            key if isinstance(key, str) else as_text(key): _plain(each, depth + 1)
+            key if isinstance(key, str) else as_text(key): _plain(each, within)
             for key, each in value.items()
         }
-    if isinstance(value, list | tuple):
-        return [_plain(each, depth + 1) for each in value]
-    return as_text(value)
+    return [_plain(each, within) for each in value]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from ._types import Batch
 
 _DEEPEST = 16  # levels of a nested attribute
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 # OpenTelemetry's numbers, by the names of logging's levels and of others.
 _SEVERITIES = {
@@ -118,7 +119,7 @@ class OtlpLogSink(PostingSink, Generic[Batch]):
         request = service.ExportLogsServiceRequest()
         of_resource = request.resource_logs.add()
         for key, value in self._resource.items():
-            _set_value(_added(of_resource.resource.attributes, key), value, 0)
+            _set_value(_added(of_resource.resource.attributes, key), value)
         of_scope = of_resource.scope_logs.add()
         of_scope.scope.name = "ringdispatch"
         of_scope.scope.version = __version__
@@ -128,7 +129,7 @@ class OtlpLogSink(PostingSink, Generic[Batch]):
             if isinstance(entry, Mapping):
                 _fill(add(), entry, now)
             else:
-                _set_value(add(observed_time_unix_nano=now).body, entry, 0)
+                _set_value(add(observed_time_unix_nano=now).body, entry)
         return request.SerializeToString()
 
     def _join(self, chunks: list[bytes]) -> bytes:
@@ -172,9 +173,9 @@ def _fill(record: LogRecord, entry: Mapping[Any, Any], now: int) -> None:
             elif kind is float:
                 added.value.double_value = value
             else:
-                _set_value(added.value, value, 0)
+                _set_value(added.value, value)
         except ValueError:  # the same, or more than 64 bits
-            _set_value(added.value, value, 0)
+            _set_value(added.value, value)
     if not record.time_unix_nano:
         record.observed_time_unix_nano = now
 
@@ -207,7 +208,7 @@ def _fill_level(record: LogRecord, value: Any) -> bool:
 def _fill_body(record: LogRecord, value: Any) -> bool:
     if record.HasField("body"):
         return False
-    _set_value(record.body, value, 0)
+    _set_value(record.body, value)
     return True
 
 
@@ -222,7 +223,7 @@ def _fill_span(record: LogRecord, value: Any) -> bool:
 
 
 def _fill_exception(record: LogRecord, value: Any) -> bool:
-    _set_value(_added(record.attributes, "exception.stacktrace"), value, 0)
+    _set_value(_added(record.attributes, "exception.stacktrace"), value)
     return True
 
 
@@ -249,7 +250,7 @@ def severity(level: Any) -> tuple[Any, str]:
     if isinstance(level, bool) or not isinstance(level, int | float):
         return 0, _text(level)
     # logging's tens are fours of OpenTelemetry's, whose lowest is 1.
-    tens, ones = divmod(min(max(int(level), 0), 53), 10)
+    tens, ones = divmod(int(min(max(0, level), 53)), 10)  # NaN is 0
     number = min(4 * tens + 1 + min(ones, 3), 24)
     return number, _NAMES[number - (number - 1) % 4]
 
@@ -261,8 +262,13 @@ def _nanoseconds(moment: Any) -> int | None:
             if 0 < moment < most:
                 return int(moment * unit)
     elif isinstance(moment, datetime):
-        # Without a zone it is taken for the machine's own, as datetime does.
-        return int(moment.astimezone(UTC).timestamp() * 1_000_000) * 1_000
+        try:
+            # Without a zone it is taken for the machine's own, as datetime does.
+            since = moment.astimezone(UTC) - _EPOCH
+        except (OverflowError, ValueError):  # in UTC it is before year 1 or after 9999
+            return None
+        nanoseconds = since // _MICROSECOND * 1_000
+        return nanoseconds if 0 < nanoseconds < 2**64 else None
     return None
 
 
@@ -284,7 +290,8 @@ def _text(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _set_value(to: AnyValue, value: Any, depth: int) -> None:
+def _set_value(to: AnyValue, value: Any, within: tuple[int, ...] = ()) -> None:
+    """Set a value; `within`: the ids of the containers that it is in."""
     if isinstance(value, str):
         to.string_value = value if value.isascii() else _text(value)
     elif isinstance(value, bool):
@@ -295,15 +302,20 @@ def _set_value(to: AnyValue, value: Any, depth: int) -> None:
         to.double_value = value
     elif value is None:
         pass  # an empty value
-    elif isinstance(value, bytes):
-        to.bytes_value = value
-    elif depth < _DEEPEST and isinstance(value, Mapping):
+    elif isinstance(value, bytes | bytearray | memoryview):
+        to.bytes_value = bytes(value)
+    elif (
+        not isinstance(value, Mapping | list | tuple)
+        or len(within) == _DEEPEST
+        or id(value) in within
+    ):
+        to.string_value = _text(value)
+    elif isinstance(value, Mapping):
         to.kvlist_value.SetInParent()
         for key, each in value.items():
-            _set_value(_added(to.kvlist_value.values, key), each, depth + 1)
-    elif depth < _DEEPEST and isinstance(value, list | tuple):
+            added = _added(to.kvlist_value.values, key)
+            _set_value(added, each, (*within, id(value)))
+    else:
         to.array_value.SetInParent()
         for each in value:
-            _set_value(to.array_value.values.add(), each, depth + 1)
-    else:
-        to.string_value = _text(value)
+            _set_value(to.array_value.values.add(), each, (*within, id(value)))
