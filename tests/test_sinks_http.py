@@ -203,6 +203,22 @@ def test_error_names_status_and_body(
     assert len(server.requests) == 1
 
 
+def test_words_of_the_service_stay_on_one_line(server: Answering) -> None:
+    server.script = [Answer(403, reason="\x1b[31mred " + "x" * 5_000, body=b"\n\x1b")]
+    error = failing(HttpSink(server.url), [1])
+    assert str(error).isprintable()
+    assert "red xxx" in str(error)
+    assert len(str(error)) < 400
+    server.script = [Answer(instead="garbage")]
+    assert str(failing(HttpSink(server.url), [1])).isprintable()
+
+
+def test_answer_that_breaks_off_is_shown_as_far_as_it_came(server: Answering) -> None:
+    server.script = [Answer(503, {"Content-Length": "100"}, b"be", close=True)]
+    error = failing(HttpSink(server.url), [1])
+    assert str(error).endswith("answered 503 No: 'be'")
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
 def test_any_2xx_is_success(server: Answering, status: int) -> None:
     server.always = Answer(status, body=b"" if status == 204 else b"ok")
@@ -393,8 +409,37 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     assert 50 < (retry_after(email.utils.format_datetime(later)) or 0) <= 60
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after(" 7 ") == 7
-    for value in ("", "soon", "-1", "1.5", "٣"):
+    for value in (
+        "",
+        "soon",
+        "-1",
+        "1.5",
+        "٣",
+        "Jan 1 07:28:00 9999999999999999999 Oct",
+    ):
         assert retry_after(value) is None
+
+
+def test_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    if hasattr(time, "tzset"):
+        time.tzset()
+    try:
+        assert 50 < (retry_after(later.ctime()) or 0) <= 60
+    finally:
+        monkeypatch.undo()
+        if hasattr(time, "tzset"):
+            time.tzset()
+
+
+def test_no_service_stops_an_endless_retry_for_ever(
+    server: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringdispatch.sinks._post._LONGEST_PAUSE", 0.01)
+    server.script = [Answer(503, {"Retry-After": "9" * 400})]
+    sending(HttpSink(server.url, retry=math.inf), [1])
+    assert server.arrived == [1]
 
 
 def test_endless_retry_is_cut_short_by_close_and_holds_its_slot(
@@ -459,6 +504,44 @@ def test_no_secret_in_message_log_repr_or_traceback(
     assert SECRET[:8] not in "\n".join(texts)
     assert error.__context__ is None
     assert isinstance(error, SinkError)
+
+
+def test_cancelled_call_has_no_secret_in_its_traceback(server: Answering) -> None:
+    server.script = [Answer(instead="stall"), Answer(instead="half")]
+    sink = HttpSink(
+        f"{server.url}/{SECRET}?key={SECRET}",
+        headers={"Authorization": f"Bearer {SECRET}"},
+    )
+
+    async def main() -> None:
+        for requests in (1, 2):  # without an answer, and within one
+            task = asyncio.ensure_future(sink([1]))
+            while len(server.requests) < requests:  # noqa: ASYNC110, another loop's
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as raised:
+                await task
+            error = raised.value
+            shown = traceback.TracebackException.from_exception(
+                error, capture_locals=True
+            )
+            assert "_post" in "".join(shown.format())
+            assert SECRET[:8] not in "".join(shown.format())
+            assert error.__context__ is None
+        await sink.aclose()
+
+    asyncio.run(main())
+
+
+def test_secrets_of_an_own_session_are_hidden_too(server: Answering) -> None:
+    server.always = Answer(403, body=f"no such key: {SECRET}".encode())
+
+    def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET}"})
+
+    error = failing(HttpSink(server.url, session=make), [1])
+    assert str(error).endswith("answered 403 No: 'no such key: ***'")
 
 
 # ---- loops, sessions, forks
@@ -547,6 +630,37 @@ def test_function_makes_the_session_on_each_loop(server: Answering) -> None:
     assert len(made) == 2
     assert all(session.closed for session in made)
     assert server.arrived == [1, 2, 3]
+
+
+def test_function_that_makes_something_else_fails_by_name(server: Answering) -> None:
+    made: Any = dict
+    sink = HttpSink(server.url, session=made)
+    with pytest.raises(TypeError, match=r"made an object of type dict: must make an"):
+        sending(sink, [1])
+
+
+def test_session_of_another_loop_fails_by_name(server: Answering) -> None:
+    sinks: list[HttpSink[Any]] = []
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            sinks.append(HttpSink(server.url, session=session))
+            await sinks[0]([1])
+
+    asyncio.run(main())
+    assert "works on its own loop only" in str(failing(sinks[0], [2]))
+    assert server.arrived == [1]
+
+
+def test_proxy_that_refuses_is_named(server: Answering) -> None:
+    server.always = Answer(407)
+
+    def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(proxy=server.url)
+
+    error = failing(HttpSink("https://logs.example.com/", session=make), [1])
+    assert "its proxy answered 407 No" in str(error)
+    assert not error.retryable
 
 
 def test_session_that_was_closed_fails_by_name(server: Answering) -> None:
@@ -655,10 +769,14 @@ NAMED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"url": "https://x/a b"}, ValueError, "white space"),
     ({"url": 1}, TypeError, "url: must be a string"),
     ({"format": "xml"}, ValueError, "format='xml'"),
+    ({"format": ["json"]}, ValueError, "format=['json']"),
     ({"compression": "br"}, ValueError, "compression='br': must be 'gzip'"),
     ({"headers": [("a", "b")]}, TypeError, "headers: must be a mapping"),
     ({"headers": {"a": 1}}, TypeError, "headers: name and value of 'a'"),
     ({"headers": {"a b": "c"}}, ValueError, "'a b' is no name"),
+    ({"headers": {"a\x01": "c"}}, ValueError, "is no name"),
+    ({"headers": {"a": f"{SECRET}\x01"}}, ValueError, "that can't be sent"),
+    ({"headers": {"a": f"{SECRET}\ud800"}}, ValueError, "that can't be sent"),
     ({"headers": {"a": f"{SECRET}\r\nb: c"}}, ValueError, "has a line break"),
     ({"headers": {"Idempotency-Key": "1"}}, ValueError, "is set by the sink"),
     ({"timeout": 0}, ValueError, "timeout=0: must be"),
@@ -669,6 +787,7 @@ NAMED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"retry": True}, TypeError, "retry=True"),
     ({"retry": math.nan}, ValueError, "retry=nan"),
     ({"session": 1}, TypeError, "session=1: must be an aiohttp.ClientSession"),
+    ({"session": asyncio.sleep}, TypeError, "or an ordinary function that makes one"),
 ]
 
 

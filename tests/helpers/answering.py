@@ -23,8 +23,10 @@ class Answer:
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
-    # "stall", "reset", "close", "garbage", "cut" (half of the head, then closed) or
-    # "endless" (a body that is too large to read)
+    reason: str = ""
+    close: bool = False  # the connection, after the answer
+    # "stall", "half" (stalls within the body), "reset", "close", "garbage", "cut" (half
+    # of the head, then closed) or "endless" (a body that is too large to read)
     instead: str = ""
     most_entries: int | None = None  # 413 for more
 
@@ -139,14 +141,17 @@ class Answering:
         if answer.instead:
             return await self._instead(answer, writer)
         given = {"Content-Length": str(len(answer.body)), **answer.headers}
-        lines = [f"HTTP/1.1 {answer.status} {'Fine' if answer.status < 300 else 'No'}"]
+        reason = answer.reason or ("Fine" if answer.status < 300 else "No")
+        lines = [f"HTTP/1.1 {answer.status} {reason}"]
         lines += [f"{name}: {value}" for name, value in given.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + answer.body)
         await writer.drain()
-        return True
+        return not answer.close
 
     async def _instead(self, answer: Answer, writer: asyncio.StreamWriter) -> bool:
-        if answer.instead == "stall":
+        if answer.instead in {"stall", "half"}:
+            if answer.instead == "half":
+                writer.write(b"HTTP/1.1 200 Fine\r\nContent-Length: 9\r\n\r\nxxx")
             await self._stopped.wait()
         elif answer.instead == "reset":
             # Not a FIN.

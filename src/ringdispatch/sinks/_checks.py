@@ -1,6 +1,7 @@
 """Checks of what constructors of sinks are given: each error names it, no secret."""
 
 import math
+import re
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -8,6 +9,10 @@ from urllib.parse import SplitResult, urlsplit
 
 # What the sink sets itself, for each batch.
 _OURS = {"content-encoding", "content-length", "idempotency-key", "transfer-encoding"}
+
+# Of a header: its name, and what is in no value.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_SENT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class Private(dict[str, str]):
@@ -82,10 +87,13 @@ def check_headers(headers: Any) -> Private:
                 f"headers: name and value of {name!r} must be strings, "
                 f"not {type(value).__name__}"
             )
-        if not name.isascii() or not name or set(name) & set(" \t\r\n:\0"):
+        if not _NAME.fullmatch(name):
             raise ValueError(f"headers: {name!r} is no name of a header")
-        if set(value) & set("\r\n\0"):
-            raise ValueError(f"headers: the value of {name!r} has a line break in it")
+        if _NOT_SENT.search(value):
+            raise ValueError(
+                f"headers: the value of {name!r} has a line break or another character "
+                "in it that can't be sent"
+            )
         if name.lower() in _OURS:
             raise ValueError(f"headers: {name!r} is set by the sink for each batch")
     return Private(headers)

@@ -14,19 +14,23 @@ Session: TypeAlias = aiohttp.ClientSession | Callable[[], aiohttp.ClientSession]
 _closing: set["asyncio.Task[None]"] = set()  # a loop holds its tasks weakly
 
 
-class Trace:
-    """What is known of the connection that a request goes over."""
+class Exchange:
+    """What is known of one request, of its connection and of the answer."""
 
-    __slots__ = ("reused",)
+    __slots__ = ("after", "body", "reason", "reused", "status")
 
     def __init__(self) -> None:
-        self.reused = False
+        self.reused = False  # the connection
+        self.status = 0  # no answer yet
+        self.reason = ""
+        self.after = ""  # Retry-After
+        self.body = b""  # its beginning
 
 
 async def _on_reuse(_: object, context: Any, __: object) -> None:
-    trace = getattr(context, "trace_request_ctx", None)
-    if isinstance(trace, Trace):
-        trace.reused = True
+    exchange = getattr(context, "trace_request_ctx", None)
+    if isinstance(exchange, Exchange):
+        exchange.reused = True
 
 
 def _tracing() -> aiohttp.TraceConfig:
@@ -42,18 +46,23 @@ class Client:
         self.process = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._is_ours = not isinstance(given, aiohttp.ClientSession)
-        if isinstance(given, aiohttp.ClientSession):
-            self.session = given
-        elif given is not None:
-            self.session = given()
-        else:
-            self.session = aiohttp.ClientSession(
+        session: object = given
+        if given is None:
+            session = aiohttp.ClientSession(
                 # How many there are is the dispatcher's max_in_flight.
                 connector=aiohttp.TCPConnector(limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": "identity", "User-Agent": "ringdispatch"},
                 auto_decompress=False,
             )
+        elif not isinstance(given, aiohttp.ClientSession):
+            session = given()
+        if not isinstance(session, aiohttp.ClientSession):
+            raise TypeError(
+                f"session={given!r}: made an object of type {type(session).__name__}: "
+                "must make an aiohttp.ClientSession"
+            )
+        self.session = session
         configs = self.session.trace_configs
         if not any(_on_reuse in each.on_connection_reuseconn for each in configs):
             config = _tracing()

@@ -60,7 +60,7 @@ class HttpSink(PostingSink, Generic[Batch]):
         session: Session = None,
         retry: float | None = None,
     ) -> None:
-        if format not in _TYPES:
+        if format not in [*_TYPES]:
             raise ValueError(f"format={format!r}: must be 'json' or 'ndjson'")
         super().__init__(
             url,

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import inspect
 import io
 import math
 import os
@@ -10,19 +11,22 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
 
 from . import _checks
-from ._client import Client, Session, Trace
+from ._client import Client, Exchange, Session
 from ._compression import compressor
 from ._error import SinkError
 
 # Of an answer's body: what is read, and what a message shows of it.
 _BODY_BYTES = 65_536
 _SHOWN = 200
+
+_LEAST_SECRET = 6  # characters: shorter words are in any text
 
 _LARGE_BYTES = 1_000_000
 
@@ -31,7 +35,8 @@ _LARGE_BYTES = 1_000_000
 _THREAD_BYTES = 65_536
 _CHUNK = 250
 
-_FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # up to 6.4 s
+_FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # seconds: up to 6.4
+_LONGEST_PAUSE = 3_600.0  # whatever a Retry-After asks for
 
 _Encode = Callable[[Sequence[Any]], bytes]
 
@@ -64,18 +69,19 @@ class PostingSink:
         self._retry: float = 0.0
         if retry is not None:
             self._retry = _checks.check_seconds("retry", retry, endless=True)
+        makes_one = callable(session) and not inspect.iscoroutinefunction(session)
         if session is not None and not (
-            isinstance(session, aiohttp.ClientSession) or callable(session)
+            isinstance(session, aiohttp.ClientSession) or makes_one
         ):
             raise TypeError(
-                f"session={session!r}: must be an aiohttp.ClientSession, or a function "
-                "that makes one"
+                f"session={session!r}: must be an aiohttp.ClientSession, or an "
+                "ordinary function that makes one"
             )
         self._session = session
-        words = [*self._headers.values(), parts.query, parts.path]
-        words += [unquote(word) for word in re.split("[&=/]", parts.query + parts.path)]
-        words += [word for value in self._headers.values() for word in value.split()]
-        self._secrets = sorted({w for w in words if len(w) >= 6}, key=len, reverse=True)
+        self._secrets: list[str] = []  # the longest first
+        words = re.split("[&=/]", parts.query + parts.path)
+        self._hide(parts.query, parts.path, *map(unquote, words))
+        self._hide(*self._headers.values())
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
         self._inherited: list[Client] = []  # of the parent of a fork: never closed
 
@@ -179,62 +185,77 @@ class PostingSink:
                 return failure
             pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt
             attempt = min(attempt + 1, _LONGEST_DOUBLINGS)
-            await asyncio.sleep(min(max(pause, asked), left))
+            await asyncio.sleep(min(max(pause, asked), left, _LONGEST_PAUSE))
 
     # ---- one request
 
     async def _attempt(self, key: str, body: bytes, count: int) -> "Failure | None":
         client = self._client()
         while True:
-            trace = Trace()
-            outcome = await self._post(client, key, body, count, trace)
+            exchange = Exchange()
+            outcome = await self._post(client, key, body, count, exchange)
             # A server closes what was idle for long. The connection is gone from the
             # pool; the next one is new, if no other was idle for as long.
-            if outcome is None or not (trace.reused and outcome.unanswered):
+            if outcome is None or not (exchange.reused and outcome.unanswered):
                 return outcome
 
     async def _post(
-        self, client: Client, key: str, body: bytes, count: int, trace: Trace
+        self, client: Client, key: str, body: bytes, count: int, exchange: Exchange
     ) -> "Failure | None":
-        """Post once. Errors of aiohttp, which hold the headers, end here."""
+        """Post once. Frames of aiohttp, whose locals hold the headers, end here."""
+        try:
+            await self._exchange(client, key, body, exchange)
+        except asyncio.CancelledError as error:
+            error.__traceback__ = error.__context__ = None
+            raise
+        except Exception as error:
+            if not exchange.status:
+                return self._no_answer(error)
+        # Else the status says it all, whatever became of the rest of the answer.
+        if 200 <= exchange.status < 300:
+            return self._rejected(exchange.body, count)
+        return self._refused(exchange)
+
+    async def _exchange(
+        self, client: Client, key: str, body: bytes, exchange: Exchange
+    ) -> None:
         headers = _checks.Private(self._headers)
         if "content-type" not in map(str.lower, headers):
             headers["Content-Type"] = self.content_type
         if self._compression is not None:
             headers["Content-Encoding"] = self._compression
         headers["Idempotency-Key"] = key
-        status, reason, after, answer = 0, "", "", b""
-        try:
-            async with client.session.post(
-                self._url,
-                # Of large bytes aiohttp warns.
-                data=io.BytesIO(body) if len(body) > _LARGE_BYTES else body,
-                headers=headers,
-                allow_redirects=False,
-                raise_for_status=False,
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
-                trace_request_ctx=trace,
-            ) as response:
-                status, reason = response.status, response.reason or ""
-                after = response.headers.get("Retry-After", "")
-                answer = await _read(response)
-        except Exception as error:
-            if not status:
-                return self._no_answer(error)
-        # Else the status says it all, whatever became of the rest of the answer.
-        if 200 <= status < 300:
-            return self._rejected(answer, count)
-        return self._refused(status, reason, answer, after)
+        async with client.session.post(
+            self._url,
+            # Of large bytes aiohttp warns.
+            data=io.BytesIO(body) if len(body) > _LARGE_BYTES else body,
+            headers=headers,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            trace_request_ctx=exchange,
+        ) as response:
+            exchange.status, exchange.reason = response.status, response.reason or ""
+            exchange.after = response.headers.get("Retry-After", "")
+            # To its end, so that the connection can be used again; or not too far.
+            while len(exchange.body) < _BODY_BYTES:
+                part = await response.content.read(_BODY_BYTES - len(exchange.body))
+                if not part:
+                    break
+                exchange.body += part
 
-    def _refused(self, status: int, reason: str, body: bytes, after: str) -> "Failure":
-        words = f"{status} {reason}".strip()
+    def _refused(self, exchange: Exchange) -> "Failure":
+        status = exchange.status
+        reason = self._redacted(exchange.reason)[:_SHOWN]
+        words = f"{status} {_printable(reason)}".strip()
         if 300 <= status < 400:
             words += " (a redirect, which is not followed: give the url it leads to)"
-        text = self._redacted(body.decode("utf-8", "backslashreplace"))
-        words = self._redacted(words)
+        text = self._redacted(exchange.body.decode("utf-8", "backslashreplace"))
         message = f"{self._origin} answered {words}: {text[:_SHOWN]!r}"
         retryable = status in _RETRIED_STATUSES or status >= 500
-        seconds = retry_after(after) if retryable or status == _TOO_LARGE else None
+        seconds = None
+        if retryable or status == _TOO_LARGE:
+            seconds = retry_after(exchange.after)
         return Failure(message, status=status, retryable=retryable, retry_after=seconds)
 
     def _no_answer(self, error: BaseException) -> "Failure":
@@ -253,6 +274,9 @@ class PostingSink:
             retryable = True
             unanswered = isinstance(error.message, str)  # else a part of the answer
             words = "the connection was closed without an answer"
+        elif isinstance(error, aiohttp.ClientHttpProxyError):
+            retryable = error.status >= 500
+            words = f"its proxy answered {error.status} {error.message}"
         elif isinstance(error, aiohttp.ClientResponseError):
             retryable = True
             words = f"the answer is no HTTP: {error.message}"
@@ -261,8 +285,19 @@ class PostingSink:
             words = f"the connection broke: {error}"
         else:  # such as a session that the user closed
             words = f"the request can't be sent: {type(error).__name__}: {error}"
-        message = f"{self._origin}: {self._redacted(words)}"
+            if isinstance(self._session, aiohttp.ClientSession):
+                words += (
+                    " (a session of yours must be open, and works on its own loop only:"
+                    " give a function that makes one)"
+                )
+        message = f"{self._origin}: {_printable(self._redacted(words))}"
         return Failure(message, retryable=retryable, unanswered=unanswered)
+
+    def _hide(self, *values: str) -> None:
+        """Have values, and the words that they are made of, replaced in messages."""
+        found = {word for value in values for word in (value, *value.split())}
+        found = {word for word in found if len(word) >= _LEAST_SECRET}
+        self._secrets = sorted(found.union(self._secrets), key=len, reverse=True)
 
     def _redacted(self, text: str) -> str:
         """The text without what a service or a library may repeat of our secrets."""
@@ -286,6 +321,8 @@ class PostingSink:
                 self._clients.pop(other, None)
                 old.discard()
         client = self._clients[loop] = Client(self._session)
+        if self._session is not None:
+            self._hide(*client.session.headers.values())
         return client
 
 
@@ -308,15 +345,10 @@ class Failure(SinkError):
         self.arrived = arrived  # of its entries
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The answer's body, so that the connection can be used again; or its beginning."""
-    body = b""
-    while len(body) < _BODY_BYTES:
-        part = await response.content.read(_BODY_BYTES - len(body))
-        if not part:
-            break
-        body += part
-    return body
+def _printable(text: str) -> str:
+    """A text of the service's on one line, without what a terminal would obey."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else ascii(text)
 
 
 def retry_after(value: str) -> float | None:
@@ -326,6 +358,8 @@ def retry_after(value: str) -> float | None:
         return float(value)
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    if date.tzinfo is None:  # as C's asctime writes it
+        date = date.replace(tzinfo=UTC)
     return max(0.0, date.timestamp() - time.time())
