@@ -17,6 +17,7 @@ import ringdispatch
 import web_pages
 from collecting import Collector
 from pages import ADDRESSES, ROOT, Block
+from ringdispatch.sinks import SinkError
 from web_pages import serve_and_ask
 
 PRELUDES = {
@@ -167,6 +168,26 @@ def own_sink(run: Run) -> None:
     layout = ringdispatch.Bytes()
     with pytest.raises(TypeError, match="LineSink takes lists"):
         ringdispatch.BackgroundDispatcher(bad, ms_delay=1, layout=layout)
+    asyncio.run(breaking(bad))
+
+
+async def breaking(sink: Any) -> None:
+    """Break a sink's connection, which it must not keep."""
+
+    def abort(_: object, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async def send() -> None:
+        while True:
+            await sink(["line"])
+
+    async with await asyncio.start_server(abort, "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()[:2]
+        reader, sink.writer = await asyncio.open_connection(*address)
+        assert await reader.read() == b""
+        with pytest.raises(SinkError, match="line service"):
+            await send()
+        assert sink.writer is None
 
 
 def sent_again(run: Run) -> None:
