@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def test_columns_take_what_they_name(path: Path) -> None:
         {"order": True, "note": b"\0"},
         {"order": 0.5, "note": dt.date(2026, 1, 2)},
         {"order": float("inf"), "note": "\ud800"},
+        {"order": float("nan"), "note": memoryview(b"\0")},
+        {"order": Fraction(10**400), "note": bytearray(b"\0")},
     )
     assert query(path, 'SELECT "order", note FROM log ORDER BY rowid') == [
         (1, "a"),
@@ -74,6 +77,8 @@ def test_columns_take_what_they_name(path: Path) -> None:
         (1, b"\0"),
         (0.5, "2026-01-02"),
         (float("inf"), "?"),
+        (None, b"\0"),
+        (str(10**400), b"\0"),
     ]
 
 
@@ -93,7 +98,7 @@ def test_records_bring_their_columns(path: Path) -> None:
         layout=Records(fields),
     )
     assert query(path, "SELECT status, method, big, seconds FROM log") == [
-        (200, "GET", float(2**64 - 1), 0.5),
+        (200, "GET", str(2**64 - 1), 0.5),
         (404, b"\xff", 7, 1.5),
     ]
     kinds = {row[1]: row[2] for row in query(path, "PRAGMA table_info(log)")}
@@ -128,6 +133,37 @@ def test_table_that_is_there_is_kept_and_gets_missing_columns(path: Path) -> Non
     insert(SqliteSink(path, "log", ["status", "seconds"]), {"status": 1, "seconds": 2})
     rows = query(path, "SELECT id, Status, seconds FROM log")
     assert rows == [(7, "old", None), (8, "1", 2)]
+
+
+def test_names_differ_by_the_case_of_other_letters_than_ascii(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE log (strasse, ä)")
+    columns = ["Strasse", "straße", "Ä", "ä"]
+    insert(SqliteSink(path, "log", columns), (1, 2, 3, 4))
+    assert query(path, 'SELECT strasse, "straße", "Ä", "ä" FROM log') == [(1, 2, 3, 4)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no open file can be removed")
+def test_file_that_was_removed_is_made_anew(path: Path) -> None:
+    sink = SqliteSink(path, "log", ["a"])
+    sink([(1,)])
+    path.rename(path.with_name("rotated.db"))
+    sink([(2,)])
+    path.unlink()
+    sink([(3,)])
+    asyncio.run(sink.aclose())
+    assert query(path, "SELECT a FROM log") == [(3,)]
+    assert query(path.with_name("rotated.db"), "SELECT a FROM log") == [(1,)]
+
+
+def test_path_is_that_of_the_folder_where_the_sink_was_made(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    sink = SqliteSink(path.name, "log", ["a"])
+    monkeypatch.chdir("/")
+    insert(sink, (1,))
+    assert query(path, "SELECT a FROM log") == [(1,)]
 
 
 def test_batch_is_one_transaction_and_fails_whole(path: Path) -> None:
@@ -299,6 +335,9 @@ def test_program_that_just_ends_stores_all(path: Path) -> None:
 NAMED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"path": 1}, TypeError, "path=1: must be a path"),
     ({"path": ":memory:"}, ValueError, "path=':memory:': must be a file"),
+    ({"path": "a\0b"}, ValueError, "must be a path"),
+    ({"path": "\ud800"}, ValueError, "must be a path"),
+    ({"table": "\ud800"}, ValueError, "must be a name"),
     ({"table": None}, TypeError, "table=None: must be a string"),
     ({"table": ""}, ValueError, "table='': must be a name"),
     ({"table": "a\0b"}, ValueError, "must be a name"),

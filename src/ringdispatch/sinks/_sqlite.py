@@ -1,11 +1,13 @@
 """Batches as rows of a SQLite table."""
 
+import contextlib
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Generic, overload
 
 from ringdispatch import BytesBatch
@@ -73,7 +75,10 @@ class SqliteSink(Generic[Batch]):
                 f"path={path!r}: must be a file: what is in memory only is gone when "
                 "the sink is closed"
             )
-        self._path = os.fspath(path)
+        if not _is_encodable(os.fspath(path), "surrogateescape"):
+            raise ValueError(f"path={path!r}: must be a path")
+        # As it is now: a process may change its folder before the first batch.
+        self._path = str(Path(path).absolute())
         self._table = _check_name("table", table)
         self._columns = None if columns is None else _check_columns(columns)
         self._fields: list[tuple[str, str]] = []  # of Records: name and type
@@ -109,7 +114,8 @@ class SqliteSink(Generic[Batch]):
 
     def _note_fields(self, dtype: Any) -> None:
         self._fields = [
-            (name, _KINDS.get(dtype[name].kind, ""))
+            # An integer column makes a float of what is larger than SQLite's integers.
+            (name, "" if dtype[name] == "u8" else _KINDS.get(dtype[name].kind, ""))
             for name in self._columns or dtype.names
         ]
 
@@ -146,6 +152,11 @@ class SqliteSink(Generic[Batch]):
 
     def _write(self, writer: "_Writer", rows: list[tuple[Any, ...]]) -> None:
         connection = writer.connection
+        if connection is not None and writer.file != _file_at(self._path):
+            # It was removed, or has another name: then it keeps what is in the log.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            writer.close()
+            connection = None
         if connection is None:
             connection = writer.connection = sqlite3.connect(
                 self._path,
@@ -156,6 +167,7 @@ class SqliteSink(Generic[Batch]):
             _switch_to_wal(connection)
             connection.execute("PRAGMA synchronous=FULL")
             self._make_table(connection)
+            writer.file = _file_at(self._path)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(self._insert, rows)
         connection.execute("COMMIT")
@@ -169,9 +181,9 @@ class SqliteSink(Generic[Batch]):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)})")
         found = connection.execute(f"PRAGMA table_info({table})").fetchall()
-        known = {column[1].casefold() for column in found}
+        known = {_folded(column[1]) for column in found}
         for (name, _), column in zip(fields, columns, strict=False):
-            if name.casefold() not in known:
+            if _folded(name) not in known:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         connection.execute("COMMIT")
 
@@ -224,6 +236,7 @@ class _Writer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None  # that it was opened on
 
     def close(self) -> None:
         """Close the connection, with the lock held: it undoes an open transaction."""
@@ -237,10 +250,18 @@ class _Writer:
             self.close()
 
 
+def _file_at(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _check_name(what: str, name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what}={name!r}: must be a string")
-    if not name or "\0" in name:
+    if not name or not _is_encodable(name):
         raise ValueError(f"{what}={name!r}: must be a name")
     return name
 
@@ -251,14 +272,27 @@ def _check_columns(columns: Any) -> list[str]:
     names = [_check_name("columns", name) for name in columns]
     if not names:
         raise ValueError("columns=[]: must have a name, or be None for one of JSON")
-    folded = [name.casefold() for name in names]
-    twice = {name for name in names if folded.count(name.casefold()) > 1}
+    folded = [_folded(name) for name in names]
+    twice = {name for name in names if folded.count(_folded(name)) > 1}
     if twice:
         raise ValueError(
             f"columns={names!r}: {', '.join(map(repr, sorted(twice)))} more than once "
             "(SQLite ignores case)"
         )
     return names
+
+
+def _is_encodable(text: str, errors: str = "strict") -> bool:
+    """Whether SQLite can be given it: no NUL, no half of a surrogate pair."""
+    try:
+        return b"\0" not in text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+
+
+def _folded(name: str) -> bytes:
+    """A name as SQLite compares it: without the case of ASCII, and of no other."""
+    return name.encode().lower()
 
 
 def _quoted(name: str) -> str:
@@ -281,7 +315,10 @@ def _value(value: Any) -> Any:
     if isinstance(value, Integral) and _SMALLEST <= int(value) <= _LARGEST:
         return int(value)
     if isinstance(value, Real) and not isinstance(value, Integral):
-        return float(value)  # numpy's
+        with contextlib.suppress(OverflowError):  # a large Fraction
+            return float(value)  # numpy's
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
     if isinstance(value, dict | list | tuple):
         return _json.dumps(value)
     return _json.as_text(value)
