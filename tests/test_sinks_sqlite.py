@@ -314,6 +314,65 @@ def test_forked_child_opens_its_own_connection(path: Path) -> None:
     ]
 
 
+@needs_fork
+def test_fork_within_a_transaction_leaves_no_lock_to_the_child(path: Path) -> None:
+    run_snippet(
+        f"""
+        from ringdispatch.sinks import SqliteSink
+
+        class Slow(SqliteSink):
+            def _rows(self, batch):
+                yield from super()._rows(batch)
+                if batch == [("parent",)]:
+                    began.set()
+                    time.sleep(0.2)
+
+        began = threading.Event()
+        sink = Slow({str(path)!r}, "log", ["who"])
+        thread = threading.Thread(target=sink, args=[[("parent",)]])
+        thread.start()
+        began.wait()
+        if (child := os.fork()) == 0:
+            sink([("child",)])
+            asyncio.run(sink.aclose())
+            os._exit(0)
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+        asyncio.run(sink.aclose())
+        """,
+        warnings=("ignore:.*fork:DeprecationWarning",),
+    )
+    assert query(path, "SELECT who FROM log") == [("parent",), ("child",)]
+
+
+@needs_fork
+def test_parent_that_closes_leaves_the_log_to_its_child(path: Path) -> None:
+    run_snippet(
+        f"""
+        from ringdispatch.sinks import SqliteSink
+
+        sink = SqliteSink({str(path)!r}, "log", ["number"])
+        sink([(1,)])
+        theirs, ours = os.pipe()
+        child_reads, parent_writes = os.pipe()
+        if (child := os.fork()) == 0:
+            sink([(2,)])
+            os.write(ours, b"x")
+            os.read(child_reads, 1)
+            sink([(3,)])
+            asyncio.run(sink.aclose())
+            os._exit(0)
+        os.read(theirs, 1)
+        sink([(4,)])
+        asyncio.run(sink.aclose())
+        os.write(parent_writes, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+        warnings=("ignore:.*fork:DeprecationWarning",),
+    )
+    assert sorted(query(path, "SELECT number FROM log")) == [(1,), (2,), (3,), (4,)]
+
+
 def test_program_that_just_ends_stores_all(path: Path) -> None:
     run_snippet(
         f"""

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -126,7 +127,11 @@ class SqliteSink(Generic[Batch]):
             SinkError: it could not be inserted.
         """
         rows = self._rows(batch)
-        writer = self._writers.setdefault(os.getpid(), _Writer())
+        writer = self._writers.get(os.getpid())
+        if writer is None:
+            with _making:
+                writer = self._writers.setdefault(os.getpid(), _Writer())
+                _writers.add(writer)
         with writer.lock:
             try:
                 self._write(writer, rows)
@@ -248,6 +253,40 @@ class _Writer:
         """Close the connection after the call that uses it."""
         with self.lock:
             self.close()
+
+
+# Every writer; those that are made while a process forks come after that.
+_making = threading.Lock()
+_writers: "weakref.WeakSet[_Writer]" = weakref.WeakSet()
+_held: list[_Writer] = []  # by the thread that forks
+
+
+def _before_fork() -> None:
+    """Close the connections, each after the call that uses it.
+
+    SQLite keeps account of the locks of a process. A forked child would inherit the
+    account without the locks: it would wait for ever for a transaction of its parent's,
+    or write into a log that the parent removes.
+    """
+    _making.acquire()
+    for writer in list(_writers):
+        if writer.lock.acquire(timeout=2 * _BUSY_SECONDS):
+            _held.append(writer)
+            writer.close()
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().lock.release()
+    _making.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork,
+    )
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
