@@ -11,9 +11,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from collecting import Post
+from ringdispatch.sinks import SinkError
+
+if TYPE_CHECKING:
+    from ringdispatch.sinks import HttpSink
 
 
 @dataclass(frozen=True)
@@ -181,3 +187,22 @@ def answering(tls: ssl.SSLContext | None = None) -> Iterator[Answering]:
         yield server
     finally:
         server.stop()
+
+
+def sending(sink: HttpSink[Any], *batches: list[Any]) -> None:
+    """Call the sink with each batch, on one loop, and close it."""
+
+    async def main() -> None:
+        try:
+            for batch in batches:
+                await sink(batch)
+        finally:
+            await sink.aclose()
+
+    asyncio.run(main())
+
+
+def failing(sink: HttpSink[Any], *batches: list[Any]) -> SinkError:
+    with pytest.raises(SinkError) as raised:
+        sending(sink, *batches)
+    return raised.value
