@@ -63,7 +63,37 @@ def positional(written: str, *given: Any, **options: Any) -> Any:
     return pytest.param(given, options, words, id=written)
 
 
+class Closing:
+    """A sink whose methods are of the other kind."""
+
+    def __call__(self, batch: list[Any]) -> None:
+        pass
+
+    def aclose(self) -> None:
+        pass
+
+
+class Preparing(Closing):
+    async def aclose(self) -> None:  # type: ignore[override]
+        pass
+
+    async def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
+        pass
+
+
 MISTAKES = [
+    # sinks
+    row(r": must be an object, not its class: write Sink\(\.\.\.\)$", Sink, ms_delay=9),
+    row(
+        r"^dispatch_function=<.*Closing .*>: its aclose must be a coroutine method",
+        *(Closing(),),
+        ms_delay=9,
+    ),
+    row(
+        r"^dispatch_function=<.*>: its prepare must be an ordinary method",
+        *(Preparing(),),
+        ms_delay=9,
+    ),
     # options without their names
     row(r"^BackgroundDispatcher\(send, 100\): takes one", send, 100),
     positional("send, ms_delay=100", send, 100),

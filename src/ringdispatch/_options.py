@@ -244,11 +244,6 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def is_sink(function: object) -> bool:
-    """Whether a dispatch function is an object with a coroutine method `aclose`."""
-    return inspect.iscoroutinefunction(getattr(type(function), "aclose", None))
-
-
 def function(name: str, value: Any, *arguments: str) -> Any:
     """Check a callable that will be called with these arguments.
 
@@ -300,8 +295,14 @@ def dispatch_function(value: Any) -> Any:
     """Check the dispatch function.
 
     Raises:
-        TypeError: `value` cannot be called with a batch, or makes a generator.
+        TypeError: `value` cannot be called with a batch, makes a generator, or is a
+            class of callable objects.
     """
+    if inspect.isclass(value) and "__call__" in dir(value):
+        raise TypeError(
+            f"dispatch_function={short_repr(value)}: must be an object, not its class: "
+            f"write {value.__name__}(...)"
+        )
     function("dispatch_function", value, "batch")
     call = getattr(type(value), "__call__", None)  # noqa: B004
     for each in (value, call):
@@ -407,7 +408,6 @@ class Options:
     def __init__(self, function: Any, /, **given: Any) -> None:
         self.function = dispatch_function(function)
         self.is_async = is_async(function)
-        self.is_sink = is_sink(function)
         self.capacity = capacity(given["capacity"])
         self.max_batch = max_batch(given["max_batch"], self.capacity)
         self.delay = ms_delay(given["ms_delay"])  # in seconds

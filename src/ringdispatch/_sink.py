@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import inspect
 import logging
 import math
 import weakref
@@ -28,6 +29,25 @@ _LEAST_SECONDS = 0.2
 _owners: "dict[int, weakref.ref[Batcher]]" = {}
 
 
+def _is_sink(value: object) -> bool:
+    """Whether a dispatch function is an object with a coroutine method `aclose`.
+
+    Raises:
+        TypeError: its `aclose` is an ordinary method, or its `prepare` is not.
+    """
+    kind = type(value)
+    if not hasattr(kind, "aclose"):
+        return False
+    name = f"dispatch_function={short_repr(value)}"
+    if not inspect.iscoroutinefunction(kind.aclose):
+        raise TypeError(f"{name}: its aclose must be a coroutine method, async def")
+    if inspect.iscoroutinefunction(getattr(kind, "prepare", None)):
+        raise TypeError(
+            f"{name}: its prepare must be an ordinary method: the constructor calls it"
+        )
+    return True
+
+
 def claim(batcher: "Batcher") -> None:
     """Give the sink, if there is one, to this batcher, for as long as that lives.
 
@@ -36,7 +56,7 @@ def claim(batcher: "Batcher") -> None:
         Exception: what the sink's `prepare` raises.
     """
     options = batcher.options
-    if not options.is_sink:
+    if batcher.sink is None:
         return
     sink, key = options.function, id(options.function)
     reference = _owners.get(key)
@@ -67,7 +87,7 @@ def _explain_owner(sink: object, owner: "Batcher") -> str:
 def use_of(batcher: "Batcher") -> "SinkUse | None":
     """Where the batcher's sink was called: nowhere yet. None if it has none."""
     options = batcher.options
-    if not options.is_sink:
+    if not _is_sink(options.function):
         return None
     return SinkUse(options.function, batcher.reports, batcher.now)
 
