@@ -1,19 +1,17 @@
 """Receives batches of entries and stores every entry in SQLite.
 
-A batch is a JSON array, lines of JSON, or a numpy file, as its content type says.
+A batch is a JSON array, or lines of JSON, as its content type says.
 
 From the environment: PORT, and DATABASE (a file, `entries.sqlite` by default).
 """
 
 import asyncio
 import contextlib
-import io
 import os
 import sqlite3
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -32,7 +30,7 @@ def connect() -> sqlite3.Connection:
     connection = sqlite3.connect(DATABASE)
     connection.execute("PRAGMA journal_mode = WAL")
     # No key makes an entry unique: one that arrived twice is to be seen.
-    connection.execute("CREATE TABLE IF NOT EXISTS entries (request, number, url)")
+    connection.execute("CREATE TABLE IF NOT EXISTS entries (request_id, number, path)")
     return connection
 
 
@@ -44,32 +42,20 @@ def from_lines(body: bytes) -> list[dict[str, object]]:
     return [orjson.loads(line) for line in body.splitlines()]
 
 
-def from_numpy(body: bytes) -> list[dict[str, object]]:
-    rows = np.load(io.BytesIO(body)).tolist()
-    return [
-        # A URL that was cut may end in a part of a character.
-        {
-            "request": request.decode(),
-            "number": number,
-            "url": url.decode("utf-8", "ignore"),
-        }
-        for request, number, url in rows
-    ]
-
-
 READERS = {
     "application/json": from_json,
     "application/x-ndjson": from_lines,
-    "application/x-npy": from_numpy,
 }
 
 
 def store(connection: sqlite3.Connection, kind: str, body: bytes) -> None:
-    batch = READERS[kind](body)
+    rows = [
+        # The entry of an access log has no number: it is the first of its request.
+        (entry["request_id"], entry.get("number", 0), entry["path"])
+        for entry in READERS[kind](body)
+    ]
     with connection:  # one transaction
-        connection.executemany(
-            "INSERT INTO entries VALUES (:request, :number, :url)", batch
-        )
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
 
 
 async def receive(request: Request) -> Response:

@@ -268,7 +268,7 @@ def read_store(database: Path) -> tuple[int, int, dict[str, int]]:
         (rows,) = connection.execute("SELECT count(*) FROM entries").fetchone()
         stored = dict(
             connection.execute(
-                "SELECT request, count(DISTINCT number) FROM entries GROUP BY request"
+                "SELECT request_id, count(DISTINCT number) FROM entries GROUP BY 1"
             ).fetchall()
         )
     return rows, sum(stored.values()), stored

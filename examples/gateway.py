@@ -1,115 +1,98 @@
 """An API gateway that ships an entry about every request, without slowing the request.
 
-    python examples/collector.py
+    python -m ringdispatch collector
     python examples/gateway.py
     curl http://127.0.0.1:8000/any/path
 
-From the environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, ENTRIES (how
-many entries a request makes, 1 by default), and LAYOUT: objects, which posts a JSON
-array; records, a numpy file; bytes, a line of JSON for each entry.
+`AccessLogMiddleware` makes the entry, `HttpSink` posts the batches. From the
+environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, ENTRIES (how many
+entries a request makes, 1 by default: the application enqueues those beyond the
+middleware's), and LAYOUT: objects or records, which are posted as a JSON array, or
+bytes, which are posted as lines of JSON.
 """
 
 import contextlib
 import dataclasses
-import functools
-import io
 import json
 import os
-import uuid
 from collections.abc import AsyncIterator
 
-import httpx
 import numpy as np
 import orjson
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Route
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
 
-from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Objects, Records
+from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
+from ringdispatch.asgi import AccessLogMiddleware, AccessRecord
+from ringdispatch.sinks import HttpSink
 
-COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8001/entries")
+COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8780/")
 ENTRIES = int(os.environ.get("ENTRIES", "1"))
 
-Client = httpx.AsyncClient
+
+def as_dict(request_id: str, number: int, path: str) -> dict[str, object]:
+    return {"request_id": request_id, "number": number, "path": path}
 
 
-async def post(client: Client, content: bytes, kind: str) -> None:
-    response = await client.post(
-        COLLECTOR, content=content, headers={"content-type": kind}
-    )
-    response.raise_for_status()
+ROW = np.dtype([("request_id", "S36"), ("number", "u4"), ("path", "S80")])
 
 
-async def send_objects(client: Client, entries: list[dict[str, object]]) -> None:
-    await post(client, orjson.dumps(entries), "application/json")
-
-
-async def send_records(client: Client, rows: np.ndarray) -> None:
-    file = io.BytesIO()
-    np.save(file, rows)
-    await post(client, file.getvalue(), "application/x-npy")
-
-
-async def send_bytes(client: Client, batch: BytesBatch) -> None:
-    await post(client, batch.payload, "application/x-ndjson")
-
-
-def as_dict(request: str, number: int, url: str) -> dict[str, object]:
-    return {"request": request, "number": number, "url": url}
-
-
-ROW = np.dtype([("request", "S36"), ("number", "u4"), ("url", "S80")])
-
-
-def as_row(request: str, number: int, url: str) -> tuple[bytes, int, bytes]:
+def as_row(request_id: str, number: int, path: str) -> tuple[bytes, int, bytes]:
     # A longer text would be refused: what may be cut is for the caller to say.
-    return request.encode()[:36], number, url.encode()[:80]
+    return request_id.encode()[:36], number, path.encode()[:80]
 
 
+def row_of_access(record: AccessRecord) -> tuple[bytes, int, bytes]:
+    return as_row(record.request_id or "", 0, record.path)
+
+
+# By name: the layout, the middleware's entry (None: its default, a dict), one of the
+# application's own, and what is posted.
 LAYOUTS = {
-    "objects": (Objects(), as_dict, send_objects),
-    "records": (Records(ROW), as_row, send_records),
-    "bytes": (Bytes(encode=orjson.dumps), as_dict, send_bytes),
+    "objects": (Objects(), None, as_dict, "json"),
+    "records": (Records(ROW), row_of_access, as_row, "json"),
+    "bytes": (Bytes(encode=orjson.dumps), None, as_dict, "ndjson"),
 }
-layout, entry, send = LAYOUTS[os.environ.get("LAYOUT", "objects")]
+layout, entry, own_entry, posted = LAYOUTS[os.environ.get("LAYOUT", "objects")]
 
-
-async def hello(request: Request) -> PlainTextResponse:
-    dispatcher = request.state.dispatcher
-    request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
-    url = str(request.url)
-    for number in range(ENTRIES):
-        dispatcher.enqueue(entry(request_id, number, url))
-    return PlainTextResponse("Hello World!")
-
-
-async def statistics(request: Request) -> JSONResponse:
-    return JSONResponse(dataclasses.asdict(request.state.dispatcher.statistics()))
+dispatcher = BackgroundDispatcher(
+    HttpSink(COLLECTOR, format=posted),
+    ms_delay=float(os.environ.get("MS_DELAY", "10")),
+    capacity=200_000,  # a second of them, if the collector is held up
+    layout=layout,
+    name="gateway",
+)
 
 
 @contextlib.asynccontextmanager
-async def lifespan(_: Starlette) -> AsyncIterator[dict[str, object]]:
-    async with Client(timeout=10) as client:  # without one, httpx waits 5 s
-        dispatcher = BackgroundDispatcher(
-            functools.partial(send, client),
-            ms_delay=float(os.environ.get("MS_DELAY", "10")),
-            capacity=200_000,  # a second of them, if the collector is held up
-            dispatch_timeout=30,
-            layout=layout,
-            name="gateway",
-        )
-        # On leaving, every request has been answered, and the client still works.
-        async with dispatcher:
-            yield {"dispatcher": dispatcher}
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+    # Every request has been answered, and the middleware has flushed the dispatcher.
     print(json.dumps(dataclasses.asdict(dispatcher.statistics())), flush=True)
 
 
-app = Starlette(
-    lifespan=lifespan,
-    routes=[Route("/statistics", statistics), Route("/{path:path}", hello)],
+app = FastAPI(lifespan=lifespan)
+app.add_middleware(
+    AccessLogMiddleware,
+    dispatcher=dispatcher,
+    entry=entry,
+    exclude=["/statistics"],
 )
+
+
+@app.get("/statistics")
+async def statistics() -> dict[str, object]:
+    return dataclasses.asdict(dispatcher.statistics())
+
+
+@app.get("/{path:path}", response_class=PlainTextResponse)
+async def hello(request: Request) -> str:
+    request_id = request.headers.get("x-request-id", "")
+    for number in range(1, ENTRIES):
+        dispatcher.enqueue(own_entry(request_id, number, request.url.path))
+    return "Hello World!"
+
 
 if __name__ == "__main__":
     uvicorn.run(
