@@ -85,16 +85,13 @@ function showRows(entries) {
 
 function showState() {
   const behind = total - newest;
-  byId("pause").textContent = !paused
-    ? "Pause"
-    : behind > 0
-      ? `Go on (${inWords(behind)} new)`
-      : "Go on";
+  byId("pause").textContent = paused ? "Go on" : "Pause";
   byId("example").hidden = total > 0;
   byId("none").hidden = total === 0 || rows.childElementCount > 0 || stale;
   const state = byId("state");
   state.className = paused ? "" : "live";
-  state.textContent = paused ? "paused" : "live";
+  if (!paused) state.textContent = "live";
+  else state.textContent = behind > 0 ? `paused, ${inWords(behind)} new` : "paused";
 }
 
 function beginAnew() {
