@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import threading
+import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,19 @@ def test_mistake_is_refused_by_words_that_name_the_way_out(
     error = ValueError if "on_full" in options else TypeError
     with pytest.raises(error, match=words):
         BackgroundDispatcher(*given, **options)
+
+
+@pytest.mark.parametrize("option", ["on_full", "home"])
+def test_words_of_an_option_are_those_that_type_checkers_know(option: str) -> None:
+    hints = typing.get_type_hints(BackgroundDispatcher.__init__)
+    words = typing.get_args(hints[option])
+    assert len(words) > 1
+    for word in words:
+        options: Any = {option: word}
+        assert BackgroundDispatcher(send, ms_delay=10, **options).close()
+    named = ", ".join(map(repr, words))
+    with pytest.raises(ValueError, match=f"must be one of {named}(;|$)"):
+        BackgroundDispatcher(send, ms_delay=10, **{option: "other"})
 
 
 class Unprintable:

@@ -15,6 +15,8 @@ from ._layouts import Bytes, Objects, Records
 from ._reports import OnDrop, OnError
 
 if TYPE_CHECKING:
+    import numpy as np  # without it, type checkers take what it has for Any
+
     from ._statistics import Statistics
 
 Entry = TypeVar("Entry")
@@ -32,8 +34,8 @@ class Options(TypedDict, total=False):
     max_batch: int | None
     max_in_flight: int
     dispatch_timeout: float | None
-    on_full: str
-    home: str
+    on_full: _options.OnFull
+    home: _options.HomeChoice
     on_error: OnError | None
     on_drop: OnDrop | None
     name: str | None
@@ -118,7 +120,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
     @overload
     def __init__(
         self: "BackgroundDispatcher[tuple[Any, ...]]",
-        dispatch_function: Callable[[Any], object],  # numpy.ndarray, if it is there
+        dispatch_function: "Callable[[np.ndarray[Any, Any]], object]",
         *,
         ms_delay: float,
         layout: Records,
@@ -145,9 +147,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         max_batch: int | None = None,
         max_in_flight: int = 1,
         dispatch_timeout: float | None = 30.0,
-        on_full: str = "drop_newest",
+        on_full: _options.OnFull = "drop_newest",
         layout: Objects | Records | Bytes = Objects(),
-        home: str = "auto",
+        home: _options.HomeChoice = "auto",
         on_error: OnError | None = None,
         on_drop: OnDrop | None = None,
         name: str | None = None,

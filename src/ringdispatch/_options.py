@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from ._enqueue import POLICIES
 from ._names import unique_name
@@ -18,6 +18,9 @@ from ._ring import short_repr
 
 # How each log line and warning begins: with the library and the dispatcher's name.
 LINE = "ringdispatch[%s]: %s"
+
+OnFull: TypeAlias = Literal["drop_newest", "drop_oldest", "raise"]
+HomeChoice: TypeAlias = Literal["auto", "thread"]
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
@@ -238,6 +241,15 @@ def on_full(value: Any) -> str:
     return choice("on_full", value, tuple(POLICIES), remedy)
 
 
+def home(value: Any) -> str:
+    """Check where a dispatcher is to live.
+
+    Raises:
+        ValueError: it is none of the known words.
+    """
+    return choice("home", value, get_args(HomeChoice))
+
+
 def is_async(function: Any) -> bool:
     """Whether calling `function` makes a coroutine."""
     call = getattr(type(function), "__call__", None)  # noqa: B004
@@ -415,8 +427,7 @@ class Options:
         self.max_in_flight = min(in_flight, sys.maxsize)
         self.dispatch_timeout = dispatch_timeout(given["dispatch_timeout"])
         self.on_full = on_full(given["on_full"])
-        home = choice("home", given["home"], ("auto", "thread"))
-        self.prefers_thread = home == "thread"
+        self.prefers_thread = home(given["home"]) == "thread"
         self.name = name(given["name"], function)
         self.on_error = hook("on_error", given["on_error"], "exception", "batch")
         self.on_drop = hook("on_drop", given["on_drop"], "reason", "count")

@@ -9,12 +9,15 @@ import traceback
 import weakref
 from collections.abc import Callable, Coroutine
 from math import isfinite
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from ._bytes import BytesBatch
 from ._dispatcher import BackgroundDispatcher, Options, current_dispatcher
 from ._layouts import Bytes, Objects, Records
 from ._ring import short_repr
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["DispatchHandler"]
 
@@ -112,7 +115,7 @@ class DispatchHandler(logging.Handler):
         self,
         dispatcher: None = ...,
         *,
-        dispatch_function: Callable[[Any], object] | str,  # numpy.ndarray
+        dispatch_function: "Callable[[np.ndarray[Any, Any]], object] | str",
         ms_delay: float,
         layout: Records,
         level: int | str = ...,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, assert_type
 
+import numpy as np
+
 import ringdispatch.opentelemetry
 import ringdispatch.prometheus
 from ringdispatch import (
@@ -116,6 +118,9 @@ def job() -> None:
 async def send_rows(rows: Any) -> None: ...
 
 
+async def send_array(rows: np.ndarray[Any, np.dtype[np.void]]) -> None: ...
+
+
 async def send_payload(batch: BytesBatch) -> None:
     assert_type(batch.payload, bytes)
     assert_type(batch.json_array(), bytes)
@@ -125,7 +130,8 @@ async def send_payload(batch: BytesBatch) -> None:
     assert_type(len(batch), int)
 
 
-rows = BackgroundDispatcher(send_rows, ms_delay=10, layout=Records([("status", "u2")]))
+rows_layout = Records([("status", "u2")])
+rows = BackgroundDispatcher(send_rows, ms_delay=10, layout=rows_layout)
 assert_type(rows, BackgroundDispatcher[tuple[Any, ...]])
 assert_type(rows.enqueue((200,)), bool)
 assert_type(rows.enqueue_row(200, context=Context()), bool)
@@ -136,6 +142,23 @@ payloads = BackgroundDispatcher(
 assert_type(payloads, BackgroundDispatcher[Any])
 assert_type(payloads.statistics().max_batch_bytes, int | None)
 BackgroundDispatcher(send, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+BackgroundDispatcher(send, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+BackgroundDispatcher(send_payload, ms_delay=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+BackgroundDispatcher(send_payload, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+BackgroundDispatcher(send_array, ms_delay=10, layout=rows_layout)
+BackgroundDispatcher(send_array, ms_delay=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+BackgroundDispatcher(send_array, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def configured(on_full: str, home: str) -> None:
+    BackgroundDispatcher(send, ms_delay=10, on_full=on_full)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    BackgroundDispatcher(send, ms_delay=10, home=home)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+BackgroundDispatcher(send, ms_delay=10, on_full="drop_newest", home="auto")
+BackgroundDispatcher(send, ms_delay=10, on_full="raise", home="thread")
+BackgroundDispatcher(send, ms_delay=10, on_full="block")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+BackgroundDispatcher(send, ms_delay=10, home="process")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 # Which sink takes which layout.
 http = HttpSink("https://logs.example.com/", format="ndjson", compression="zstd")
@@ -143,23 +166,61 @@ sqlite = SqliteSink("entries.db", "access")
 columns = SqliteSink("entries.db", "access", ["status", "seconds"])
 otlp = OtlpLogSink("http://127.0.0.1:4318", resource={"service.name": "shop"})
 posted = BackgroundDispatcher(http, ms_delay=10)
+assert_type(posted, BackgroundDispatcher[Any])
 posted.enqueue({"status": 200})
-BackgroundDispatcher(http, ms_delay=10, layout=Bytes())
-BackgroundDispatcher(http, ms_delay=10, layout=Records([("status", "u2")]))
-BackgroundDispatcher(sqlite, ms_delay=10)
-BackgroundDispatcher(sqlite, ms_delay=10, layout=Bytes())
-BackgroundDispatcher(sqlite, ms_delay=10, layout=Records([("status", "u2")]))
-BackgroundDispatcher(columns, ms_delay=10)
-BackgroundDispatcher(columns, ms_delay=10, layout=Records([("status", "u2")]))
+inserted = BackgroundDispatcher(sqlite, ms_delay=10)
+assert_type(inserted, BackgroundDispatcher[Any])
+with_columns = BackgroundDispatcher(columns, ms_delay=10)
+assert_type(with_columns, BackgroundDispatcher[Any])
+logged_by_otlp = BackgroundDispatcher(otlp, ms_delay=10)
+assert_type(logged_by_otlp, BackgroundDispatcher[Any])
+
+posted_rows = BackgroundDispatcher(http, ms_delay=10, layout=rows_layout)
+assert_type(posted_rows, BackgroundDispatcher[tuple[Any, ...]])
+inserted_rows = BackgroundDispatcher(sqlite, ms_delay=10, layout=rows_layout)
+assert_type(inserted_rows, BackgroundDispatcher[tuple[Any, ...]])
+rows_with_columns = BackgroundDispatcher(columns, ms_delay=10, layout=rows_layout)
+assert_type(rows_with_columns, BackgroundDispatcher[tuple[Any, ...]])
+rows_by_otlp = BackgroundDispatcher(otlp, ms_delay=10, layout=rows_layout)
+assert_type(rows_by_otlp, BackgroundDispatcher[tuple[Any, ...]])
+rows_by_otlp.enqueue({"status": 200})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+posted_bytes = BackgroundDispatcher(http, ms_delay=10, layout=Bytes())
+assert_type(posted_bytes, BackgroundDispatcher[Any])
+inserted_bytes = BackgroundDispatcher(sqlite, ms_delay=10, layout=Bytes())
+assert_type(inserted_bytes, BackgroundDispatcher[Any])
 BackgroundDispatcher(columns, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
-BackgroundDispatcher(otlp, ms_delay=10)
-BackgroundDispatcher(otlp, ms_delay=10, layout=Records([("status", "u2")]))
 BackgroundDispatcher(otlp, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
 HttpSink("https://logs.example.com/", format="xml")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 HttpSink("https://logs.example.com/", compression="br")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 of_access: HttpSink[list[Access]] = HttpSink("https://logs.example.com/")
 typed: BackgroundDispatcher[Access] = BackgroundDispatcher(of_access, ms_delay=10)
 typed.enqueue("no access")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+no_payloads: SqliteSink[BytesBatch] = SqliteSink("entries.db", "access", ["a"])  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+no_records: OtlpLogSink[BytesBatch] = OtlpLogSink("http://127.0.0.1:4318")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def of_one_batch(
+    lists: HttpSink[list[Access]],
+    payloads: HttpSink[BytesBatch],
+    table: SqliteSink[list[Access]],
+    records: OtlpLogSink[list[Access]],
+) -> None:
+    assert_type(BackgroundDispatcher(lists, ms_delay=10), BackgroundDispatcher[Access])
+    BackgroundDispatcher(lists, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    BackgroundDispatcher(lists, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    BackgroundDispatcher(payloads, ms_delay=10, layout=Bytes())
+    BackgroundDispatcher(payloads, ms_delay=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    BackgroundDispatcher(payloads, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert_type(BackgroundDispatcher(table, ms_delay=10), BackgroundDispatcher[Access])
+    BackgroundDispatcher(table, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    BackgroundDispatcher(table, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert_type(
+        BackgroundDispatcher(records, ms_delay=10), BackgroundDispatcher[Access]
+    )
+    BackgroundDispatcher(records, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    BackgroundDispatcher(records, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 async def post_by_hand() -> None:
@@ -174,6 +235,7 @@ async def post_by_hand() -> None:
 
 recorder = RecordingDispatcher[dict[str, int]](layout=Objects(), capacity=10)
 assert_type(recorder.enqueue({"status": 200}), bool)
+RecordingDispatcher(on_full="block")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 stands_in: BackgroundDispatcher[dict[str, int]] = recorder
 faulty: BackgroundDispatcher[Any] = BackgroundDispatcher(
     FaultyDispatch(None, OSError("refused"), OSError, HANG, 2, 2.5, then=None),
@@ -229,9 +291,17 @@ DispatchHandler(dispatch_function=send_any, ms_delay=100, capacity=10, level=10)
 DispatchHandler(dispatch_function="shop.log.send", ms_delay=100)
 DispatchHandler(dispatch_function=send_payload, ms_delay=10, layout=Bytes())
 DispatchHandler(dispatch_function=send_rows, ms_delay=10, layout=Records([("a", "u2")]))
+DispatchHandler(dispatch_function=http, ms_delay=10, layout=Bytes())
+DispatchHandler(dispatch_function=columns, ms_delay=10)
+DispatchHandler(dispatch_function=otlp, ms_delay=10, layout=rows_layout)
+DispatchHandler(dispatch_function=otlp, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+DispatchHandler(dispatch_function=columns, ms_delay=10, layout=Bytes())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+DispatchHandler(dispatch_function=send, ms_delay=10, layout=rows_layout)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+DispatchHandler(dispatch_function=send_any, ms_delay=100, on_full="block")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+DispatchHandler(dispatch_function=send_any, ms_delay=100, home="loop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 DispatchHandler()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-DispatchHandler(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-DispatchHandler(dispatcher, ms_delay=100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+DispatchHandler(5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+DispatchHandler(dispatcher, ms_delay=100)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 DispatchHandler(dispatch_function=send_any)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 collector = ringdispatch.prometheus.register()

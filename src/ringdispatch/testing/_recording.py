@@ -68,7 +68,7 @@ class RecordingDispatcher(BackgroundDispatcher[Entry]):
         _options.ms_delay(ms_delay)
         capacity = _options.capacity(options.setdefault("capacity", 65_536))
         _options.max_batch(options.get("max_batch"), capacity)
-        _options.choice("home", options.get("home", "auto"), ("auto", "thread"))
+        _options.home(options.get("home", "auto"))
         options["max_batch"] = 1  # a full batch goes out at once
         options["home"] = "thread"  # another thread: the caller's can wait for it
         given: Any = {"layout": layout, **options}
