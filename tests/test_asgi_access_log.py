@@ -11,7 +11,7 @@ import pytest
 
 from asgi_side import HELLO, Server, body, entry_of, scope_of, sending, start
 from ringdispatch import BackgroundDispatcher
-from ringdispatch.asgi import AccessLogMiddleware
+from ringdispatch.asgi import AccessLogMiddleware, AccessRecord
 from ringdispatch.testing import RecordingDispatcher
 from support import Sink, SteppedLoop
 
@@ -286,14 +286,39 @@ def test_clock_that_is_set_changes_no_duration(
 # ---- bad input
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise LookupError
+
+
+async def async_entry(record: AccessRecord) -> object:
+    return record.path
+
+
+def yielding(record: AccessRecord) -> Any:
+    yield record.path
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dispatcher": None}, "dispatcher=None: must be a BackgroundDispatcher"),
+        (
+            {"dispatcher": None},
+            r"dispatcher=None: must be a BackgroundDispatcher, such as .*ms_delay=100",
+        ),
         ({"dispatcher": "d"}, "dispatcher='d': must be a BackgroundDispatcher"),
+        (
+            {"dispatcher": Unprintable()},
+            "dispatcher=<Unprintable: LookupError in its repr>: must be a Background",
+        ),
+        ({"app": None}, "app=None: must be the application to wrap"),
         ({"dispatcher": BackgroundDispatcher}, "must be a BackgroundDispatcher"),
         ({"entry": ("time", "path")}, r"entry=\('time', 'path'\): must be a function"),
         ({"entry": {}}, "entry={}: must be a function that takes a record"),
+        ({"entry": async_entry}, "entry=<function async_.*: .* neither async nor a g"),
+        ({"entry": yielding}, "entry=<function yield.*: .* neither async nor a gene"),
+        ({"entry": lambda: None}, r"entry=<.*: must take \(record\), but takes \(\):"),
+        ({"entry": lambda a, b: a}, r"must take \(record\), but takes \(a, b\): miss"),
         ({"exclude": "/health"}, "exclude='/health': must be paths, such as "),
         ({"exclude": 3}, "exclude=3: must be paths, such as "),
         ({"exclude": [re.compile("/x")]}, r"exclude=\[re.compile.*: must be paths"),
@@ -301,6 +326,6 @@ def test_clock_that_is_set_changes_no_duration(
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    given: Any = {"dispatcher": RecordingDispatcher(), **options}
+    given: Any = {"app": HELLO, "dispatcher": RecordingDispatcher(), **options}
     with pytest.raises(TypeError, match=message):
-        AccessLogMiddleware(HELLO, **given)
+        AccessLogMiddleware(**given)

@@ -401,6 +401,12 @@ def test_dispatcher_that_is_none_is_refused(dispatchers: Any, message: str) -> N
         LifespanMiddleware(App(), dispatchers=dispatchers)
 
 
+def test_application_that_is_none_is_refused() -> None:
+    app: Any = None
+    with pytest.raises(TypeError, match="app=None: must be the application to wrap"):
+        LifespanMiddleware(app, dispatchers=[])
+
+
 @pytest.mark.parametrize(
     ("timeout", "kind"),
     [("5", TypeError), (True, TypeError), (-1, ValueError), (math.nan, ValueError)],

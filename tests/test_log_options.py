@@ -42,7 +42,11 @@ def log() -> Iterator[logging.Logger]:
     [
         (lambda: DispatchHandler(), TypeError, "give a dispatcher, or dispatch_func"),
         (lambda: DispatchHandler(None), TypeError, "give a dispatcher, or"),
-        (lambda: DispatchHandler(5), TypeError, "dispatcher=5: must be a Background"),
+        (
+            lambda: DispatchHandler(5),
+            TypeError,
+            "dispatcher=5: .*, or its dotted name; ",
+        ),
         (
             lambda: DispatchHandler(post),
             TypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import re
@@ -355,13 +356,19 @@ def test_entry_that_raises_is_logged_and_harms_no_request(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dispatcher": None}, "dispatcher=None: must be a BackgroundDispatcher"),
+        ({"dispatcher": None}, "dispatcher=None: must be a BackgroundDispatcher, such"),
+        ({"app": None}, "app=None: must be the application to wrap"),
         ({"entry": 1}, "entry=1: must be a function that takes a record"),
+        ({"entry": lambda: None}, r"entry=<.*: must take \(record\), but takes \(\):"),
+        (
+            {"entry": asyncio.sleep},
+            "entry=<function sleep .*: .* neither async nor a g",
+        ),
         ({"exclude": "/health"}, "exclude='/health': must be paths, such as "),
         ({"exclude": [re.compile("/x")]}, r"exclude=\[re.compile.*: must be paths"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    given: Any = {"dispatcher": RecordingDispatcher(), **options}
+    given: Any = {"app": HELLO, "dispatcher": RecordingDispatcher(), **options}
     with pytest.raises(TypeError, match=message):
-        AccessLogMiddleware(HELLO, **given)
+        AccessLogMiddleware(**given)

@@ -1,5 +1,6 @@
 """One entry a request: what `ringdispatch.asgi` and `ringdispatch.wsgi` share."""
 
+import inspect
 import logging
 import string
 import sys
@@ -8,6 +9,9 @@ from time import monotonic
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Full
+
+from . import _options
+from ._ring import short_repr
 
 logger = logging.getLogger("ringdispatch")
 
@@ -163,7 +167,21 @@ def checked_dispatcher(name: str, value: Any) -> BackgroundDispatcher[Any]:
         TypeError: it is not.
     """
     if not isinstance(value, BackgroundDispatcher):
-        raise TypeError(f"{name}={value!r:.200}: must be a BackgroundDispatcher")
+        raise TypeError(
+            f"{name}={short_repr(value)}: must be a BackgroundDispatcher, such as "
+            "BackgroundDispatcher(send, ms_delay=100)"
+        )
+    return value
+
+
+def checked_app(value: Any) -> Any:
+    """Check that a value can be called, as an application is.
+
+    Raises:
+        TypeError: it can't be.
+    """
+    if not callable(value):
+        raise TypeError(f"app={short_repr(value)}: must be the application to wrap")
     return value
 
 
@@ -172,10 +190,15 @@ def _checked_entry(value: Any) -> Entry:
         return AccessRecord._as_dict
     if not callable(value):
         raise TypeError(
-            f"entry={value!r:.200}: must be a function that takes a record and returns "
-            "an entry, or None for no entry"
+            f"entry={short_repr(value)}: must be a function that takes a record and "
+            "returns an entry, or None for no entry"
         )
-    entry: Entry = value
+    if _options.is_async(value) or inspect.isgeneratorfunction(value):
+        raise TypeError(
+            f"entry={short_repr(value)}: must be a plain function, neither async nor a "
+            "generator: what it returns is the entry"
+        )
+    entry: Entry = _options.function("entry", value, "record")
     return entry
 
 
@@ -184,11 +207,11 @@ def _checked_paths(value: Any) -> frozenset[str]:
         return frozenset()
     wanted = "must be paths, such as ['/health']"
     if isinstance(value, str):
-        raise TypeError(f"exclude={value!r:.200}: {wanted}")
+        raise TypeError(f"exclude={short_repr(value)}: {wanted}")
     try:
         paths = frozenset(value)
     except TypeError:
-        raise TypeError(f"exclude={value!r:.200}: {wanted}") from None
+        raise TypeError(f"exclude={short_repr(value)}: {wanted}") from None
     if not all(isinstance(path, str) for path in paths):
-        raise TypeError(f"exclude={value!r:.200}: {wanted}")
+        raise TypeError(f"exclude={short_repr(value)}: {wanted}")
     return paths

@@ -23,10 +23,12 @@ from ._access_log import (
     AccessLog,
     AccessRecord,
     Entry,
+    checked_app,
     checked_dispatcher,
     name_of_error,
     request_id_of,
 )
+from ._ring import short_repr
 
 __all__ = ["AccessLogMiddleware", "AccessRecord", "LifespanMiddleware"]
 
@@ -171,7 +173,8 @@ class LifespanMiddleware:
         timeout: Seconds for all flushes and closes together, >= 0. None: for ever.
 
     Raises:
-        TypeError: a dispatcher that is none, or a timeout that is no number.
+        TypeError: an application or a dispatcher that is none, or a timeout that is
+            no number.
         ValueError: a timeout that is negative or NaN.
     """
 
@@ -182,7 +185,7 @@ class LifespanMiddleware:
         dispatchers: Iterable[BackgroundDispatcher[Any]],
         timeout: float | None = 5.0,
     ) -> None:
-        self.app = app
+        self.app: Application = checked_app(app)
         self._dispatchers = _checked_dispatchers(dispatchers)
         self._timeout = _checked_timeout(timeout)
 
@@ -200,7 +203,7 @@ def _checked_dispatchers(value: Any) -> tuple[BackgroundDispatcher[Any], ...]:
         given = tuple(value)
     except TypeError:
         raise TypeError(
-            f"dispatchers={value!r:.200}: must be a list, such as [dispatcher]"
+            f"dispatchers={short_repr(value)}: must be a list, such as [dispatcher]"
         ) from None
     return tuple(checked_dispatcher("dispatchers", each) for each in given)
 
@@ -210,13 +213,13 @@ def _checked_timeout(value: Any) -> float | None:
         return None
     wanted = "must be a number of seconds >= 0, or None (wait for ever)"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"timeout={value!r:.200}: {wanted}")
+        raise TypeError(f"timeout={short_repr(value)}: {wanted}")
     try:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
     if not seconds >= 0:
-        raise ValueError(f"timeout={value!r:.200}: {wanted}")
+        raise ValueError(f"timeout={short_repr(value)}: {wanted}")
     return None if seconds == math.inf else seconds
 
 
@@ -240,8 +243,9 @@ class AccessLogMiddleware(LifespanMiddleware):
         timeout: Seconds for the flush and the close at the end, >= 0. None: for ever.
 
     Raises:
-        TypeError: a dispatcher that is none, an entry that is no function, paths that
-            are none, or a timeout that is no number.
+        TypeError: an application or a dispatcher that is none, an entry that is no
+            plain function of one argument, paths that are none, or a timeout that is
+            no number.
         ValueError: a timeout that is negative or NaN.
     """
 

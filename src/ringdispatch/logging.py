@@ -225,11 +225,9 @@ def _dispatcher(given: Any, options: dict[str, Any]) -> BackgroundDispatcher[Any
             )
         return BackgroundDispatcher(options.pop("dispatch_function"), **options)
     if not isinstance(given, BackgroundDispatcher):
-        remedy = ""
-        if callable(given):
-            remedy = "; to make one, give dispatch_function= and ms_delay="
         raise TypeError(
-            f"dispatcher={short_repr(given)}: must be a BackgroundDispatcher{remedy}"
+            f"dispatcher={short_repr(given)}: must be a BackgroundDispatcher, or its "
+            "dotted name; to make one, give dispatch_function= and ms_delay="
         )
     if options:
         name, value = next(iter(options.items()))

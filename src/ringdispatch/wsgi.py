@@ -12,6 +12,7 @@ from ._access_log import (
     AccessLog,
     AccessRecord,
     Entry,
+    checked_app,
     name_of_error,
     request_id_of,
 )
@@ -42,8 +43,8 @@ class AccessLogMiddleware:
         exclude: Paths that make no entry, as they are in the request.
 
     Raises:
-        TypeError: a dispatcher that is none, an entry that is no function, or paths
-            that are none.
+        TypeError: an application or a dispatcher that is none, an entry that is no
+            plain function of one argument, or paths that are none.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class AccessLogMiddleware:
         entry: Entry | None = None,
         exclude: Iterable[str] | None = None,
     ) -> None:
-        self.app = app
+        self.app: Application = checked_app(app)
         self._log = AccessLog(dispatcher, entry, exclude)
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
