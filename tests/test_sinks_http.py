@@ -290,11 +290,20 @@ def test_bad_input_is_refused_by_its_own_message(
     assert SECRET[:8] not in "".join(traceback.format_exception(raised.value))
 
 
-def test_endless_retry_beside_a_timeout_is_refused() -> None:
-    sink = HttpSink("https://logs.example.com/", retry=math.inf)
-    with pytest.raises(ValueError, match=r"give the dispatcher dispatch_timeout=None"):
+@pytest.mark.parametrize(
+    ("retry", "words", "enough"),
+    [
+        (math.inf, "retry=inf: .* give the dispatcher dispatch_timeout=None$", None),
+        (60, "retry=60: .* give the dispatcher dispatch_timeout=80, retry plus", 80),
+    ],
+)
+def test_retry_that_a_timeout_ends_is_refused(
+    retry: float, words: str, enough: float | None
+) -> None:
+    sink = HttpSink("https://logs.example.com/", retry=retry)
+    with pytest.raises(ValueError, match=words):
         BackgroundDispatcher(sink, ms_delay=1)
-    BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=None)
+    BackgroundDispatcher(sink, ms_delay=1, dispatch_timeout=enough)
 
 
 def test_compression_that_is_not_installed_says_how_to_get_it() -> None:

@@ -91,11 +91,15 @@ class PostingSink:
     def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
         """Refuse options of the dispatcher that contradict the sink's."""
         del layout
-        if self._retry == math.inf and dispatch_timeout is not None:
-            raise ValueError(
-                f"retry=inf: dispatch_timeout={dispatch_timeout:g} would end it: give "
-                "the dispatcher dispatch_timeout=None"
-            )
+        if dispatch_timeout is None or self._retry < dispatch_timeout:
+            return
+        remedy = "None"
+        if self._retry != math.inf:
+            remedy = f"{self._retry + self._timeout:g}, retry plus timeout"
+        raise ValueError(
+            f"retry={self._retry:g}: dispatch_timeout={dispatch_timeout:g} would end "
+            f"it: give the dispatcher dispatch_timeout={remedy}"
+        )
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; later calls open others."""
