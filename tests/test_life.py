@@ -437,10 +437,10 @@ def test_loop_that_was_left_before_its_pump_drains_nothing(
     async def main() -> None:
         dispatcher.enqueue("a")
         left = home_of(asyncio.get_running_loop())
-        assert left.residents() == [dispatcher._batcher]
+        assert left.batchers() == [dispatcher._batcher]
         dispatcher._batcher.bind(home_of(other))
         await asyncio.sleep(0)
-        assert not left.residents()
+        assert not left.batchers()
 
     run_on(loop_name, main())  # C14
     assert dispatcher.pending == 1

@@ -159,7 +159,7 @@ class _Background:
 
     def _stop_if_deserted(self) -> None:
         self._is_waiting = False
-        if self.home is not None and not self.home.residents():
+        if self.home is not None and not self.home.batchers():
             self._stop()
 
     def stop(self, seconds: float) -> None:

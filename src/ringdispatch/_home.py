@@ -162,7 +162,7 @@ class Home:
         if self.on_deserted is not None and not self._batchers:
             self.on_deserted()
 
-    def residents(self) -> "list[Batcher]":
+    def batchers(self) -> "list[Batcher]":
         """The batchers that live or have lived here."""
         found = [reference() for reference in list(self._batchers.values())]
         return [batcher for batcher in found if batcher is not None]

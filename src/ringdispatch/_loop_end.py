@@ -35,14 +35,14 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    drains = [one.drain(home, seconds, last=last) for one in home.residents()]
+    drains = [one.drain(home, seconds, last=last) for one in home.batchers()]
     for outcome in await asyncio.gather(*drains, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
     if last:
         home.ended = True  # first: a call that began now would not be drained
         left = deadline - loop.time()
-        sinks = [(one, one.sink) for one in home.residents() if one.sink is not None]
+        sinks = [(one, one.sink) for one in home.batchers() if one.sink is not None]
         await asyncio.gather(*(sink.close_here(home, one, left) for one, sink in sinks))
 
 
@@ -71,7 +71,7 @@ class InFlight:
     def done(self) -> bool:
         """Whether no call is in flight on the loop."""
         home = self._home()
-        return home is None or not any(b.running_on(home) for b in home.residents())
+        return home is None or not any(b.running_on(home) for b in home.batchers())
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
         """Give the calls their time, once; returns whether there are any."""
@@ -123,7 +123,7 @@ class InFlight:
     def __getattr__(self, name: str) -> Any:
         """What tools ask of a task, of one of the calls."""
         home = self._home()
-        for batcher in home.residents() if home else ():
+        for batcher in home.batchers() if home else ():
             for call in batcher.running_on(home):
                 if call.task is not None:
                     return getattr(call.task, name)
@@ -186,7 +186,7 @@ def wrap_close(loop: asyncio.AbstractEventLoop, home: "Home") -> None:
     @functools.wraps(close)
     def close_and_notify(*args: Any, **kwargs: Any) -> Any:
         nonlocal wrapper
-        batchers = home.residents()
+        batchers = home.batchers()
         for batcher in batchers:
             batcher.ring.unclaim_window()  # whatever is raised from here on
         try:
