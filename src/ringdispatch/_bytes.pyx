@@ -178,7 +178,7 @@ cdef class ByteRing(Ring):
     cdef uint64_t max_batch_bytes
     # under the ring's lock; byte positions only grow, as those of entries do
     cdef char *arena
-    cdef uint32_t *ends  # by slot: where the entry ends, modulo 2**32
+    cdef uint32_t *ends  # by cell: where the entry ends, modulo 2**32
     cdef uint64_t byte_head
     cdef uint64_t byte_tail
     cdef uint64_t largest  # size of the largest entry since the ring was empty
@@ -201,17 +201,17 @@ cdef class ByteRing(Ring):
         self.max_bytes = max_bytes
         self.max_batch_bytes = max_batch_bytes
         self.state.most_bytes = max_batch_bytes
-        cdef uint64_t slots = (self.state.mask + 1) * sizeof(uint32_t)
+        cdef uint64_t table = (self.state.mask + 1) * sizeof(uint32_t)
         self.arena = <char *> PyMem_RawMalloc(max_bytes)
-        self.ends = <uint32_t *> PyMem_RawMalloc(slots)
+        self.ends = <uint32_t *> PyMem_RawMalloc(table)
         if self.arena is NULL or self.ends is NULL:
             raise MemoryError(
                 f"max_bytes={max_bytes}, capacity={capacity}: no memory for a ring of "
-                f"{max_bytes + slots:,} bytes; choose smaller ones"
+                f"{max_bytes + table:,} bytes; choose smaller ones"
             )
         # touch the pages now, not in a request
         memset(self.arena, 0, max_bytes)
-        memset(self.ends, 0, slots)
+        memset(self.ends, 0, table)
 
     def __dealloc__(self):
         PyMem_RawFree(self.arena)

@@ -1,7 +1,7 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: autotestdict=False, auto_pickle=False
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
-"""How entries enter a ring: `enqueue`, in C from the caller to the slot.
+"""How entries enter a ring: `enqueue`, in C from the caller to the cell.
 
 One number, `stop`, stands for every reason not to store at once: a full or closed ring,
 an unclaimed window, a full batch. Below it an enqueue is a store and an increment; at
@@ -100,7 +100,7 @@ cdef class EnqueueBase:
         self._listener = listener
         self.on_full = POLICIES[on_full]
         self.state = &ring.state
-        self.state.slow_path = enqueue_cold if self.state.slots else enqueue_plain
+        self.state.slow_path = enqueue_cold if self.state.cells else enqueue_plain
 
     def _offer(self, entry, context):
         """Enqueue a result of ring.encoded(); None, and not counted, when full."""
@@ -139,7 +139,7 @@ cdef PyObject *enqueue(
         tail = state.tail
         if tail < state.object_stop:
             Py_INCREF(args[0])
-            state.slots[tail & state.mask] = args[0]
+            state.cells[tail & state.mask] = args[0]
             state.tail = tail + 1
             ring_unlock(&state.mutex)
             Py_INCREF(Py_True)

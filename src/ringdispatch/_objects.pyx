@@ -23,27 +23,27 @@ cdef class ObjectRing(Ring):
 
     def __cinit__(self, uint64_t capacity, uint64_t max_batch):
         cdef size_t size = (self.state.mask + 1) * sizeof(PyObject *)
-        self.state.slots = <PyObject **> PyMem_RawMalloc(size)
-        if self.state.slots is NULL:
+        self.state.cells = <PyObject **> PyMem_RawMalloc(size)
+        if self.state.cells is NULL:
             raise MemoryError(
                 f"capacity={capacity}: no memory for a ring of {size:,} bytes; "
                 "choose a smaller capacity"
             )
-        memset(self.state.slots, 0, size)  # touch the pages now, not in a request
+        memset(self.state.cells, 0, size)  # touch the pages now, not in a request
 
     def __dealloc__(self):
         cdef RingState *state = &self.state
         while state.head < state.tail:
             state.head += 1
-            Py_DECREF(state.slots[(state.head - 1) & state.mask])
-        PyMem_RawFree(state.slots)
+            Py_DECREF(state.cells[(state.head - 1) & state.mask])
+        PyMem_RawFree(state.cells)
 
     cdef PyObject *evict(self) noexcept nogil:
-        return self.state.slots[self.state.head & self.state.mask]
+        return self.state.cells[self.state.head & self.state.mask]
 
     cdef bint store(self, Item *item) noexcept nogil:
         Py_INCREF(item.entry)
-        self.state.slots[self.state.tail & self.state.mask] = item.entry
+        self.state.cells[self.state.tail & self.state.mask] = item.entry
         return False
 
     cdef object allocate_batch(self, uint64_t count):
@@ -54,7 +54,7 @@ cdef class ObjectRing(Ring):
         cdef PyObject **items = (<PyListObject *> storage).ob_item
         cdef uint64_t first = self.state.head & self.state.mask
         cdef uint64_t until_end = min(count, self.state.mask + 1 - first)
-        memcpy(items, self.state.slots + first, until_end * sizeof(PyObject *))
+        memcpy(items, self.state.cells + first, until_end * sizeof(PyObject *))
         cdef uint64_t rest = count - until_end
-        memcpy(items + until_end, self.state.slots, rest * sizeof(PyObject *))
+        memcpy(items + until_end, self.state.cells, rest * sizeof(PyObject *))
         return count

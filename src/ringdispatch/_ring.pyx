@@ -3,7 +3,7 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """Rings keep the pending entries, and the books of every entry.
 
-Positions are 64-bit and only grow: an entry lies in slot `position & mask`, `tail`
+Positions are 64-bit and only grow: an entry lies in cell `position & mask`, `tail`
 counts the entries accepted, `head` those that have left. `_enqueue.pyx` stores them.
 """
 
@@ -94,7 +94,7 @@ cdef class Ring:
         return False
 
     cdef bint fits(self, Item *item) noexcept nogil:
-        """Whether the entry's bytes have room, in a ring that has a free slot."""
+        """Whether the entry's bytes have room, in a ring that has a free cell."""
         return True
 
     cdef PyObject *evict(self) noexcept nogil:
@@ -355,7 +355,7 @@ cdef class Ring:
         cdef RingState fresh
         memset(&fresh, 0, sizeof(RingState))
         fresh.mask = self.state.mask
-        fresh.slots = self.state.slots
+        fresh.cells = self.state.cells
         fresh.slow_path = self.state.slow_path
         fresh.limit = self.state.limit
         fresh.most_bytes = self.state.most_bytes

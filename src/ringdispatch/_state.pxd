@@ -58,7 +58,7 @@ ctypedef struct RingState:
     uint64_t tail  # position of the next entry; also: entries accepted
     uint64_t object_stop  # `stop` where references are kept, else 0
     uint64_t mask
-    PyObject **slots  # NULL where no references are kept
+    PyObject **cells  # NULL where no references are kept
     FastCall slow_path  # called where the fast path does not apply
     uint64_t stop  # first position that the fast path must not fill
     # what `stop` is made from
@@ -125,7 +125,7 @@ cdef enum:
 cdef inline void set_stop(RingState *state) noexcept nogil:
     cdef uint64_t full = state.head + state.limit
     state.stop = 0 if not state.claimed else full if full < state.notify_at else state.notify_at
-    state.object_stop = 0 if state.slots is NULL else state.stop
+    state.object_stop = 0 if state.cells is NULL else state.stop
 
 
 cdef inline void move_head(RingState *state, uint64_t count) noexcept nogil:
