@@ -73,13 +73,15 @@ def test_public_names_are_those_of_the_page() -> None:
 
 def test_private_names_of_cpython_stand_in_the_list() -> None:
     page = (PAGE.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"`(?:asyncio|loop|task)\.(_\w+)`", page))
+    listed = set(re.findall(r"`(?:asyncio|loop|task|future)\.(_\w+)`", page))
     used: set[str] = set()
     for path in [*PACKAGE.glob("*.py"), *(PACKAGE / "testing").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 if ast.unparse(node.value) in {*OF_CPYTHON, "self._loop"}:
                     used.add(node.attr)
+            elif isinstance(node, ast.Name) and node.id.startswith("_asyncio_"):
+                used.add(node.id)
             elif isinstance(node, ast.Call) and len(node.args) > 1:
                 thing, name = node.args[:2]
                 if ast.unparse(thing) in OF_CPYTHON and isinstance(name, ast.Constant):
