@@ -98,8 +98,8 @@ CASES: Cases = {
 }
 
 LIMITS: list[Limit] = [
-    ("enqueue(entry)", "deque.append", 1.30, 1.55),
-    ("enqueue(entry), own subclass", "deque.append", 1.30, 1.55),
+    ("enqueue(entry)", "deque.append", 1.1, 1.1),
+    ("enqueue(entry), own subclass", "deque.append", 1.1, 1.1),
     ("enqueue(entry, context)", "deque.append", 1.75, 2.0),
     ("full, drop_newest", "enqueue(entry)", 1.5, 1.5),
     ("full, drop_oldest", "enqueue(entry)", 2.0, 2.0),
