@@ -323,12 +323,14 @@ async def flush(trial: Trial) -> None:
 
 
 @scene("aclose", closes=True, ms_delay=50)
+@scene("aclose, closable sink", sink="closable", closes=True, ms_delay=50)
 async def aclose(trial: Trial) -> None:
     trial.attempt(trial.dispatcher.enqueue, "entry")
     await trial.attempt_async(trial.dispatcher.aclose(0.1))
 
 
 @scene("close", closes=True, on=THREAD, ms_delay=50)
+@scene("close, closable sink", sink="closable", closes=True, on=THREAD, ms_delay=50)
 async def close(trial: Trial) -> None:
     trial.attempt(trial.dispatcher.enqueue, "entry")
     trial.attempt(trial.dispatcher.close, 0.1)
@@ -353,6 +355,7 @@ async def close_times_out(trial: Trial) -> None:
 
 
 @scene("opened again")
+@scene("opened again, closable sink", sink="closable")
 async def opened_again(trial: Trial) -> None:
     await trial.attempt_async(trial.dispatcher.aclose(0.1))
     for _ in range(2):  # the second time, where the first was interrupted
@@ -410,6 +413,7 @@ async def failing(trial: Trial) -> None:
 
 @scene("a loop's end", on=RUN, warm=False, ms_delay=20)
 @scene("a loop's end, ordinary function", sink="ordinary", on=RUN, warm=False)
+@scene("a loop's end, closable sink", sink="closable", on=RUN, warm=False)
 async def end(trial: Trial) -> None:
     trial.attempt(trial.dispatcher.enqueue, "entry")
     await asyncio.sleep(0)

@@ -44,6 +44,11 @@ class Sink:
         self.gate.wait()
         self._end(life)
 
+    @property
+    def closable(self) -> Closable:
+        """Another object each time: a sink has one dispatcher."""
+        return Closable(self)
+
     def _begin(self, batch: list[object]) -> int:
         with self._lock:
             self.got += batch
@@ -54,3 +59,16 @@ class Sink:
         with self._lock:
             self.running -= life == self._lives
             self.ended += 1
+
+
+class Closable:
+    """A sink that its dispatcher closes."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    async def __call__(self, batch: list[object]) -> None:
+        await self._sink.instant(batch)
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
