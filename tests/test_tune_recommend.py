@@ -321,7 +321,7 @@ def test_capacity_has_room_for_twice_a_burst() -> None:
 
 
 def test_capacity_has_room_for_the_slowest_call_of_any_setting() -> None:
-    """Not for the mean: 1 % of calls take 300 ms, and those drop entries."""
+    """Not for the mean: 1% of calls take 300 ms, and those drop entries."""
     found = ask([cell(10, sink_max=300.0), cell(100)], age=150)
     assert found.delay == 100
     assert found.capacity == 8_192

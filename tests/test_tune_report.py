@@ -206,11 +206,11 @@ def test_predictions_stand_beside_what_was_measured_and_are_judged() -> None:
         cell(400, 10, 5, held=False, rate=390.0),
     ]
     seen = Page(page(Results("suite", {}, cells=cells)))
-    assert "+100.0 %" in seen.words  # 20.8 ms predicted, 10.4 measured
+    assert "+100.0%" in seen.words  # 20.8 ms predicted, 10.4 measured
     assert "too few" in seen.words
     assert "saturated" in seen.words
     assert "390, not held" in seen.words
-    assert "age p99 within 10 % in 0 of 1 cells" in seen.text
+    assert "age p99 within 10% in 0 of 1 cells" in seen.text
     assert "1 too few, 1 saturated, 1 rate not held" in seen.text
 
 
@@ -432,7 +432,7 @@ def test_figures_read_well() -> None:
         "2.00 KiB",
         "3.00 MiB",
     ]
-    assert [share(0.0312), share(-0.00001)] == ["+3.1 %", "+0.0 %"]
+    assert [share(0.0312), share(-0.00001)] == ["+3.1%", "+0.0%"]
     assert [plain(50_000), short(50_000)] == ["50,000", "50k"]
 
 

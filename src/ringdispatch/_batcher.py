@@ -69,7 +69,7 @@ class Batcher:
         self._taken_at = -math.inf  # when the delay's last take was
         self._out_of_memory = False  # for the last batch
         self._timer: tuple[Wake, asyncio.TimerHandle] | None = None
-        # any thread, by single operations of a set or deque
+        # any thread, by single operations of a set or dict
         # strong: a loop holds its tasks weakly; in the order of their start
         self.calls: OrderedSet[Call] = OrderedSet()
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)

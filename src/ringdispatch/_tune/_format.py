@@ -42,6 +42,6 @@ def size(value: float | None) -> str:
 
 
 def share(value: float) -> str:
-    """A relative error: +3.1 %."""
+    """A relative error: +3.1%."""
     rounded = round(100 * value, 1) or 0.0  # no minus before a zero
-    return f"{rounded:+.1f} %".replace("-", MINUS)
+    return f"{rounded:+.1f}%".replace("-", MINUS)

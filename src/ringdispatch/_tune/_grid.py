@@ -93,7 +93,7 @@ def usual(cells: Iterable[Cell]) -> tuple[str, int, int | None, int]:
 
 
 def variant_name(options: tuple[str, int, int | None, int]) -> str:
-    """The options in words: objects, at most 2 000 a call."""
+    """The options in words: objects, at most 2,000 a call."""
     layout, capacity, max_batch, max_in_flight = options
     words = [layout]
     if capacity != USUAL_CAPACITY:

@@ -150,7 +150,7 @@ class _Steps:
 class Ages:
     """How many entries were of which age: counts by bin, the bins ascending.
 
-    Ages of several runs can be pooled, which percentiles can't. A bin is 0.5 % wide.
+    Ages of several runs can be pooled, which percentiles can't. A bin is 0.5% wide.
     """
 
     bins: list[int]

@@ -350,7 +350,7 @@ def model_table(cells: Sequence[Cell]) -> Table | None:
     for title, name, limit in JUDGED:
         off = [abs(one[name]) for one in judged if name in one]
         if off:
-            middle, worst = f"{100 * median(off):.1f} %", f"{100 * max(off):.1f} %"
+            middle, worst = f"{100 * median(off):.1f}%", f"{100 * max(off):.1f}%"
             within = _within(off, limit)
             rows.append([title.removesuffix(", ms"), middle, worst, within])
     heads = [Head("figure"), Head("median"), Head("worst"), Head("within the limit")]
@@ -365,7 +365,7 @@ def _within(off: list[float], limit: float | None) -> str:
     if limit is None:
         return "no limit"
     met = sum(one <= limit for one in off)
-    return f"{met} of {len(off)} within {100 * limit:.0f} %"
+    return f"{met} of {len(off)} within {100 * limit:.0f}%"
 
 
 def model_in_words(cells: Sequence[Cell]) -> str:
@@ -376,7 +376,7 @@ def model_in_words(cells: Sequence[Cell]) -> str:
         off = [abs(one[name]) for one in judged if name in one]
         if off and limit is not None:
             met = sum(one <= limit for one in off)
-            within = f"within {100 * limit:.0f} % in {met} of {len(off)} cells"
+            within = f"within {100 * limit:.0f}% in {met} of {len(off)} cells"
             said.append(f"{title.removesuffix(', ms')} {within}")
     return "; ".join(said)
 
