@@ -48,7 +48,7 @@ def database(batch: list[Any]) -> None:
 
 
 async def growing(batch: list[Any]) -> None:
-    """A service that takes 5 ms, and 80 us for each entry."""
+    """A service that takes 5 ms, and 80 µs for each entry."""
     await asyncio.sleep(0.005 + 80e-6 * len(batch))
 
 

@@ -24,7 +24,7 @@ _MOST_BYTES = 1 << 16
 class StallSelector(selectors.DefaultSelector):
     """Notes how long the loop runs callbacks before it polls for events again.
 
-    For that long everything else on the loop stands still. It costs 0.5 us an iteration
+    For that long everything else on the loop stands still. It costs 0.5 µs an iteration
     and adds no wake-ups, as a probe that sleeps would.
     """
 
@@ -158,7 +158,7 @@ def trim_memory() -> None:
 
 @cache
 def _statm() -> int | None:
-    """Keep the file open: reading it then takes 5 us instead of 20."""
+    """Keep the file open: reading it then takes 5 µs instead of 20."""
     try:
         return os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:  # pragma: no cover - macOS and Windows have no /proc
