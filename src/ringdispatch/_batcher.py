@@ -21,7 +21,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._sink import claim, retire, use_of
+from ._sink import SinkUse, claim, retire, use_of
 from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -250,6 +250,7 @@ class Batcher:
                 call.orphan()
         if self.sink is not None:
             self.sink.loop_closed(home)
+            self.settlement.finish()
         if self.has_work:
             self.wake_home(self._ensure_home())
 
@@ -377,12 +378,14 @@ class Batcher:
 
     # ---- flush
 
-    def begin_flush(self, *, blocking: bool = False) -> FlushWaiter:
+    def begin_flush(
+        self, *, blocking: bool = False, sink: SinkUse | None = None
+    ) -> FlushWaiter:
         """Have what is pending go out now; returns what to wait for."""
         calling = current_call()
         if calling not in self.calls:  # another's, ended, or the parent's of a fork
             calling = None
-        waiter = FlushWaiter(self.ring.tail, calling)
+        waiter = FlushWaiter(self.ring.tail, calling, sink)
         self.settlement.add(waiter)
         self.settlement.finish()
         if waiter.settled is not None:

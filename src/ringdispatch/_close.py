@@ -24,7 +24,7 @@ def begin_close(
     if batcher.sink is not None:
         batcher.sink.limit(timeout)
     batcher.room.wake_all()
-    return batcher.begin_flush(blocking=blocking)
+    return batcher.begin_flush(blocking=blocking, sink=batcher.sink)
 
 
 def finish_close(
@@ -55,8 +55,7 @@ def reopen(batcher: "Batcher") -> None:
         batcher.gave_up = False
         batcher.leave_home()  # which has forgotten the batcher
         batcher.ring.close(reopen=True)
-        if batcher.sink is not None:
-            batcher.sink.end_waits()
+        batcher.settlement.finish()  # no close waits for the sink any more
 
 
 def _finish_later(batcher: "Batcher", waiter: FlushWaiter, timeout: float) -> None:

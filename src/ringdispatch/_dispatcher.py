@@ -295,10 +295,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         batcher = self._engine
         waiter = _close.begin_close(batcher, timeout)
         settled = await batcher.settlement.wait(waiter, timeout)
-        settled = _close.finish_close(batcher, settled, waiter, timeout)
-        if batcher.sink and batcher.ring.closed and waiter.excused is None:
-            await batcher.sink.wait()
-        return settled
+        return _close.finish_close(batcher, settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """As `aclose`, from a thread other than the home's.
@@ -311,10 +308,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         _options.off_home(batcher.home, "close")
         waiter = _close.begin_close(batcher, timeout, blocking=True)
         settled = batcher.settlement.block(waiter, timeout)
-        settled = _close.finish_close(batcher, settled, waiter, timeout)
-        if batcher.sink and batcher.ring.closed and waiter.excused is None:
-            batcher.sink.block()
-        return settled
+        return _close.finish_close(batcher, settled, waiter, timeout)
 
     def bind(self) -> None:
         """Make the running loop the home, until it is closed or found stopped.

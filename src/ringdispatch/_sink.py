@@ -1,8 +1,6 @@
 """Sinks: dispatch functions that are objects, closed after each period of use."""
 
 import asyncio
-import concurrent.futures
-import contextlib
 import inspect
 import logging
 import math
@@ -14,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._home import Home
 from ._loop_end import END_SECONDS
-from ._ordered import OrderedSet
 from ._ring import short_repr
-from ._waiting import wait_for
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
@@ -113,10 +109,9 @@ class SinkUse:
         self._now = now  # the dispatcher's clock, in seconds
         # any thread, plain stores
         self._deadline = math.inf  # of the close
-        # any thread, by single operations of a dict or set
+        # any thread, by single operations of a dict
         self.homes: dict[Home, None] = {}  # called there, and not closed since
         self._closings: dict[Home, asyncio.Task[None]] = {}
-        self._waiters: OrderedSet[concurrent.futures.Future[None]] = OrderedSet()
 
     # ---- on any thread
 
@@ -136,6 +131,7 @@ class SinkUse:
         if home.post(partial(self._start, home, batcher)):
             return True
         self.loop_closed(home)
+        batcher.settlement.finish()
         return False
 
     def loop_closed(self, home: Home) -> None:
@@ -144,51 +140,12 @@ class SinkUse:
         task: Any = self._closings.pop(home, None)
         if task is not None:
             task._log_destroy_pending = False
-        self._finish()
 
     @property
-    def _is_awaited(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it is open on a loop that runs, and so can close it."""
         homes = [*self.homes, *self._closings]
         return any(not home.stalled for home in homes)
-
-    async def wait(self) -> None:
-        """Wait until it is closed everywhere, or the close has no time left."""
-        waiter: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._waiters.add(waiter)
-        try:
-            if self._is_awaited and (left := self._left) > 0:
-                future = asyncio.wrap_future(waiter)
-                await wait_for(future, None if left == math.inf else left)
-        finally:
-            self._waiters.discard(waiter)
-
-    def block(self) -> None:
-        """Block until it is closed everywhere, or the close has no time left."""
-        waiter: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._waiters.add(waiter)
-        try:
-            if self._is_awaited and (left := self._left) > 0:
-                timeout = None if left == math.inf else left
-                concurrent.futures.wait([waiter], timeout)
-        finally:
-            self._waiters.discard(waiter)
-
-    @property
-    def _left(self) -> float:
-        return self._deadline - self._now()
-
-    def _finish(self) -> None:
-        """End the waits, if it is closed everywhere."""
-        if not self._is_awaited:
-            self.end_waits()
-
-    def end_waits(self) -> None:
-        """End the waits: it is closed everywhere, or its dispatcher is open again."""
-        while (waiter := self._waiters.first()) is not None:
-            self._waiters.discard(waiter)
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                waiter.set_result(None)  # else its task was cancelled
 
     # ---- on the home
 
@@ -200,7 +157,8 @@ class SinkUse:
         if any(call.home is home for call in batcher.calls):
             return  # its end comes here again
         if seconds is None:
-            seconds = self._left if batcher.ring.closed else END_SECONDS
+            left = self._deadline - self._now()
+            seconds = left if batcher.ring.closed else END_SECONDS
         closing = self._close(max(seconds, _LEAST_SECONDS))
         task = asyncio.Task(closing, loop=home.loop, context=Context())
         asyncio._unregister_task(task)  # the loop's end waits for it in close_here()
@@ -237,4 +195,4 @@ class SinkUse:
             del self._closings[home]
         if home is not batcher.home or (batcher.ring.closed and not batcher.has_work):
             retire(batcher, home)
-        self._finish()
+        batcher.settlement.finish()

@@ -18,6 +18,7 @@ from ._ring import Ring
 
 if TYPE_CHECKING:
     from ._call import Call
+    from ._sink import SinkUse
 
 # How often a waiter for room looks whether the loops of those before it still run.
 _LOOK_SECONDS = 1.0
@@ -26,11 +27,14 @@ _LOOK_SECONDS = 1.0
 class FlushWaiter:
     """Waits until every entry below position `end` is settled."""
 
-    __slots__ = ("end", "event", "excused", "future", "settled")
+    __slots__ = ("end", "event", "excused", "future", "settled", "sink")
 
-    def __init__(self, end: int, excused: "Call | None") -> None:
+    def __init__(
+        self, end: int, excused: "Call | None", sink: "SinkUse | None" = None
+    ) -> None:
         self.end = end
         self.excused = excused  # the call that it waits in, which it can't wait for
+        self.sink = sink  # to be closed too, before a close is over
         # None: not known yet; False: no slot but its own call's could serve it
         self.settled: bool | None = None
         self.future: asyncio.Future[None] | None = None  # of an async waiter
@@ -87,6 +91,7 @@ class SettlementQueue:
         # By position, nearly: two threads that flush at once may be queued in the wrong
         # order, and the waiter in front then delays the other.
         self._flushes: OrderedSet[FlushWaiter] = OrderedSet()
+        self._closes: OrderedSet[FlushWaiter] = OrderedSet()  # which wait for a sink
         # Flushes from within calls, which wait for no call that waits itself.
         self._inner: OrderedSet[FlushWaiter] = OrderedSet()
         self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
@@ -100,15 +105,18 @@ class SettlementQueue:
     def add(self, waiter: FlushWaiter) -> None:
         """Have its entries go out now, and finish it when they are settled."""
         self._ring.urge(waiter.end)
-        if waiter.excused is None:
-            self._flushes.add(waiter)
-        else:
+        if waiter.excused is not None:
             waiter.excused.excuse(1)
             self._inner.add(waiter)
+        elif waiter.sink is not None:
+            self._closes.add(waiter)
+        else:
+            self._flushes.add(waiter)
 
     def remove(self, waiter: FlushWaiter) -> None:
         """Forget a waiter that waits no longer."""
         self._flushes.discard(waiter)
+        self._closes.discard(waiter)
         if self._inner.discard(waiter) and waiter.excused is not None:
             waiter.excused.excuse(-1)
 
@@ -144,6 +152,10 @@ class SettlementQueue:
             # Then no batch can start.
             if self._ring.every_slot_waits(self._max_in_flight):
                 self._finish_all(list(self._inner), False)
+        for waiter in self._closes or ():
+            is_open = waiter.sink is not None and waiter.sink.is_open
+            if self.is_settled(waiter) and not (is_open and self._ring.closed):
+                self._finish_all([waiter], True)
         for position in list(self.openers) if self.openers else ():
             if self._ring.is_settled(position):
                 opener = self.openers.pop(position, None)
