@@ -87,20 +87,6 @@ class Batcher:
         self.reports.reset()
         self.drops = Drops(self.ring, self.reports, self.now)
 
-    def inherited(self) -> object:
-        """What a forked child must never free: it lives on in the parent."""
-        return (
-            self.home,
-            self.calls,
-            self.settlement,
-            self.room,
-            self.workers,
-            self.sink,
-            self.drops,
-            self._timer,
-            self._posted,
-        )
-
     @property
     def has_work(self) -> bool:
         """Whether anything is pending or in flight."""

@@ -65,8 +65,12 @@ def after_fork_in_child() -> None:
         for batcher in living:
             batcher.ring.reset()  # first: a thread left behind may hold its lock
         for batcher in living:
-            immortalize(batcher.inherited())
+            inherited = dict(vars(batcher))
+            immortalize(inherited)
             batcher.reset()
+            for name, value in vars(batcher).items():
+                if inherited.get(name) is value:  # it is still in use
+                    del inherited[name]
         immortalize(reset_background())
         handled()
 
