@@ -64,13 +64,13 @@ stress := stress
 # What depends on the version of the interpreter: compiled code, what CPython does at the
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
-	context elsewhere end exit fork gevent home interleavings life names nested ordered \
-	packaging record_buffers records records_refused reentry ring ring_threads sink_ends \
-	stopped threads unclosed waiting wrong_input
+	context elsewhere end end_tasks exit fork gevent hammer home interleavings life names \
+	nested ordered packaging record_buffers records records_refused reentry ring \
+	ring_threads sink_ends stopped threads unclosed waiting worker_threads wrong_input
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
-	leaks leaks_layouts ordered record_buffers records records_refused reentry ring ring_model \
-	ring_threads threads
+	hammer leaks leaks_layouts ordered record_buffers records records_refused reentry ring \
+	ring_model ring_threads threads worker_threads
 # What races in threads of its own; and what may be run in several at once.
 threads_tests := threads ring_threads ordered
 rings_tests := $(threads_tests) ring ring_model
@@ -133,7 +133,7 @@ windows: $(call needs,test)
 	RINGDISPATCH_TEST_WINDOWS=1000000 $(pytest) $(patient) tests/test_wakeups.py $(ARGS)
 
 hammer: $(call needs,test)
-	RINGDISPATCH_TEST_HAMMER_SECONDS=60 $(pytest) $(patient) tests/test_reentry.py $(ARGS)
+	RINGDISPATCH_TEST_HAMMER_SECONDS=60 $(pytest) $(patient) tests/test_hammer.py $(ARGS)
 
 peers: $(call needs,peers)
 	$(python) tests/peers/peer_suites.py $(ARGS)

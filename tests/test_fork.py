@@ -4,90 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
-from typing import Any
 
 import pytest
 
+from forking import each_fork, forked
 from loops import LOOPS
-from subprocesses import Outcome, run_snippet
+from subprocesses import run_snippet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
-
-SETUP = """
-    import re
-    async def send(batch):
-        say(name, batch)
-    dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
-    name = "parent"
-
-    def fork_in_c():
-        '''As C code forks: Python knows of nothing, and reinitialises nothing.
-
-        So no other thread may be waiting for the GIL, which would be broken in the
-        child. None is that has slept while this one released it twenty times.
-        '''
-        import ctypes
-        def look(task):
-            with open(f"/proc/self/task/{task}/status") as file:
-                return re.findall("State:.*|voluntary_ctxt_switches:.*", file.read())
-        def idle():
-            me = str(threading.get_native_id())
-            tasks = [task for task in os.listdir("/proc/self/task") if task != me]
-            before = [look(task) for task in tasks]
-            for _ in range(20):
-                time.sleep(0.001)
-            after = [look(task) for task in tasks]
-            return before == after and all("S (" in state for state, *_ in after)
-        eventually(idle)
-        return ctypes.PyDLL(None).fork()
-
-    fork = os.fork
-
-    def child(body):
-        '''Run body in a forked child; a child that hangs fails the test.'''
-        global name
-        pid = fork()
-        if pid:
-            return pid
-        signal.alarm(15)
-        code = 1
-        try:
-            name = "child"
-            body()
-            code = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def join(pid):
-        status = os.waitpid(pid, 0)[1]
-        assert status == 0, status
-"""
-
-
-each_fork = pytest.mark.parametrize(
-    "fork",
-    [
-        "os.fork",
-        pytest.param(
-            "fork_in_c",
-            marks=pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
-        ),
-    ],
-)
-
-
-def forked(body: str, fork: str = "os.fork", **options: Any) -> Outcome:
-    # From 3.12 on every fork of a process with threads warns.
-    return run_snippet(
-        SETUP.replace("fork = os.fork", f"fork = {fork}") + body,
-        warnings=("ignore:This process:DeprecationWarning",),
-        **options,
-    )
 
 
 @each_fork
