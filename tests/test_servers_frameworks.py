@@ -32,13 +32,22 @@ GATE = {
 LEFT_OUT = {
     # It may hang, with any application.
     ("granian-asgi", SIGINT),
+    ("granian-workers", SIGINT),
     ("granian-wsgi", SIGINT),
     # Ctrl-C comes twice, and may cost the open window: reported, with any application.
     ("uwsgi", SIGINT),
     ("gunicorn-gevent", SIGINT),
 }
 SERVERS = {
-    "asgi": ("uvicorn", "uvicorn-workers", "hypercorn", "granian-asgi"),
+    "asgi": (
+        "uvicorn",
+        "uvicorn-workers",
+        "hypercorn",
+        "hypercorn-workers",
+        "granian-asgi",
+        "granian-workers",
+        "daphne",
+    ),
     "wsgi": (
         "gunicorn-sync",
         "gunicorn-gthread",
@@ -48,7 +57,7 @@ SERVERS = {
         "waitress",
     ),
 }
-WORKERS = {"uvicorn-workers": 2}
+WORKERS = {"uvicorn-workers": 2, "hypercorn-workers": 2, "granian-workers": 2}
 
 
 def cells() -> list[Any]:
@@ -69,7 +78,9 @@ def cells() -> list[Any]:
 
 def variables(kind: str, number: Signals = SIGTERM, name: str = "") -> dict[str, Any]:
     closes = "sys.exit" if (name, number) == ("waitress", SIGTERM) else "nothing"
-    return {"FRAMEWORK": kind, "MS_DELAY": 20, "CLOSES": closes}
+    home = "thread" if name == "daphne" else "auto"  # which has no lifespan
+    given = {"FRAMEWORK": kind, "MS_DELAY": 20, "CLOSES": closes}
+    return {**given, "HOME_OF_CALLS": home}
 
 
 @pytest.mark.parametrize(("kind", "name", "number"), cells())
@@ -85,6 +96,20 @@ def test_every_answered_request_has_its_entry_once(
         traffic.end_with(number)
         traffic.check()
         assert not re.search(r"ringdispatch(/\w+\.py|\[)", traffic.printed)
+
+
+@pytest.mark.nightly
+@needs("granian")
+@pytest.mark.parametrize("kind", frameworks.ASGI)
+def test_sigint_for_granian_alone_loses_nothing(
+    kind: str, tmp_path: Path
+) -> None:  # C16
+    with serve(of_framework("granian-asgi"), tmp_path, **variables(kind)) as server:
+        server.wait_for(server.listens)
+        traffic = Traffic(server)
+        server.wait_for(lambda: len(traffic.answered) >= 100)
+        traffic.end_with(SIGINT, alone=True)
+        traffic.check()
 
 
 @pytest.mark.nightly

@@ -245,10 +245,13 @@ class Traffic:
     def answered_by(self) -> Counter[int]:
         return Counter(list(self.answered.values()))
 
-    def end_with(self, number: signal.Signals) -> None:
-        """End the server under them."""
+    def end_with(self, number: signal.Signals, *, alone: bool = False) -> None:
+        """End the server under them; `alone`: by a signal to its main process."""
         self._ending = True
-        self._server.signal(number)
+        if alone:
+            self._server.process.send_signal(number)
+        else:
+            self._server.signal(number)
         self.printed = self._server.wait()
         for thread in self._threads:
             thread.join(END_SECONDS)
