@@ -312,6 +312,10 @@ def yielding(record: AccessRecord) -> Any:
             "dispatcher=<Unprintable: LookupError in its repr>: must be a Background",
         ),
         ({"app": None}, "app=None: must be the application to wrap"),
+        (
+            {"app": lambda environ, start_response: []},
+            r"must take \(scope, receive, send\), but takes \(environ, start_res",
+        ),
         ({"dispatcher": BackgroundDispatcher}, "must be a BackgroundDispatcher"),
         ({"entry": ("time", "path")}, r"entry=\('time', 'path'\): must be a function"),
         ({"entry": {}}, "entry={}: must be a function that takes a record"),

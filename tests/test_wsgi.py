@@ -358,6 +358,10 @@ def test_entry_that_raises_is_logged_and_harms_no_request(
     [
         ({"dispatcher": None}, "dispatcher=None: must be a BackgroundDispatcher, such"),
         ({"app": None}, "app=None: must be the application to wrap"),
+        (
+            {"app": lambda scope, receive, send: None},
+            r"must take \(environ, start_response\), but takes \(scope, rec",
+        ),
         ({"entry": 1}, "entry=1: must be a function that takes a record"),
         ({"entry": lambda: None}, r"entry=<.*: must take \(record\), but takes \(\):"),
         (

@@ -174,15 +174,15 @@ def checked_dispatcher(name: str, value: Any) -> BackgroundDispatcher[Any]:
     return value
 
 
-def checked_app(value: Any) -> Any:
-    """Check that a value can be called, as an application is.
+def checked_app(value: Any, *arguments: str) -> Any:
+    """Check that a value can be called with what a server gives its application.
 
     Raises:
         TypeError: it can't be.
     """
     if not callable(value):
         raise TypeError(f"app={short_repr(value)}: must be the application to wrap")
-    return value
+    return _options.function("app", value, *arguments)
 
 
 def _checked_entry(value: Any) -> Entry:

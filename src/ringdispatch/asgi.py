@@ -185,7 +185,7 @@ class LifespanMiddleware:
         dispatchers: Iterable[BackgroundDispatcher[Any]],
         timeout: float | None = 5.0,
     ) -> None:
-        self.app: Application = checked_app(app)
+        self.app: Application = checked_app(app, "scope", "receive", "send")
         self._dispatchers = _checked_dispatchers(dispatchers)
         self._timeout = _checked_timeout(timeout)
 

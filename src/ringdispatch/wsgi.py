@@ -55,7 +55,7 @@ class AccessLogMiddleware:
         entry: Entry | None = None,
         exclude: Iterable[str] | None = None,
     ) -> None:
-        self.app: Application = checked_app(app)
+        self.app: Application = checked_app(app, "environ", "start_response")
         self._log = AccessLog(dispatcher, entry, exclude)
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
