@@ -165,6 +165,28 @@ def test_dictconfig_takes_names(prefix: str) -> None:
     assert made.format(logging.makeLogRecord({"msg": "a"})) == "a"
 
 
+class Sink:
+    async def __call__(self, batch: list[Any]) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.usefixtures("log", "named")
+def test_second_configuration_wants_a_dispatcher_for_a_sink(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sink has one dispatcher: so a configuration names that, not the sink."""
+    sink = Sink()
+    with BackgroundDispatcher(sink, ms_delay=20, name="ship") as dispatcher:
+        monkeypatch.setattr(sys.modules[__name__], "sink", sink, raising=False)
+        monkeypatch.setattr(sys.modules[__name__], "ship", dispatcher, raising=False)
+        for _ in range(2):
+            assert configured(dispatcher="shop_logging.ship").dispatcher is dispatcher
+        with pytest.raises(ValueError, match="handler 'ship'") as caught:
+            configured(dispatch_function="shop_logging.sink", ms_delay=20)
+        assert "make a sink for each" in str(caught.value.__cause__)
+
+
 @pytest.mark.usefixtures("log")
 def test_dictconfig_says_what_is_wrong() -> None:
     with pytest.raises(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # What pages post to: a service of yours, and `python -m ringdispatch collector`.
-ADDRESSES = re.compile("https://logs.example.com/|http://127.0.0.1:8780/")
+ADDRESSES = re.compile("https://logs.example.com/|http://127.0.0.1:(8780|4318)/")
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<source>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
