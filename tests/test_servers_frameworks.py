@@ -16,7 +16,7 @@ import pytest
 
 import frameworks
 from served import FIRST
-from servers import PACKAGES, gunicorn, of_framework
+from servers import COMMANDS, PACKAGES, gunicorn, of_framework
 from serving import Traffic, needs, serve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -127,20 +127,19 @@ def test_preloaded_workers_deliver_their_own(worker: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.nightly
-@needs("fastapi", "uvicorn")
-def test_reload_in_mid_traffic_loses_nothing(tmp_path: Path) -> None:  # C16
-    watched = tmp_path / "watched"
-    watched.mkdir()
-    (watched / "module.py").touch()
-    reload = ["--reload", "--reload-dir", str(watched)]
-    arguments = [*of_framework("uvicorn"), *reload]
-    with serve(arguments, tmp_path, **variables("fastapi")) as server:
+@needs("fastapi", "uvicorn", "hypercorn")
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"])
+def test_reload_in_mid_traffic_loses_nothing(name: str, tmp_path: Path) -> None:  # C16
+    module = tmp_path / "reloaded.py"
+    module.write_text("from served_frameworks import asgi\n")
+    served = [part.replace("served:", "reloaded:") for part in COMMANDS[name]]
+    with serve([*served, "--reload"], tmp_path, **variables("fastapi")) as server:
         # uvicorn resets connections that it has accepted and not begun to read.
         traffic = Traffic(server, goes_on=True)
         server.wait_for(lambda: len(traffic.answered) >= 100)
         for workers in (2, 3):
-            newer = (watched / "module.py").stat().st_mtime + 10
-            os.utime(watched / "module.py", (newer, newer))
+            newer = module.stat().st_mtime + 10
+            os.utime(module, (newer, newer))
             server.wait_for(lambda: len(traffic.answered_by()) == workers)  # noqa: B023
             before = len(traffic.answered)
             server.wait_for(lambda: len(traffic.answered) >= before + 100)  # noqa: B023
