@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 MODULES = ["_pthread", "_atomic", "_batch", "_ordered", "_ring"]
-MODULES += ["_objects", "_enqueue", "_records", "_bytes"]
+MODULES += ["_objects", "_enqueue", "_records", "_bytes", "_spool_file"]
 
 DEBUG = os.environ.get("RINGDISPATCH_DEBUG", "0") not in {"", "0"}
 COVERAGE = os.environ.get("RINGDISPATCH_COVERAGE", "0") not in {"", "0"}
@@ -45,13 +45,15 @@ build = {"force": True, "cython_c_in_temp": not COVERAGE}
 if COVERAGE:
     build["cython_directives"] = {"linetrace": True}
 
-headers = sorted(map(str, Path("src/ringdispatch").glob("*.pxd")))
+source = Path("src/ringdispatch")
+headers = sorted(map(str, [*source.glob("*.pxd"), *source.glob("*.h")]))
 setup(
     ext_modules=[
         Extension(
             f"ringdispatch.{module}",
             [f"src/ringdispatch/{module}.pyx"],
             depends=headers,
+            include_dirs=[str(source)],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -66,6 +66,15 @@ cdef void unwatch(Forkable *ring) noexcept:
     forks_unlock()
 
 
+cdef void hold_forks() noexcept nogil:
+    """Let no thread fork until release_forks()."""
+    forks_lock()
+
+
+cdef void release_forks() noexcept nogil:
+    forks_unlock()
+
+
 @cython.linetrace(False)  # no tracer may run here
 @cython.profile(False)
 cdef void mark() noexcept nogil:
@@ -74,9 +83,12 @@ cdef void mark() noexcept nogil:
     cdef Forkable *ring = rings
     forked = True
     while ring is not NULL:
-        ring_renew(&ring.state.mutex)  # another thread may have held it
-        ring.state.claimed = False
-        ring.state.stop = ring.state.object_stop = 0
+        ring_renew(ring.mutex)  # another thread may have held it
+        if ring.mapping is not NULL:
+            ring.mapping[0] = NULL  # it stayed in the parent
+        if ring.state is not NULL:
+            ring.state.claimed = False
+            ring.state.stop = ring.state.object_stop = 0
         ring = ring.after
 
 

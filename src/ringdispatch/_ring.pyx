@@ -67,6 +67,7 @@ cdef class Ring:
             self.state.mask <<= 1
         self.state.mask -= 1
         set_notify_at(&self.state)
+        self.forkable.mutex = &self.state.mutex
         self.forkable.state = &self.state
         _pthread.watch(&self.forkable)
 

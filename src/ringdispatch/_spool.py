@@ -1,0 +1,262 @@
+"""The directory of a spool: making files in it, and adopting what others left."""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ._spool_file import (
+    NotASpoolError,
+    SpoolFile,
+    allocate,
+    filesystem,
+    write_in_place,
+)
+from ._spool_header import DamagedError, Header, NewerError, unpack
+
+# Numbers of statfs(2) (linux/magic.h): locks or mappings of these don't reach from one
+# process to another, or a store may fail.
+_REFUSED = {
+    0x6969: "NFS",
+    0x517B: "SMB",
+    0xFF534D42: "SMB",
+    0xFE534D42: "SMB",
+    0x65735546: "FUSE",
+    0x01021997: "9p",
+    0x00C36400: "Ceph",
+}
+_WARNED = {0x2FC12FC1: "zfs", 0xCA451A4E: "bcachefs"}
+_BTRFS = 0x9123683E
+
+_UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
+_CHUNK = bytes(1 << 20)
+
+
+def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
+    """Make `directory/name`, or refuse the place.
+
+    Raises:
+        ValueError: the name is none of a file, or the file system can't hold a spool.
+        OSError: it can't be made, isn't a directory, or isn't ours to write.
+    """
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise ValueError(f"name={name!r}: must be the name of a directory")
+    folder = Path(directory) / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    kind = filesystem(folder)
+    if kind in _REFUSED:
+        raise ValueError(
+            f"spool={os.fspath(directory)!r}: is on {_REFUSED[kind]}: choose a "
+            "directory on a local file system, or on tmpfs"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
+
+
+def warnings_of(folder: Path) -> Iterator[str]:
+    """What an operator should know of the place."""
+    if system := _WARNED.get(filesystem(folder)):
+        yield f"{folder}: on {system} a full disk may end the process by SIGBUS"
+    mode = folder.parent.stat().st_mode
+    if mode & 0o022 and not mode & 0o1000:
+        yield f"{folder.parent}: others may write to it (mode {mode & 0o7777:04o})"
+
+
+class Spool:
+    """The files of one name and layout: it makes them, adopts orphans, removes both.
+
+    Args:
+        folder: Where they are.
+        kind: The layout's.
+        separator: What follows each entry.
+        report: Called with a line for the log, once per file that stays.
+    """
+
+    def __init__(
+        self, folder: Path, kind: int, separator: bytes, report: Callable[[str], object]
+    ) -> None:
+        self.folder = folder
+        self._kind = kind
+        self._separator = separator
+        self._report = report
+        self._reported: set[Path] = set()
+
+    # ---- making
+
+    def make(self, cells: int, arena_bytes: int, position: int = 0) -> SpoolFile:
+        """Make a file for entries from `position` on: whole, locked, in its place.
+
+        Raises:
+            OSError: the disk is full, or what else the system says; nothing remains.
+        """
+        header = self.new_header(cells, arena_bytes)
+        made = self.folder / f"{header.uuid}.new"
+        try:
+            _write_new(made, header)
+            file = SpoolFile(made)
+            _begin(file, header, position)
+            file.path = str(made.with_suffix(".spool"))
+            made.rename(file.path)
+        except BaseException as error:
+            made.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in {
+                errno.ENOSPC,
+                errno.EDQUOT,
+            }:
+                raise self._full(error, header.size) from error
+            raise
+        return file
+
+    def new_header(self, cells: int, arena_bytes: int) -> Header:
+        """The header of a new file of this process."""
+        return Header(
+            uuid.uuid4(),
+            cells,
+            arena_bytes,
+            self._kind,
+            self._separator,
+            int(time.time()),
+            _boot(),
+            _started(),
+            os.getpid(),
+        )
+
+    def _full(self, error: OSError, size: int) -> OSError:
+        """The error of a full disk, with the way out."""
+        left = sum(path.stat().st_size for path in self.folder.glob("*.spool"))
+        return OSError(
+            error.errno,
+            f"no room for a file of {size:,} B; what ended processes have left there "
+            f"takes up to {left:,} B: python -m ringdispatch spool replay needs no "
+            "room; or choose a smaller max_bytes or capacity",
+            str(self.folder),
+        )
+
+    # ---- adopting
+
+    def clean(self) -> None:
+        """Remove files that hold nothing, and those that were never finished."""
+        oldest = time.time() - _UNFINISHED_SECONDS
+        for path in self.folder.glob("*.new"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_mtime < oldest:
+                    path.unlink()
+        for file in self._orphans():
+            file.leave()
+
+    def adopt(self) -> SpoolFile | None:
+        """Attach to a file that a process left; None if there is none."""
+        return next(self._orphans(), None)
+
+    def _orphans(self) -> Iterator[SpoolFile]:
+        """Attach to each orphan with entries for us; remove those without."""
+        for path in sorted(self.folder.glob("*.spool")):
+            try:
+                file = SpoolFile(path)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # a process has it, or has just removed it
+            except EOFError as error:
+                self._set_aside(path, error)
+                continue
+            except (OSError, NotASpoolError) as error:
+                self._report_once(path, error)
+                continue
+            if not self._begin_orphan(path, file):
+                file.leave()
+            elif file.is_done:
+                self.remove(file)
+            else:
+                yield file
+
+    def _begin_orphan(self, path: Path, file: SpoolFile) -> bool:
+        """Read its header; False unless it is a file for this layout."""
+        try:
+            header = unpack(file.fixed_header)
+        except DamagedError as error:
+            self._set_aside(path, error)
+            return False
+        except NewerError as error:
+            self._report_once(path, error)
+            return False
+        if (header.kind, header.separator) != (self._kind, self._separator):
+            self._report_once(path, "it is of another layout")
+            return False
+        _begin(file, header)
+        return True
+
+    def _report_once(self, path: Path, why: object) -> None:
+        if path not in self._reported:
+            self._reported.add(path)
+            self._report(f"{path} is left as it is: {why}")
+
+    # ---- the end of a file
+
+    def remove(self, file: SpoolFile) -> None:
+        """End the use of a file in which all is settled; a damaged one is kept."""
+        path = Path(file.path)
+        if file.is_damaged:
+            self._set_aside(path, "what was intact in it is dispatched")
+        else:
+            file.finish()
+            path.unlink(missing_ok=True)
+        file.leave()
+
+    def _set_aside(self, path: Path, why: object) -> None:
+        aside = path.with_suffix(".bad")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+            self._report(f"{path} is damaged, and kept as {aside.name}: {why}")
+
+
+def _begin(file: SpoolFile, header: Header, position: int | None = None) -> None:
+    """Use the file as its header says; `position`: as a new one."""
+    sizes = header.cells, header.arena_bytes, header.seed, len(header.separator)
+    file.begin(*sizes, position)
+
+
+def _write_new(path: Path, header: Header) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o600)
+    try:
+        if filesystem(path) == _BTRFS:
+            write_in_place(fd)
+        _reserve(fd, header.size)
+        os.pwrite(fd, header.pack(), 0)
+    finally:
+        os.close(fd)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Take the file's blocks now: a store into a hole of a full disk is a SIGBUS."""
+    while True:
+        try:
+            return allocate(fd, size)
+        except InterruptedError:
+            continue  # by a signal, whose handler has run
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise
+            break
+    with os.fdopen(fd, "wb", closefd=False) as file:
+        for at in range(0, size, len(_CHUNK)):
+            file.write(_CHUNK[: size - at])
+    return None
+
+
+def _boot() -> uuid.UUID:
+    try:
+        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    except (OSError, ValueError):
+        return uuid.UUID(int=0)
+
+
+def _started() -> int:
+    try:  # the 22nd field; the second may have spaces
+        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0

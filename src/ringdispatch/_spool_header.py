@@ -1,0 +1,133 @@
+"""The fixed header of a spool's file: what made it, and how it is laid out.
+
+It is data, and nothing else: read from a copy, every number checked before it is used.
+"""
+
+import struct
+import uuid
+from typing import NamedTuple
+
+from ._spool_file import crc32c_of
+
+VERSION = 1
+FIXED_SIZE = 1024
+_CELLS_AT = 4096
+_CELL_SIZE = 32
+
+# Kinds of layouts.
+BYTES = 1
+
+LONGEST_SEPARATOR = 256
+MOST_CELLS = 2**27
+MOST_ARENA_BYTES = 2**32 - 1
+
+_MAGIC = b"RINGSPL\n"
+_FORMAT = "<8sII16sQQIIQ16sQI4x256s"
+_CRC_AT = 12
+
+
+class Header(NamedTuple):
+    """What the fixed header says.
+
+    Attributes:
+        uuid: The file's own; its first four bytes begin every crc32c.
+        cells: How many cells there are, a power of two.
+        arena_bytes: The size of the arena.
+        kind: The layout's.
+        separator: What follows each entry.
+        made: When, in seconds of the wall clock since 1970.
+        boot: The id of the system's boot then; zeros where it has none.
+        started: When that process started, in ticks since the boot.
+        pid: The process, as it saw its own number.
+    """
+
+    uuid: uuid.UUID
+    cells: int
+    arena_bytes: int
+    kind: int
+    separator: bytes
+    made: int
+    boot: uuid.UUID
+    started: int
+    pid: int
+
+    @property
+    def size(self) -> int:
+        """The size of the whole file."""
+        return _CELLS_AT + _CELL_SIZE * self.cells + self.arena_bytes
+
+    @property
+    def seed(self) -> int:
+        """What each crc32c in the file begins with."""
+        return int.from_bytes(self.uuid.bytes[:4], "little")
+
+    def pack(self) -> bytes:
+        """The header as it stands in the file."""
+        fields = struct.pack(
+            _FORMAT,
+            _MAGIC,
+            VERSION,
+            0,
+            self.uuid.bytes,
+            self.cells,
+            self.arena_bytes,
+            self.kind,
+            len(self.separator),
+            self.made,
+            self.boot.bytes,
+            self.started,
+            self.pid,
+            self.separator,
+        ).ljust(FIXED_SIZE, b"\0")
+        return _with_crc(fields, crc32c_of(fields))
+
+
+class DamagedError(Exception):
+    """The header fails its checks."""
+
+
+class NewerError(Exception):
+    """A newer version of this package made the file."""
+
+
+def unpack(data: bytes) -> Header:
+    """Read a header.
+
+    Raises:
+        DamagedError: it is none, or not as it was written.
+        NewerError: it is intact, and of a version that is not known here.
+    """
+    if len(data) != FIXED_SIZE or data[:8] != _MAGIC:
+        raise DamagedError("it doesn't begin as the file of a spool")
+    (crc,) = struct.unpack_from("<I", data, _CRC_AT)
+    if crc != crc32c_of(_with_crc(data, 0)):
+        raise DamagedError("its header fails its check")
+    fields = struct.unpack_from(_FORMAT, data)
+    _, version, _, own, cells, arena_bytes, kind, length, made, boot, *rest = fields
+    if version > VERSION:
+        raise NewerError(f"its version is {version}; this one reads up to {VERSION}")
+    started, pid, separator = rest
+    is_power = cells >= 2 and cells & (cells - 1) == 0
+    if (
+        version < 1
+        or not is_power
+        or cells > MOST_CELLS
+        or not 1 <= arena_bytes <= MOST_ARENA_BYTES
+        or length > LONGEST_SEPARATOR
+    ):
+        raise DamagedError("its header has impossible sizes")
+    return Header(
+        uuid.UUID(bytes=own),
+        cells,
+        arena_bytes,
+        kind,
+        separator[:length],
+        made,
+        uuid.UUID(bytes=boot),
+        started,
+        pid,
+    )
+
+
+def _with_crc(fields: bytes, crc: int) -> bytes:
+    return fields[:_CRC_AT] + struct.pack("<I", crc) + fields[_CRC_AT + 4 :]
