@@ -1,0 +1,93 @@
+"""Processes that are killed while they use a file lose and invent nothing."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spools import adopted, needs_spools, spool_of, take_all
+
+pytestmark = needs_spools
+
+HELPERS = Path(__file__).parent / "helpers"
+
+# One process of a service: adopts what the last one left, and accepts more. It notes an
+# entry once it is accepted, and a batch's before it is settled, each by one write(2).
+SERVICE = f"""
+import os, random, sys
+sys.path.insert(0, {str(HELPERS)!r})
+from pathlib import Path
+from spools import adopted, made, spool_of, take
+
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+drawn = random.Random(seed)
+flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+accepted = os.open(folder / "accepted", flags)
+dispatched = os.open(folder / "dispatched", flags)
+
+def dispatch(file):
+    batch = take(file, drawn.randint(1, 9))
+    if batch is not None:
+        for entry in batch.entries:
+            os.write(dispatched, entry.partition(b" ")[0] + b"\\n")
+        file.settle(batch.start, batch.end)
+    return batch is not None
+
+print("ready", flush=True)
+number = 0
+file = None
+while True:
+    if file is None or drawn.random() < 0.01:
+        file = made(folder, cells=64, arena_bytes=4096)
+        orphan = adopted(folder)
+        while orphan is not None and dispatch(orphan):
+            pass
+        if orphan is not None:
+            spool_of(folder).remove(orphan)
+    entry = b"%d-%d " % (seed, number) + b"x" * drawn.randrange(200)
+    if drawn.random() < 0.6 and file.append(entry + b"\\n"):
+        os.write(accepted, entry.partition(b" ")[0] + b"\\n")
+        number += 1
+    elif drawn.random() < 0.5:
+        dispatch(file)
+"""
+
+
+def read(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_killed_again_and_again_it_loses_nothing(tmp_path: Path) -> None:
+    seed = time.time_ns() % 1_000_000
+    print("seed", seed)
+    drawn = random.Random(seed)
+    for generation in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVICE, str(tmp_path), str(seed + generation)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(drawn.uniform(0.0, 0.1))
+            process.kill()
+    rest: list[str] = []
+    while (file := adopted(tmp_path)) is not None:
+        assert not file.is_damaged
+        rest += [entry.partition(b" ")[0].decode() for entry in take_all(file, 5)]
+        assert not file.is_damaged
+        spool_of(tmp_path).remove(file)
+    accepted = read(tmp_path / "accepted")
+    arrived = read(tmp_path / "dispatched") + rest
+    assert len(accepted) > 200
+    assert set(accepted) <= set(arrived)
+    # Accepted, but killed before it could note that: at most one each time.
+    assert len(set(arrived) - set(accepted)) <= 12
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix == ".bad"]
