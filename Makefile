@@ -77,7 +77,7 @@ rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 
 # benchmarks/NAME_price.py --check: limits that hold under every interpreter.
-prices := enqueue record batch window middleware
+prices := enqueue record batch window middleware spool
 
 sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
 # A build with other switches (setup.py) is another build.

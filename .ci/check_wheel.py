@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 MOST_BYTES = 700_000  # with debug information or C sources it has several times that
 COMPILED = ["_pthread", "_atomic", "_batch", "_ordered", "_ring"]
-COMPILED += ["_objects", "_enqueue", "_records", "_bytes", "_spool_file"]
+COMPILED += ["_objects", "_enqueue", "_records", "_bytes", "_spool_file", "_spool_ring"]
 FOLDERS = {"_collector", "_tune", "sinks", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css", ".js", ".svg"}
 

@@ -103,7 +103,7 @@ import json, sys, ringdispatch
 import ringdispatch._atomic, ringdispatch._batch, ringdispatch._bytes
 import ringdispatch._enqueue, ringdispatch._ordered, ringdispatch._pthread
 import ringdispatch._objects, ringdispatch._records, ringdispatch._ring
-import ringdispatch._spool_file
+import ringdispatch._spool_file, ringdispatch._spool_ring
 print(json.dumps(sys._is_gil_enabled()))
 """
     # A module that does not declare its support says so in a warning as well.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from spools import adopted, needs_spools, spool_of, take_all
 
 pytestmark = needs_spools
+
+KILLS = int(os.environ.get("RINGDISPATCH_TEST_KILLS", "15"))
 
 HELPERS = Path(__file__).parent / "helpers"
 
@@ -91,3 +94,71 @@ def test_killed_again_and_again_it_loses_nothing(tmp_path: Path) -> None:
     # Accepted, but killed before it could note that: at most one each time.
     assert len(set(arrived) - set(accepted)) <= 12
     assert not [path.name for path in tmp_path.iterdir() if path.suffix == ".bad"]
+
+
+# A process that does little but enqueue, so that it is killed inside of that; how many
+# were accepted is in shared memory. Batches are noted before they are settled.
+BUSY = f"""
+import mmap, os, sys
+sys.path.insert(0, {str(HELPERS)!r})
+from pathlib import Path
+from ringdispatch._enqueue import EnqueueBase, install_enqueue
+from ringdispatch._spool_ring import SpoolRing
+from spools import made
+
+@install_enqueue
+class Enqueuer(EnqueueBase):
+    pass
+
+folder = Path(sys.argv[1])
+with open(folder / "accepted", "r+b") as opened:
+    accepted = memoryview(mmap.mmap(opened.fileno(), 8)).cast("Q")
+dispatched = os.open(folder / "dispatched", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+ring = SpoolRing(512, 100, None, b"\\n", 100_000, 100_000, made(folder, 1024, 200_000))
+enqueuer = Enqueuer()
+enqueuer._attach(ring, "drop_newest")
+enqueue, payload, number = enqueuer.enqueue, b"x" * 150, 0
+print("ready", flush=True)
+while True:
+    for _ in range(400):
+        enqueue(b"%d " % number + payload[: number % 150])
+        number += 1
+        accepted[0] = number
+    while batch := ring.take(100):
+        os.write(dispatched, b"%d %d\\n" % (batch.start, batch.end))
+        batch.settle(False, 0.0)
+"""
+
+
+def test_killed_in_an_enqueue_it_loses_and_invents_nothing(tmp_path: Path) -> None:
+    seed = time.time_ns() % 1_000_000
+    print("seed", seed)
+    drawn = random.Random(seed)
+    total = 0
+    for generation in range(KILLS):
+        folder = tmp_path / str(generation)
+        folder.mkdir()
+        (folder / "accepted").write_bytes(bytes(8))
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(drawn.uniform(0.02, 0.1))
+            process.kill()
+        count = int.from_bytes((folder / "accepted").read_bytes(), "little")
+        noted = [tuple(map(int, line.split())) for line in read(folder / "dispatched")]
+        dispatched = noted[-1][1] if noted else 0
+        following = adopted(folder)
+        rest = [] if following is None else take_all(following)
+        assert following is None or not following.is_damaged
+        first = int(rest[0].split()[0]) if rest else dispatched
+        assert first <= dispatched
+        # Without a gap, from what was dispatched to at most one that was not counted.
+        numbers = range(first, first + len(rest))
+        assert rest == [b"%d " % n + b"x" * (n % 150) for n in numbers]
+        assert count <= numbers.stop <= count + 1
+        total += count
+    assert total > 10_000

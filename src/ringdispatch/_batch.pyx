@@ -6,6 +6,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
+from ringdispatch._spool_map cimport mark_taken, settle_mark
 from ringdispatch._state cimport RingState, Unsettled, ring_lock, ring_unlock
 
 
@@ -37,6 +38,8 @@ cdef class Batch:
         cdef RingState *state = self.state
         self.unsettled = True
         self.node.start, self.node.end = self.start, self.end
+        if state.file is not NULL:
+            mark_taken(state.file, self.start, self.end - self.start, 1)
         self.node.before = state.newest
         if state.newest is NULL:
             state.oldest = &self.node
@@ -99,6 +102,8 @@ cdef class Batch:
         self.unsettled = False
         if first:
             unlink(state, &self.node)
+            if state.file is not NULL and state.file.base is not NULL:
+                settle_mark(state.file, self.start, count)
             state.dispatch_seconds += seconds
             if failed:
                 state.failed_batches += 1

@@ -39,4 +39,5 @@ class ByteRing(Ring):
         separator: bytes,
         max_bytes: int,
         max_batch_bytes: int,
+        file: object = None,
     ) -> Self: ...

@@ -9,10 +9,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ringdispatch._ring cimport Ring
+from ringdispatch._spool_map cimport FileMap, put_bytes, put_cell
 from ringdispatch._state cimport Item, RingState, ring_lock, ring_unlock
 
 from ringdispatch._ring import short_repr
@@ -32,13 +33,6 @@ cdef class BytesBatch:
         payload: All of them, each followed by its separator.
         nbytes: The length of `payload`.
     """
-
-    # never changed once it is handed out
-    cdef readonly bytes payload
-    cdef uint32_t *ends  # positions in the arena, modulo 2**32, separators included
-    cdef uint32_t start  # of the first entry there
-    cdef uint64_t count
-    cdef uint64_t separator_size
 
     def __cinit__(self):
         self.payload = b""
@@ -167,22 +161,8 @@ cdef class ByteRing(Ring):
         separator: What follows each entry.
         max_bytes: Most bytes pending, separators included; the size of the arena.
         max_batch_bytes: Most bytes in a batch.
+        file: Not None: entries are kept nowhere until a subclass has a place for them.
     """
-
-    # never changed
-    cdef object encode
-    cdef bytes separator
-    cdef const char *separator_data
-    cdef uint64_t separator_size
-    cdef uint64_t max_bytes
-    cdef uint64_t max_batch_bytes
-    # under the ring's lock; byte positions only grow, as those of entries do
-    cdef char *arena
-    cdef uint32_t *ends  # by cell: where the entry ends, modulo 2**32
-    cdef uint64_t byte_head
-    cdef uint64_t byte_tail
-    cdef uint64_t largest  # size of the largest entry since the ring was empty
-    cdef bint bytes_notified  # the listener was notified of a batch full of bytes
 
     def __cinit__(
         self,
@@ -192,6 +172,7 @@ cdef class ByteRing(Ring):
         bytes separator not None,
         uint64_t max_bytes,
         uint64_t max_batch_bytes,
+        object file=None,
     ):
         self.bound = "capacity or max_bytes"
         self.encode = encode
@@ -201,20 +182,28 @@ cdef class ByteRing(Ring):
         self.max_bytes = max_bytes
         self.max_batch_bytes = max_batch_bytes
         self.state.most_bytes = max_batch_bytes
+        self.arena_bytes = max_bytes
+        self.byte_room = UINT64_MAX
+        if file is not None:
+            self.state.mask = 2 * self.state.mask + 1
+            self.state.room = self.byte_room = 0
         cdef uint64_t table = (self.state.mask + 1) * sizeof(uint32_t)
-        self.arena = <char *> PyMem_RawMalloc(max_bytes)
         self.ends = <uint32_t *> PyMem_RawMalloc(table)
-        if self.arena is NULL or self.ends is NULL:
+        if file is None:
+            self.arena = <char *> PyMem_RawMalloc(max_bytes)
+        if self.ends is NULL or file is None and self.arena is NULL:
             raise MemoryError(
                 f"max_bytes={max_bytes}, capacity={capacity}: no memory for a ring of "
                 f"{max_bytes + table:,} bytes; choose smaller ones"
             )
         # touch the pages now, not in a request
-        memset(self.arena, 0, max_bytes)
         memset(self.ends, 0, table)
+        if file is None:
+            memset(self.arena, 0, max_bytes)
 
     def __dealloc__(self):
-        PyMem_RawFree(self.arena)
+        if self.byte_room == UINT64_MAX:  # else it is in a file
+            PyMem_RawFree(self.arena)
         PyMem_RawFree(self.ends)
 
     # ---- in
@@ -239,6 +228,7 @@ cdef class ByteRing(Ring):
         cdef bint stored = (
             state.tail < state.stop
             and pending <= self.max_bytes
+            and self.byte_tail + item.size <= self.byte_room
             and item.size <= state.most_bytes
             and (self.bytes_notified or pending < self.full_batch(item.size))
         )
@@ -285,11 +275,23 @@ cdef class ByteRing(Ring):
         )
 
     cdef bint fits(self, Item *item) noexcept nogil:
+        if self.byte_tail + item.size > self.byte_room:
+            # a file frees bytes as it settles
+            self.byte_room = self.state.file.byte_released + self.arena_bytes
+            if self.byte_tail + item.size > self.byte_room:
+                return False
         return self.byte_tail - self.byte_head + item.size <= self.max_bytes
 
     cdef bint store(self, Item *item) noexcept nogil:
-        self.put(item.data, item.size - self.separator_size)
-        self.put(self.separator_data, self.separator_size)
+        cdef FileMap *file = self.state.file
+        if file is NULL:
+            self.put(item.data, item.size - self.separator_size)
+            self.put(self.separator_data, self.separator_size)
+        else:
+            put_bytes(file, item.data, item.size - self.separator_size)
+            put_bytes(file, self.separator_data, self.separator_size)
+            put_cell(file, item.size)
+            self.byte_tail = file.byte_tail
         self.ends[self.state.tail & self.state.mask] = <uint32_t> self.byte_tail
         if item.size > self.largest:
             self.largest = item.size
@@ -299,8 +301,8 @@ cdef class ByteRing(Ring):
         return True
 
     cdef void put(self, const char *data, uint64_t size) noexcept nogil:
-        cdef uint64_t at = self.byte_tail % self.max_bytes
-        cdef uint64_t until_end = min(size, self.max_bytes - at)
+        cdef uint64_t at = self.byte_tail % self.arena_bytes
+        cdef uint64_t until_end = min(size, self.arena_bytes - at)
         memcpy(self.arena + at, data, until_end)
         memcpy(self.arena, data + until_end, size - until_end)
         self.byte_tail += size
@@ -371,6 +373,8 @@ cdef class ByteRing(Ring):
         cdef uint64_t end
         end = self.byte_head + PyBytes_GET_SIZE((<BytesBatch> storage).payload)
         count = self.last_before(end, head, head + count) - head
+        if self.arena is NULL or self.state.file is not NULL and not self.state.file.base:
+            return 0  # the file was left, or this is a forked child
         self.copy_to(<BytesBatch> storage, count)
         self.byte_head = self.start_of(head + count)
         return count
@@ -391,8 +395,8 @@ cdef class ByteRing(Ring):
         batch.count = count
         cdef char *payload = PyBytes_AS_STRING(batch.payload)
         cdef uint64_t size = self.start_of(self.state.head + count) - self.byte_head
-        first = self.byte_head % self.max_bytes
-        until_end = min(size, self.max_bytes - first)
+        first = self.byte_head % self.arena_bytes
+        until_end = min(size, self.arena_bytes - first)
         memcpy(payload, self.arena + first, until_end)
         memcpy(payload + until_end, self.arena, size - until_end)
         if size < <uint64_t> PyBytes_GET_SIZE(batch.payload):

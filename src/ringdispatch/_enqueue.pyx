@@ -15,7 +15,7 @@ from ringdispatch cimport _pthread
 from ringdispatch._ring cimport Ring
 from ringdispatch._state cimport (
     CHECK_EVERY, FastCall, Item, Py_INCREF, Py_XDECREF, RingState,
-    move_head, ring_lock, ring_unlock, set_notify_at, set_stop,
+    has_cell, move_head, ring_lock, ring_unlock, set_notify_at, set_stop,
 )
 
 from types import GenericAlias
@@ -266,7 +266,7 @@ cdef object enqueue_slow(
 
 cdef inline int reject_reason(RingState *state, int on_full) noexcept nogil:
     """Count an entry that is refused whatever its size; called under the lock."""
-    if state.tail - state.head < state.limit:
+    if state.tail - state.head < state.limit and has_cell(state):
         return ADMISSIBLE
     if state.limit == 0:
         state.rejected_closed += 1

@@ -60,6 +60,7 @@ cdef class Ring:
         self.capacity = capacity
         self.bound = "capacity"
         self.state.limit = capacity
+        self.state.room = UINT64_MAX
         self.state.max_batch = max_batch
         self.state.most_bytes = UINT64_MAX
         self.state.mask = 1
@@ -67,8 +68,7 @@ cdef class Ring:
             self.state.mask <<= 1
         self.state.mask -= 1
         set_notify_at(&self.state)
-        self.forkable.mutex = &self.state.mutex
-        self.forkable.state = &self.state
+        self.forkable.mutex, self.forkable.state = &self.state.mutex, &self.state
         _pthread.watch(&self.forkable)
 
     def __dealloc__(self):
@@ -359,6 +359,7 @@ cdef class Ring:
         fresh.cells = self.state.cells
         fresh.slow_path = self.state.slow_path
         fresh.limit = self.state.limit
+        fresh.file, fresh.room = self.state.file, self.state.room
         fresh.most_bytes = self.state.most_bytes
         fresh.max_batch = self.state.max_batch
         fresh.generation = self.state.generation + 1

@@ -4,6 +4,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from ringdispatch._spool_map cimport FileMap
+
 
 cdef extern from "Python.h":
     # on borrowed pointers: cpython.ref's would add a pair of their own
@@ -64,6 +66,8 @@ ctypedef struct RingState:
     # what `stop` is made from
     uint64_t head  # position of the oldest pending entry
     uint64_t limit  # most pending entries: the capacity, or 0 once closed
+    uint64_t room  # first position without a cell, in a file; UINT64_MAX in memory
+    FileMap *file  # that the entries lie in; NULL: in memory
     uint64_t max_batch
     uint64_t notify_at  # filling this position calls batch_full()
     uint64_t most_bytes  # of one entry; UINT64_MAX where a layout does not count them
@@ -123,9 +127,18 @@ cdef enum:
 
 
 cdef inline void set_stop(RingState *state) noexcept nogil:
-    cdef uint64_t full = state.head + state.limit
+    cdef uint64_t full = min(state.head + state.limit, state.room)
     state.stop = 0 if not state.claimed else full if full < state.notify_at else state.notify_at
     state.object_stop = 0 if state.cells is NULL else state.stop
+
+
+cdef inline bint has_cell(RingState *state) noexcept nogil:
+    """Whether there is a cell for the next entry: a file frees them as it settles."""
+    cdef FileMap *file = state.file
+    if file is not NULL and (file.base is NULL or state.tail >= state.room):
+        state.room = 0 if file.base is NULL else file.released + state.mask + 1
+        set_stop(state)
+    return state.tail < state.room
 
 
 cdef inline void move_head(RingState *state, uint64_t count) noexcept nogil:
