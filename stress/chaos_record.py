@@ -279,7 +279,7 @@ class Judge:
                 apart = (at for at, (got, due) in pairs if got != due)
                 at = next(apart, min(len(numbers), len(wanted)))
                 yield (
-                    f"entries of {who!r} came out of order, or with gaps: the {at}th is "
+                    f"entries of {who!r} came out of order, or with gaps: at {at}, "
                     f"{numbers[at : at + 3]}, not {wanted[at : at + 3]}, of "
                     f"{len(numbers)} of {len(wanted)}; {len(missing)} were never begun"
                 )
