@@ -275,7 +275,14 @@ class Judge:
             else:  # what is missing was abandoned in the end
                 ordered = numbers == wanted[: len(numbers)]
             if not ordered:
-                yield f"entries of {who!r} came out of order, or with gaps"
+                pairs = enumerate(zip(numbers, wanted, strict=False))
+                apart = (at for at, (got, due) in pairs if got != due)
+                at = next(apart, min(len(numbers), len(wanted)))
+                yield (
+                    f"entries of {who!r} came out of order, or with gaps: at {at}, "
+                    f"{numbers[at : at + 3]}, not {wanted[at : at + 3]}, of "
+                    f"{len(numbers)} of {len(wanted)}; {len(missing)} were never begun"
+                )
 
     def _failures(self) -> Iterator[str]:  # C9, C11
         calls = {call.batch[0]: call for call in self.record.calls if call.batch}

@@ -102,6 +102,40 @@ def test_entry_that_enqueues_when_it_is_freed_is_not_given_up_with_the_rest() ->
     assert line.ring.abandon() == 2
 
 
+def test_nothing_is_taken_while_the_rest_is_given_up() -> None:  # C5
+    line = Line(Objects(), 4)
+    taken: list[object] = []
+
+    class Entry:
+        def __del__(self) -> None:
+            taken.extend([line.ring.wants_batch(0, 9), line.ring.take(4)])
+
+    line.enqueue(Entry())
+    line.enqueue("behind it")
+    assert line.ring.abandon() == 2
+    assert taken == [False, None]
+    line.enqueue("another")
+    assert line.ring.wants_batch(0, 9)
+    assert line.ring.take(4) is not None
+
+
+def test_child_that_is_forked_while_the_rest_is_given_up_starts_empty() -> None:
+    line = Line(Objects(), 4)  # C17
+
+    class Entry:
+        def __del__(self) -> None:
+            line.ring.reset()
+
+    line.enqueue(Entry())
+    line.enqueue("the parent's")
+    line.ring.abandon()
+    assert line.ring.pending == 0
+    line.enqueue("the child's")
+    batch = line.ring.take(4)
+    assert batch is not None
+    assert batch.value == ["the child's"]
+
+
 @pytest.mark.parametrize("layout", [Objects(), Bytes()], ids=repr)
 def test_nothing_is_taken_or_given_up_where_nothing_is_pending(layout: Any) -> None:
     line = Line(layout, 4)  # C3

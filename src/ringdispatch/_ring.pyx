@@ -294,7 +294,7 @@ cdef class Ring:
 
     cdef uint64_t next_end(self, uint64_t most, uint64_t due) noexcept nogil:
         cdef uint64_t head = self.state.head
-        cdef uint64_t end = self.batch_end(head, most)
+        cdef uint64_t end = head if self.state.abandoning else self.batch_end(head, most)
         return end if self.is_full(head) else max(min(end, due), head)
 
     def wants_batch(self, uint64_t skip, uint64_t due):
@@ -305,6 +305,7 @@ cdef class Ring:
         for _ in range(skip):
             first = self.batch_end(first, self.state.max_batch)
         cdef bint wants = first < min(due, self.state.tail) or self.is_full(first)
+        wants = wants and not self.state.abandoning
         ring_unlock(&self.state.mutex)
         return wants
 
@@ -318,7 +319,8 @@ cdef class Ring:
         cdef uint64_t count = 0
         ring_lock(&state.mutex)
         cdef uint64_t end = state.tail
-        while state.head < end:
+        state.abandoning += 1  # else a batch could be taken from behind a gap
+        while state.head < min(end, state.tail):  # 0 in a child forked meanwhile
             entry = self.evict()
             remove_oldest(state, 1)
             state.abandoned += 1
@@ -326,6 +328,7 @@ cdef class Ring:
             ring_unlock(&state.mutex)
             Py_XDECREF(entry)
             ring_lock(&state.mutex)
+        state.abandoning -= state.abandoning > 0
         self.entries_left()
         ring_unlock(&state.mutex)
         return count

@@ -86,6 +86,7 @@ ctypedef struct RingState:
     uint64_t dispatched_batches
     uint64_t failed_batches
     uint64_t peak_pending
+    uint64_t abandoning  # calls of abandon(); nothing may be taken meanwhile
     uint64_t urgent_end  # entries below it are to go out now: a flush waits for them
     uint64_t busy_slots  # calls of the dispatch function that have not ended
     uint64_t waiting_slots  # of these, those that wait in a flush or a close

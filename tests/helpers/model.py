@@ -152,6 +152,7 @@ class ModelRing:
         self.busy_slots = 0
         self.peak_pending = 0
         self.in_flight = 0
+        self.abandoning = 0
         self.dispatch_seconds = 0.0
         self.books: Counter[str] = Counter()
         self._announce_next()
@@ -326,13 +327,17 @@ class ModelRing:
         first = self.head
         for _ in range(skip):
             first = self._batch_end(first, self.max_batch)
-        return first < min(due, self.tail) or self._is_full(first)
+        wants = first < min(due, self.tail) or self._is_full(first)
+        return wants and not self.abandoning
 
     def take(self, most: int, due: float = math.inf) -> ModelBatch | None:
         """Take up to `most` of the oldest entries for one batch; None if none is.
 
-        Of a batch that is not full, only what lies below position `due`.
+        Of a batch that is not full, only what lies below position `due`. Nothing while
+        the rest is given up: it would be taken from behind a gap.
         """
+        if self.abandoning:
+            return None
         end = self._batch_end(self.head, most)
         if not self._is_full(self.head):
             end = int(max(self.head, min(end, due)))
@@ -361,11 +366,13 @@ class ModelRing:
         What frees one may enqueue: no more are dropped than were pending.
         """
         end, count = self.tail, 0
+        self.abandoning += 1
         while self.head < end:
             (entry,) = self._move_out(1).value
             self.books["abandoned"] += 1
             count += 1
             self.listener.freed(entry)
+        self.abandoning -= 1
         self.bytes_notified = False
         return count
 
