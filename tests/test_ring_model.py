@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import settings
@@ -26,6 +28,7 @@ from ring_sides import Compiled, Modelled, Plan, Side
 from ringdispatch import Bytes
 from ringdispatch._enqueue import POLICIES
 from ringdispatch._ring import DROP_REASONS
+from ringdispatch._spool_file import SUPPORTED
 
 STATE = [
     "capacity",
@@ -210,7 +213,7 @@ class RingMachine(RuleBasedStateMachine):
     def fork(self) -> None:  # C17
         self.before_fork()
         for side in self.sides:
-            side.ring.reset()
+            side.fork()
 
     def before_fork(self) -> None: ...
 
@@ -347,6 +350,35 @@ class ByteMachine(LaidMachine):
         assert all(take.value.nbytes <= most for take in self.compiled.takes)
 
 
+class SpoolMachine(ByteMachine):
+    """Bytes in a file, which holds what is not settled."""
+
+    @initialize(
+        capacity=st.integers(1, 9),
+        max_batch=st.integers(1, 9),
+        full=st.sampled_from(["drop_newest", "raise"]),
+        layout=byte_layouts,
+        encodes=st.booleans(),
+    )
+    def start(
+        self, capacity: int, max_batch: int, full: str, layout: Bytes, *, encodes: bool
+    ) -> None:
+        self.folder = TemporaryDirectory(prefix="ringdispatch-")
+        options = capacity, min(max_batch, capacity), full
+        folder = Path(self.folder.name)
+        self.begin(*byte_sides(layout, *options, encodes=encodes, folder=folder))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "compiled"):
+            return
+        ring = self.modelled.ring
+        kept = [ring.stored[position] for position in sorted(ring.kept)]
+        left = self.compiled.left()
+        self.folder.cleanup()
+        if sys.exception() is None:  # else failed already
+            assert left == self.modelled.read(kept)
+
+
 def settings_of(examples: int) -> settings:
     return settings(
         max_examples=examples, stateful_step_count=40, deadline=None, print_blob=True
@@ -359,3 +391,6 @@ TestRecordRing = RecordMachine.TestCase
 TestRecordRing.settings = settings_of(150)
 TestByteRing = ByteMachine.TestCase
 TestByteRing.settings = settings_of(300)
+if SUPPORTED:
+    TestSpoolRing = SpoolMachine.TestCase
+    TestSpoolRing.settings = settings_of(200)

@@ -17,7 +17,7 @@ from racing import race
 from ringdispatch._bytes import ByteRing
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
 from ringdispatch._spool_ring import SpoolRing
-from spools import adopted, made, needs_spools, successor, take, take_all
+from spools import adopted, cells_for, made, needs_spools, successor, take, take_all
 
 pytestmark = needs_spools
 
@@ -32,10 +32,7 @@ class Enqueuer(EnqueueBase):
 def in_file(
     folder: Path, capacity: int, max_batch: int, max_bytes: int, most: int
 ) -> tuple[Enqueuer, Any]:
-    cells = 2
-    while cells < capacity:
-        cells *= 2
-    file = made(folder, 2 * cells, 2 * max_bytes)
+    file = made(folder, cells_for(capacity), 2 * max_bytes)
     ring = SpoolRing(capacity, max_batch, None, b"\n", max_bytes, most, file)
     return Enqueuer(ring), file
 

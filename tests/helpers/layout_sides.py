@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from ring_sides import Listener, Modelled, Side
 from ringdispatch import Bytes, Records, Statistics
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
+from spools import adopted, cells_for, made, take_all
 
 ROW = [("number", "u4"), ("price", "f8"), ("odd", "?"), ("name", "S5")]
 DTYPES = {
@@ -150,8 +152,11 @@ class CompiledBytes(CompiledLaid):
     ) -> None:
         super().__init__()
         self.layout = layout
-        self.ring = layout.make_ring(capacity, max_batch, 1)
+        self.ring = self.make_ring(capacity, max_batch)
         self._attach(self.ring, on_full, Listener(self))
+
+    def make_ring(self, capacity: int, max_batch: int) -> Any:
+        return self.layout.make_ring(capacity, max_batch, 1)
 
     def content(self, number: int) -> Any:
         return text(number, self.sizes[number])
@@ -188,6 +193,7 @@ class ModelledBytes(ModelledLaid):
         on_full: str,
         *,
         encodes: bool,
+        **file: int,
     ) -> None:
         super().__init__(
             capacity,
@@ -198,11 +204,52 @@ class ModelledBytes(ModelledLaid):
             size=lambda number: self.sizes[number] + len(layout.separator),
             max_bytes=layout.max_bytes,
             max_batch_bytes=layout.max_batch_bytes or layout.max_bytes,
+            **file,
         )
 
 
+@install_enqueue
+class SpooledBytes(CompiledBytes):
+    """Bytes in a file of the folder."""
+
+    def __init__(self, folder: Path, layout: Bytes, *options: Any) -> None:
+        self.folder = folder
+        super().__init__(layout, *options)
+
+    def make_ring(self, capacity: int, max_batch: int) -> Any:
+        from ringdispatch._spool_ring import SpoolRing  # noqa: PLC0415, where they are
+
+        layout = self.layout
+        self.bounds = cells_for(capacity), 2 * layout.max_bytes
+        self.file = made(self.folder, *self.bounds, layout.separator)
+        most = layout.max_batch_bytes or layout.max_bytes
+        values = layout.encode, layout.separator, layout.max_bytes, most
+        return SpoolRing(capacity, max_batch, *values, self.file)
+
+    def fork(self) -> None:
+        """Begin as a child does, which has no mapping."""
+        self.file.leave()
+        Path(self.file.path).unlink()  # it is the parent's
+        self.ring.reset()
+        self.file = made(self.folder, *self.bounds, self.layout.separator)
+        self.ring.use(self.file)
+
+    def left(self) -> list[bytes]:
+        """What the next process finds, were this one to end now."""
+        separator = self.layout.separator
+        self.file.leave()
+        following = adopted(self.folder, separator)
+        return [] if following is None else take_all(following, 1000, len(separator))
+
+
 def byte_sides(
-    layout: Bytes, capacity: int, max_batch: int, on_full: str, *, encodes: bool
+    layout: Bytes,
+    capacity: int,
+    max_batch: int,
+    on_full: str,
+    *,
+    encodes: bool,
+    folder: Path | None = None,
 ) -> tuple[ModelledBytes, CompiledBytes]:
     """Both sides of one layout, whose `encode` is the side's own."""
     compiled: list[CompiledBytes] = []
@@ -213,6 +260,13 @@ def byte_sides(
             layout.max_bytes,
             layout.max_batch_bytes,
         )
-    compiled.append(CompiledBytes(layout, capacity, max_batch, on_full))
-    modelled = ModelledBytes(layout, capacity, max_batch, on_full, encodes=encodes)
+    options = layout, capacity, max_batch, on_full
+    file: dict[str, int] = {}
+    if folder is None:
+        compiled.append(CompiledBytes(*options))
+    else:
+        spooled = SpooledBytes(folder, *options)
+        file = dict(zip(("cells", "arena_bytes"), spooled.bounds, strict=True))
+        compiled.append(spooled)
+    modelled = ModelledBytes(*options, encodes=encodes, **file)
     return modelled, compiled[0]

@@ -15,6 +15,9 @@ that no batch could hold is refused whatever `on_full` says, one may displace se
 and a batch is also full when it has the bytes that one may have, or when the largest
 entry of late would find no room.
 
+A ring in a file has room there for so many entries and bytes, in flight ones included:
+from the oldest that is not settled on, settled or not.
+
 `enqueue` notifies a listener of three things, so that nothing ever has to poll: that an
 entry found the window unclaimed (no pump will come for it), that it filled a batch (or
 that a check of the home is due), and of the first drop since the last was reported.
@@ -54,6 +57,7 @@ class ModelBatch:
         self.settled = True
         if first:
             self.ring.unsettled.remove(self)
+            self.ring.kept.difference_update(range(self.start, self.end))
             count = self.end - self.start
             self.ring.books["failed" if failed else "dispatched"] += count
             self.ring.books["failed_batches" if failed else "dispatched_batches"] += 1
@@ -112,6 +116,8 @@ class ModelRing:
         size: The bytes of an entry.
         max_bytes: Most bytes pending.
         max_batch_bytes: Most bytes in a batch.
+        cells: Most entries in its file.
+        arena_bytes: Most bytes in its file.
     """
 
     def __init__(
@@ -124,6 +130,8 @@ class ModelRing:
         size: Callable[[Any], int] = lambda entry: 0,
         max_bytes: float = math.inf,
         max_batch_bytes: float = math.inf,
+        cells: float = math.inf,
+        arena_bytes: float = math.inf,
     ) -> None:
         self.listener = listener
         self.capacity = capacity
@@ -132,12 +140,16 @@ class ModelRing:
         self.size = size
         self.max_bytes = max_bytes
         self.max_batch_bytes = max_batch_bytes
+        self.cells = cells
+        self.arena_bytes = arena_bytes
         self.limit = capacity  # most pending entries; 0 once closed
         self.generation = 0
         self._begin()
 
     def _begin(self) -> None:
         self.pending: deque[Any] = deque()
+        self.stored: list[Any] = []  # by position, all that were accepted
+        self.kept: set[int] = set()  # positions of those that no batch has settled
         self.tail = 0
         self.claimed = False  # a pump will come for the pending entries
         self.pumps = getattr(self, "pumps", -1) + 1  # how many have begun
@@ -165,8 +177,14 @@ class ModelRing:
     def closed(self) -> bool:
         return self.limit == 0
 
+    @property
+    def released(self) -> int:
+        """The position from which on a file has no room for others."""
+        return min(self.kept, default=self.tail)
+
     def _has_room(self) -> bool:
-        return len(self.pending) < self.limit
+        in_file = self.tail - self.released < self.cells
+        return len(self.pending) < self.limit and in_file
 
     def _announce_next(self) -> None:
         """Choose the position whose filling calls batch_full(): a full batch's last."""
@@ -205,6 +223,8 @@ class ModelRing:
             pumps = self.pumps
             fills = self.tail >= self.notify_at
             self.pending.append(entry)
+            self.stored.append(entry)
+            self.kept.add(self.tail)
             self.tail += 1
             self.peak_pending = max(self.peak_pending, len(self.pending))
             self.largest = max(self.largest, size)
@@ -256,7 +276,13 @@ class ModelRing:
         return None
 
     def _fits(self, size: int) -> bool:
-        return self.bytes_from(self.head) + size <= self.max_bytes
+        if self.bytes_from(self.head) + size > self.max_bytes:
+            return False
+        in_file = 0 if self.arena_bytes == math.inf else self._stored_bytes()
+        return in_file + size <= self.arena_bytes
+
+    def _stored_bytes(self) -> int:
+        return sum(map(self.size, self.stored[self.released :]))
 
     def reject_full(self) -> None:
         """Count an entry that waited for room in vain."""

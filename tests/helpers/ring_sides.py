@@ -72,6 +72,10 @@ class Side:
             case ("raise",):
                 raise Interrupted
 
+    def fork(self) -> None:
+        """Begin as in a forked child."""
+        self.ring.reset()
+
     def take(self, most: int, *due: int) -> bool:
         take = self.ring.take(most, *due)
         if take is None:

@@ -26,6 +26,14 @@ class Taken(NamedTuple):
     entries: list[bytes]
 
 
+def cells_for(capacity: int) -> int:
+    """How many the file of a ring has."""
+    cells = 1
+    while cells < capacity:
+        cells *= 2
+    return 2 * cells
+
+
 def spool_of(folder: Path, separator: bytes = b"\n") -> Spool:
     return Spool(folder, BYTES, separator, print)
 
@@ -78,10 +86,10 @@ def take(
     return Taken(start, end, attempts, entries)
 
 
-def take_all(file: SpoolFile, most: int = 1000) -> list[bytes]:
+def take_all(file: SpoolFile, most: int = 1000, separator: int = 1) -> list[bytes]:
     """All that is not settled, in batches that are settled at once."""
     entries: list[bytes] = []
-    while batch := take(file, most):
+    while batch := take(file, most, separator=separator):
         assert batch.entries
         entries += batch.entries
         file.settle(batch.start, batch.end)
