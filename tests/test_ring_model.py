@@ -368,6 +368,13 @@ class SpoolMachine(ByteMachine):
         folder = Path(self.folder.name)
         self.begin(*byte_sides(layout, *options, encodes=encodes, folder=folder))
 
+    @rule(sizes=st.lists(st.integers(0, 3), min_size=1, max_size=20))
+    def enqueue_and_take_each(self, sizes: list[int]) -> None:
+        for side in self.sides:
+            for size in sizes:
+                side.put("enqueue", None, size=size)
+                side.take(1)
+
     def teardown(self) -> None:
         if not hasattr(self, "compiled"):
             return

@@ -217,7 +217,7 @@ class SpooledBytes(CompiledBytes):
         super().__init__(layout, *options)
 
     def make_ring(self, capacity: int, max_batch: int) -> Any:
-        from ringdispatch._spool_ring import SpoolRing  # noqa: PLC0415, where they are
+        from ringdispatch._spool_ring import SpoolRing  # on Linux only
 
         layout = self.layout
         self.bounds = cells_for(capacity), 2 * layout.max_bytes
