@@ -30,7 +30,7 @@ from typing import Any
 import orjson
 
 from ringdispatch import BackgroundDispatcher, Bytes
-from ringdispatch._ring import immortalize
+from ringdispatch._pthread import immortalize
 from ringdispatch._tune._probes import resident
 from ways import (
     AT_ONCE,

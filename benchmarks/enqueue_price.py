@@ -37,7 +37,7 @@ def dispatcher(**options: object):
 
 def full(**options: object):
     """A dispatcher whose ring is full; a batch of its size is never reached again."""
-    from ringdispatch._ring import immortalize
+    from ringdispatch._pthread import immortalize
 
     made = dispatcher(capacity=1024, **options)
     # The only slot is taken for good, so nothing leaves the ring.

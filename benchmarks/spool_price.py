@@ -37,7 +37,7 @@ def enqueuing(size: int, *, spooled: bool) -> Loop:
         folder = Path(tempfile.mkdtemp(dir=shared))
         atexit.register(shutil.rmtree, folder)
         file = Spool(folder, 1, b"\n", print).make(2 * cells, 2 * max_bytes)
-        ring = SpoolRing(*options, file)
+        ring = SpoolRing(*options, file, None)
     sink = Enqueuer()
     sink._attach(ring, "drop_newest")
     entry = b"x" * (size - 1)

@@ -269,7 +269,7 @@ def test_signal_in_the_middle_of_the_end_leaves_no_task_behind(
 def test_exit_reports_the_drops_that_were_not_reported(layout: str) -> None:
     run_snippet(  # C16, C10: rate-limited until then
         """
-        from ringdispatch._ring import immortalize
+        from ringdispatch._pthread import immortalize
         async def send(batch):
             pass
         dispatcher = BackgroundDispatcher(

@@ -382,7 +382,7 @@ def test_f36_multiprocessing_child_delivers_at_its_exit(
     outcome = run_snippet(
         f"""
         import multiprocessing
-        from ringdispatch._ring import immortalize
+        from ringdispatch._pthread import immortalize
         async def send(batch):
             say(batch)
         dispatcher = BackgroundDispatcher(send, ms_delay=60_000)

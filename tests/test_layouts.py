@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ringdispatch import Bytes, Objects, Records
+from ringdispatch._spool_file import SUPPORTED
 from subprocesses import run_snippet
 
 pytest.importorskip("numpy")
@@ -24,6 +25,7 @@ MAKERS: dict[str, Any] = {
     "separated": lambda: Bytes(separator=b""),
     "bounded": lambda: Bytes(max_bytes=9),
     "both bounded": lambda: Bytes(max_bytes=9, max_batch_bytes=5),
+    **({"spooled": lambda: Bytes(spool="here")} if SUPPORTED else {}),
 }
 each_layout = pytest.mark.parametrize("name", MAKERS)
 
@@ -53,7 +55,10 @@ def test_copy_of_a_layout_is_equal_to_it(name: str, duplicate: Any) -> None:
         ("records", "Records(dtype=dtype([('number', '<u4')]))"),
         (
             "both bounded",
-            r"Bytes(encode=None, separator=b'\n', max_bytes=9, max_batch_bytes=5)",
+            (
+                r"Bytes(encode=None, separator=b'\n', max_bytes=9, max_batch_bytes=5, "
+                "spool=None, dead_letters=True)"
+            ),
         ),
     ],
 )

@@ -307,7 +307,9 @@ def test_rows_that_no_array_can_be_made_of_fail_and_are_handed_on_as_they_lie(
     failed: list[Any] = []
 
     class Unreadable(Records):
-        def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+        def make_ring(
+            self, capacity: int, max_batch: int, max_in_flight: int, *place: str
+        ) -> Ring:
             rules = list(_fields.rules_of(self.dtype))
             return RecordRing(
                 capacity, max_batch, max_in_flight, self.dtype.itemsize, rules, refuse

@@ -19,7 +19,7 @@ from ring_sides import Compiled, Modelled
 from ringdispatch import Bytes, Full, Objects, Records
 from ringdispatch._enqueue import POLICIES, EnqueueBase, install_enqueue
 from ringdispatch._objects import ObjectRing
-from ringdispatch._ring import immortalize
+from ringdispatch._pthread import immortalize
 
 
 def test_look_round_is_announced_every_4096_entries() -> None:  # C14

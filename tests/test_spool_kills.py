@@ -114,7 +114,8 @@ folder = Path(sys.argv[1])
 with open(folder / "accepted", "r+b") as opened:
     accepted = memoryview(mmap.mmap(opened.fileno(), 8)).cast("Q")
 dispatched = os.open(folder / "dispatched", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-ring = SpoolRing(512, 100, None, b"\\n", 100_000, 100_000, made(folder, 1024, 200_000))
+sizes = 512, 100, None, b"\\n", 100_000, 100_000
+ring = SpoolRing(*sizes, made(folder, 1024, 200_000), None)
 enqueuer = Enqueuer()
 enqueuer._attach(ring, "drop_newest")
 enqueue, payload, number = enqueuer.enqueue, b"x" * 150, 0

@@ -14,27 +14,39 @@ from typing import Any
 import pytest
 
 from racing import race
+from ringdispatch import Statistics
 from ringdispatch._bytes import ByteRing
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
 from ringdispatch._spool_ring import SpoolRing
-from spools import adopted, cells_for, made, needs_spools, successor, take, take_all
+from spools import (
+    Files,
+    adopted,
+    cells_for,
+    made,
+    needs_spools,
+    successor,
+    take,
+    take_all,
+)
 
 pytestmark = needs_spools
 
 
 @install_enqueue
 class Enqueuer(EnqueueBase):
-    def __init__(self, ring: ByteRing) -> None:
+    def __init__(self, ring: ByteRing, files: Files | None = None) -> None:
         self.ring = ring
+        self.files = files
         self._attach(ring, "drop_newest")
 
 
 def in_file(
     folder: Path, capacity: int, max_batch: int, max_bytes: int, most: int
 ) -> tuple[Enqueuer, Any]:
-    file = made(folder, cells_for(capacity), 2 * max_bytes)
-    ring = SpoolRing(capacity, max_batch, None, b"\n", max_bytes, most, file)
-    return Enqueuer(ring), file
+    files = Files(folder, cells_for(capacity), 2 * max_bytes)
+    file = files.another(0)
+    ring = SpoolRing(capacity, max_batch, None, b"\n", max_bytes, most, file, files)
+    return Enqueuer(ring, files), file
 
 
 def held(file: Any, folder: Path) -> list[bytes]:
@@ -149,21 +161,69 @@ def test_a_batch_freed_unsettled_is_settled_as_failed(tmp_path: Path) -> None:
     assert held(file, tmp_path / "copy") == []
 
 
-def test_what_was_left_is_another_process_s(tmp_path: Path) -> None:
-    spooled, _ = in_file(tmp_path, 4, 2, 100, 100)
-    for number in range(4):
+def test_what_a_close_cuts_short_is_left(tmp_path: Path) -> None:  # C23
+    spooled, file = in_file(tmp_path, 8, 2, 100, 100)
+    ring = spooled.ring
+    for number in range(6):
         assert spooled.enqueue(b"%d" % number)
-    batch = spooled.ring.take(2)
-    assert batch is not None
-    spooled.ring.leave()
-    assert not spooled.enqueue(b"nowhere to")
+    batches = [ring.take(2), ring.take(2)]
+    ring.close()
+    assert ring.abandon() == 2
+    assert batches[0].settle(False, 0.0)  # in time after all
+    ring.end_file()
+    assert ring.place == file.path  # a batch is not settled
+    assert batches[1].settle(True, 0.0)
+    ring.end_file()
+    assert ring.place is None
+    seen = Statistics(*ring.snapshot(0.0))
+    assert (seen.dispatched, seen.failed, seen.abandoned, seen.left) == (2, 0, 0, 4)
+    assert (seen.accepted, seen.in_flight, seen.failed_batches) == (6, 0, 0)
     following = adopted(tmp_path)
     assert following is not None
-    assert batch.settle(False, 0.0)  # late: it comes again
-    assert spooled.ring.take(2) is None
-    assert take_all(following) == [b"0", b"1", b"2", b"3"]
-    spooled.ring.reset()  # as in a child
-    assert not spooled.enqueue(b"nowhere to")
+    assert take_all(following) == [b"2", b"3", b"4", b"5"]
+
+
+def test_a_ring_that_is_closed_with_all_settled_leaves_no_file(tmp_path: Path) -> None:
+    spooled, _ = in_file(tmp_path, 4, 2, 100, 100)
+    ring = spooled.ring
+    assert spooled.enqueue(b"entry")
+    for step in (lambda: None, ring.close):
+        step()
+        ring.end_file()
+        assert len(list(tmp_path.iterdir())) == 1  # open; then an entry is pending
+    ring.take(1).settle(True, 0.0)
+    ring.end_file()
+    assert list(tmp_path.iterdir()) == []
+    ring.close(reopen=True)
+    assert spooled.enqueue(b"again")
+    assert held(spooled.files.last, tmp_path / "copy") == [b"again"]
+    assert ring.snapshot(0.0)[:2] == (2, 0)
+
+
+def test_a_batch_of_a_file_that_was_left_marks_no_other(tmp_path: Path) -> None:
+    spooled, _ = in_file(tmp_path, 2, 2, 100, 100)
+    ring = spooled.ring
+    assert spooled.enqueue(b"0")
+    assert spooled.enqueue(b"1")
+    batches = [ring.take(1), ring.take(1)]
+    ring.close()
+    ring.abandon()
+    ring.close(reopen=True)
+    for number in range(2, 4):  # in the cells that those had
+        assert spooled.enqueue(b"%d" % number)
+    later = ring.take(2)
+    assert later is not None
+    assert batches[0].settle(False, 0.0)
+    assert batches[1].settle(True, 0.0)
+    seen = Statistics(*ring.snapshot(0.0))
+    assert (seen.dispatched, seen.failed, seen.left) == (1, 0, 1)
+    spooled.files.last.leave()
+    left = [adopted(tmp_path), adopted(tmp_path)]
+    taken = [take(file) for file in left if file is not None]
+    assert sorted(filter(None, taken)) == [
+        (0, 1, 1, [b"0"]),  # dispatched since, and comes again
+        (2, 4, 1, [b"2", b"3"]),
+    ]
 
 
 def test_a_forked_child_refuses_until_it_has_a_file_of_its_own(tmp_path: Path) -> None:
@@ -176,13 +236,16 @@ def test_a_forked_child_refuses_until_it_has_a_file_of_its_own(tmp_path: Path) -
     if pid == 0:
         try:
             ring = spooled.ring
+            spooled.files.fails = True
             seen = [spooled.enqueue(b"early"), ring.take(1), batch.settle(False, 0.0)]
+            ring.end_file()
             ring.reset()
-            seen += [spooled.enqueue(b"early"), ring.take(1)]
-            own = made(tmp_path, 8, 200)
-            ring.use(own)
-            seen += [spooled.enqueue(b"the child's"), held(own, tmp_path / "of child")]
-            wanted = [False, None, True, False, None, True, [b"the child's"]]
+            ring.end_file()
+            seen += [spooled.enqueue(b"early"), ring.take(1), ring.place]
+            spooled.files.fails = False
+            seen += [spooled.enqueue(b"the child's")]
+            seen += [held(spooled.files.last, tmp_path / "of child")]
+            wanted = [False, None, True, False, None, None, True, [b"the child's"]]
             os._exit(0 if seen == wanted else 1)
         finally:
             os._exit(2)
@@ -194,7 +257,7 @@ def test_a_file_made_for_another_ring_is_refused(tmp_path: Path) -> None:
     for cells, arena_bytes, position in [(4, 200, 0), (8, 99, 0), (8, 200, 1)]:
         file = made(tmp_path, cells, arena_bytes, position=position)
         with pytest.raises(ValueError, match="not made for this ring"):
-            SpoolRing(4, 2, None, b"\n", 100, 100, file)
+            SpoolRing(4, 2, None, b"\n", 100, 100, file, Files(tmp_path))
 
 
 def test_threads_enqueue_into_a_file(tmp_path: Path) -> None:

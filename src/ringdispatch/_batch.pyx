@@ -6,7 +6,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
-from ringdispatch._spool_map cimport mark_taken, settle_mark
+from ringdispatch._spool_map cimport FileMap, mark_taken, settle_mark
 from ringdispatch._state cimport RingState, Unsettled, ring_lock, ring_unlock
 
 
@@ -96,16 +96,24 @@ cdef class Batch:
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
+        cdef FileMap *file
+        cdef bint elsewhere, left
         cdef uint64_t count = self.end - self.start
         ring_lock(&state.mutex)
         cdef bint first = self.unsettled and self.generation == state.generation
         self.unsettled = False
         if first:
             unlink(state, &self.node)
-            if state.file is not NULL and state.file.base is not NULL:
-                settle_mark(state.file, self.start, count)
+            file = state.file
+            # It may lie in a file that was left, and another be in use by now.
+            elsewhere = file is NULL or file.base is NULL or self.start < file.released
+            left = failed and (state.leaving or file is not NULL and elsewhere)
+            if not (left or elsewhere):
+                settle_mark(file, self.start, count)
             state.dispatch_seconds += seconds
-            if failed:
+            if left:
+                state.left += count
+            elif failed:
                 state.failed_batches += 1
                 state.failed += count
             else:

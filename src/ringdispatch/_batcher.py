@@ -58,6 +58,7 @@ class Batcher:
         self.reports = Reports(options, options.name_for(self), self.now)
         self.reset()
         claim(self)
+        self.drops.report_now()  # what the ring has to say of its place
         _process.batchers.add(self)
 
     def reset(self) -> None:
@@ -270,6 +271,7 @@ class Batcher:
         self._keep_timer(home)
         self.settlement.finish()
         if ring.closed and not self.has_work:
+            ring.end_file()
             retire(self, home)
         ring.claim_window(pumps)
 
@@ -427,7 +429,8 @@ class Batcher:
         if is_finalizing() or not hasattr(self, "drops"):
             return  # end() was there before; or the constructor was interrupted
         self.workers.end()
+        self.ring.close()
         if self.ring.pending:
-            self.ring.close()
             _close.give_up(self, None, "collected without close")
+        self.ring.end_file()
         self.drops.report_now(last=True)

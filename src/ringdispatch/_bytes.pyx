@@ -162,6 +162,7 @@ cdef class ByteRing(Ring):
         max_bytes: Most bytes pending, separators included; the size of the arena.
         max_batch_bytes: Most bytes in a batch.
         file: Not None: entries are kept nowhere until a subclass has a place for them.
+        files: For that subclass.
     """
 
     def __cinit__(
@@ -173,6 +174,7 @@ cdef class ByteRing(Ring):
         uint64_t max_bytes,
         uint64_t max_batch_bytes,
         object file=None,
+        object files=None,
     ):
         self.bound = "capacity or max_bytes"
         self.encode = encode

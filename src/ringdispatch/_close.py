@@ -67,7 +67,10 @@ def _finish_later(batcher: "Batcher", waiter: FlushWaiter, timeout: float) -> No
 
 
 def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
-    """Cancel what is in flight, abandon what is pending, log it once."""
+    """Cancel what is in flight, abandon what is pending, log it once.
+
+    Where the entries lie in a file, they are left there.
+    """
     abandoned = batcher.ring.abandon()
     failed = 0
     for call in batcher.calls:
@@ -78,6 +81,9 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
         batcher.gave_up = True
         lost = f"{counted(failed, 'entry')} in flight failed"
         lost += f", {counted(abandoned, 'entry')} pending abandoned"
+        if (place := batcher.ring.place) is not None:
+            lost = f"{counted(failed, 'entry')} in flight and "
+            lost += f"{counted(abandoned, 'entry')} pending left in {place}"
         batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
@@ -91,6 +97,7 @@ def end(batcher: "Batcher") -> None:
 
 
 def _close_books(batcher: "Batcher") -> None:
+    batcher.ring.end_file()
     batcher.drops.report_now(last=True)
     batcher.reports.closing()
     batcher.workers.end()

@@ -243,6 +243,10 @@ cdef object enqueue_slow(
         _pthread.after_fork()
     # Refuse before preparing: where the ring is full, nothing is encoded.
     ring_lock(&state.mutex)
+    if state.room == 0 and state.limit:  # it lies in a file, and has none
+        ring_unlock(&state.mutex)
+        self._ring.make_room()
+        ring_lock(&state.mutex)
     cdef int outcome = reject_reason(state, on_full)
     ring_unlock(&state.mutex)
     if outcome == REFUSED:

@@ -10,6 +10,8 @@ from ._records import RecordRing
 from ._ring import Ring, short_repr
 
 if TYPE_CHECKING:
+    import os
+
     import numpy as np
 
 # Positions in the arena are kept in 32 bits each.
@@ -51,20 +53,44 @@ class Layout:
         return f"{type(self).__name__}({options})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._values()
+        options = dict(zip(self.__slots__, self._values(), strict=True))
+        return _restore, (type(self), options)
+
+
+def _restore(kind: type[Layout], options: dict[str, Any]) -> Layout:
+    return kind(**options)
+
+
+def _refuse_spool(layout: Layout, spool: object) -> None:
+    if spool is not None:
+        raise ValueError(
+            f"spool={short_repr(spool)}: {type(layout).__name__} can't outlive the "
+            "process so far: encode the entries, and give Bytes(encode, spool=...)"
+        )
 
 
 class Objects(Layout):
     """Entries are kept as they are; a batch is a list of them.
 
     Any object goes in. A pending entry costs its own memory and 8 bytes.
+
+    Args:
+        spool: Not for this layout: `Bytes` has it.
+
+    Raises:
+        ValueError: `spool` is given.
     """
 
     __slots__ = ()
 
-    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+    def __init__(self, *, spool: None = None) -> None:
+        _refuse_spool(self, spool)
+
+    def make_ring(
+        self, capacity: int, max_batch: int, max_in_flight: int, *place: str
+    ) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
-        del max_in_flight  # for Records only
+        del max_in_flight, place  # for Records, and for Bytes
         return ObjectRing(capacity, max_batch)
 
 
@@ -85,21 +111,27 @@ class Records(Layout):
         dtype: Anything that `numpy.dtype` accepts, with named fields of bool, integers
             of 8 to 64 bits, float32 or float64, `S<n>` bytes, or `M8`/`m8` with a unit
             (given as integers).
+        spool: Not for this layout: `Bytes` has it.
 
     Raises:
         ImportError: numpy is not installed.
         TypeError: `dtype` has no named fields, or has one that records can't hold.
+        ValueError: `spool` is given.
     """
 
     __slots__ = ("dtype",)
 
     dtype: "np.dtype[Any]"
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: Any, *, spool: None = None) -> None:
+        _refuse_spool(self, spool)
         self._set(dtype=_with_numpy().record_type(dtype))
 
-    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
+    def make_ring(
+        self, capacity: int, max_batch: int, max_in_flight: int, *place: str
+    ) -> Ring:
         """Make the ring that holds up to `capacity` entries laid out this way."""
+        del place  # for Bytes only
         return RecordRing(
             capacity,
             max_batch,
@@ -137,6 +169,12 @@ class Bytes(Layout):
     allocates an arena of `max_bytes`. An entry larger than a batch may be is refused as
     oversized; for one that finds no room, `on_full` decides.
 
+    With a spool, an accepted entry outlives the process: it lies in a file of
+    `spool/<the dispatcher's name>` until its batch is settled. The file is made by the
+    constructor, has twice `capacity` and twice `max_bytes`, and is removed by a close
+    that settled everything; what a close or the end of the process cuts short, or a
+    kill, is left in it. A forked child makes a file of its own with its first entry.
+
     Args:
         encode: Returns an entry as bytes; `enqueue` calls it, and raises what it
             raises. None: entries are bytes, bytearray or memoryview.
@@ -144,18 +182,33 @@ class Bytes(Layout):
         max_bytes: Most bytes pending at once, separators included, < 4 GiB.
         max_batch_bytes: Most bytes in a batch, separators included; that many pending
             are dispatched at once. None: `max_bytes`.
+        spool: A directory for files in which entries outlive their process; made if it
+            is missing. On Linux, on a local file system, with `max_bytes` <= 2 GiB, a
+            separator of at most 256 bytes, and not with `on_full="drop_oldest"`. None:
+            entries are lost with the process.
+        dead_letters: With a spool: whether batches that failed are kept in it. They
+            are not kept so far, whatever this says.
 
     Raises:
         TypeError: an option of the wrong type.
         ValueError: an option out of its range.
     """
 
-    __slots__ = ("encode", "separator", "max_bytes", "max_batch_bytes")  # noqa: RUF023
+    __slots__ = (  # noqa: RUF023
+        "encode",
+        "separator",
+        "max_bytes",
+        "max_batch_bytes",
+        "spool",
+        "dead_letters",
+    )
 
     encode: Callable[[Any], Any] | None
     separator: bytes
     max_bytes: int
     max_batch_bytes: int | None
+    spool: str | None
+    dead_letters: bool
 
     def __init__(
         self,
@@ -163,6 +216,9 @@ class Bytes(Layout):
         separator: bytes = b"\n",
         max_bytes: int = 16 * 1024 * 1024,
         max_batch_bytes: int | None = None,
+        *,
+        spool: "str | os.PathLike[str] | None" = None,
+        dead_letters: bool = True,
     ) -> None:
         if encode is not None:
             _options.function("encode", encode, "entry")
@@ -190,21 +246,34 @@ class Bytes(Layout):
                 f"separator={short_repr(separator)}: must have at most {most} bytes: "
                 "no entry would fit in a batch"
             )
+        if not isinstance(dead_letters, bool):
+            raise TypeError(f"dead_letters={short_repr(dead_letters)}: must be a bool")
+        if spool is not None:
+            from . import _ring_files  # noqa: PLC0415, no other needs it
+
+            spool = _ring_files.check(spool, separator, max_bytes)
         self._set(
             encode=encode,
             separator=bytes(separator),  # not a subclass
             max_bytes=max_bytes,
             max_batch_bytes=max_batch_bytes,
+            spool=spool,
+            dead_letters=dead_letters,
         )
 
-    def make_ring(self, capacity: int, max_batch: int, max_in_flight: int) -> Ring:
-        """Make the ring that holds up to `capacity` entries laid out this way."""
+    def make_ring(
+        self, capacity: int, max_batch: int, max_in_flight: int, *place: str
+    ) -> Ring:
+        """Make the ring that holds up to `capacity` entries laid out this way.
+
+        `place`: the dispatcher's name and `on_full`, for a spool.
+        """
         del max_in_flight  # for Records only
-        return ByteRing(
-            capacity,
-            max_batch,
-            self.encode,
-            self.separator,
-            self.max_bytes,
-            self.max_batch_bytes or self.max_bytes,
-        )
+        most = self.max_batch_bytes or self.max_bytes
+        sizes = capacity, max_batch, self.encode, self.separator, self.max_bytes, most
+        if self.spool is None:
+            return ByteRing(*sizes)
+        from . import _ring_files  # noqa: PLC0415, no other needs it
+
+        name, on_full = place
+        return _ring_files.make_ring(self.spool, name, on_full, *sizes)

@@ -438,8 +438,10 @@ class Options:
 
         Raises:
             MemoryError: no memory for `capacity` entries.
+            ValueError, OSError: the layout's spool refuses an option, or its place.
         """
-        return self.layout.make_ring(self.capacity, self.max_batch, self.max_in_flight)
+        sizes = self.capacity, self.max_batch, self.max_in_flight
+        return self.layout.make_ring(*sizes, self.name, self.on_full)
 
     def name_for(self, owner: object) -> str:
         """The given name, or the function's, and a number where it is not alone."""

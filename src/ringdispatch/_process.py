@@ -14,8 +14,7 @@ from ._background import reset_background, run_inline, stop_background
 from ._close import end
 from ._home import home_of, raise_from
 from ._loop_end import END_SECONDS
-from ._pthread import handled, is_forked, set_hook
-from ._ring import immortalize
+from ._pthread import handled, immortalize, is_forked, set_hook
 
 if TYPE_CHECKING:
     from ._batcher import Batcher

@@ -10,8 +10,9 @@ at `forked`.
 """
 
 cimport cython
+from cpython.object cimport PyObject
 
-from ringdispatch._state cimport RingState, ring_renew
+from ringdispatch._state cimport Py_INCREF, RingState, ring_renew
 
 cdef extern from *:
     """
@@ -114,6 +115,11 @@ def handled():
     """Note that everything is reset."""
     global forked
     forked = False
+
+
+def immortalize(object thing):
+    """Never free `thing`: in a forked child finalizers would act on the parent's."""
+    Py_INCREF(<PyObject *> thing)
 
 
 if forks_watch(mark):

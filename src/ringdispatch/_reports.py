@@ -205,6 +205,8 @@ class Drops:
         """Report what was dropped since; the `last` time, also within the period."""
         if last:
             self._ring.rearm_drop_notice()
+        for level, note in self._ring.take_notes():
+            self._reports.log(level, note)
         now = self._now()
         for reason in DROP_REASONS:
             if count := self._ring.take_drops(reason):

@@ -17,6 +17,7 @@ cdef class Ring:
     cdef object as_value  # wraps a batch's data for the function; None: it needs none
 
     # ---- in: before the lock is taken, where user code may run
+    cdef int make_room(self) except -1
     cpdef object encoded(self, object entry)
     cdef int prepare(
         self, PyObject *const *given, Py_ssize_t fields, Item *item

@@ -15,8 +15,8 @@ from ringdispatch cimport _pthread
 from ringdispatch._atomic cimport Wake
 from ringdispatch._batch cimport Batch, Slot
 from ringdispatch._state cimport (
-    Item, Py_INCREF, Py_XDECREF, RingState, Unsettled,
-    move_head, ring_lock, ring_renew, ring_unlock, set_notify_at, set_stop, unclaim,
+    Item, Py_XDECREF, RingState, Unsettled, count_drops, remove_oldest,
+    ring_lock, ring_renew, ring_unlock, set_notify_at, set_stop, unclaim,
 )
 
 DROP_REASONS = (
@@ -33,24 +33,6 @@ cdef inline uint64_t read_field(RingState *state, uint64_t *field) noexcept nogi
     cdef uint64_t value = field[0]
     ring_unlock(&state.mutex)
     return value
-
-
-cdef inline void remove_oldest(RingState *state, uint64_t count) noexcept nogil:
-    """Remove the oldest entries, taken or abandoned, from the ring's positions."""
-    move_head(state, count)
-    if state.head == state.tail:
-        state.claimed = False
-    set_notify_at(state)
-    set_stop(state)
-
-
-cdef inline void count_drops(RingState *state, uint64_t *totals) noexcept nogil:
-    """Fill in the counters of DROP_REASONS; called under the lock."""
-    totals[0] = state.rejected_full
-    totals[1] = state.evicted
-    totals[2] = state.rejected_closed
-    totals[3] = state.rejected_oversized
-    totals[4] = state.abandoned
 
 
 cdef class Ring:
@@ -76,6 +58,19 @@ cdef class Ring:
             _pthread.unwatch(&self.forkable)
 
     # For layouts to override; here is the default of each.
+
+    place = None  # the path of the file that the entries lie in
+
+    def end_file(self):
+        """Once it is closed and all is settled: remove the file, or leave it."""
+
+    def take_notes(self):
+        """What is to be logged of the file: each with its level, once."""
+        return ()
+
+    cdef int make_room(self) except -1:
+        """Have a file made where there is none."""
+        return 0
 
     cpdef object encoded(self, object entry):
         """Encode an entry that may wait for room; prepare() does not do it again."""
@@ -310,7 +305,7 @@ cdef class Ring:
         return wants
 
     def abandon(self):
-        """Drop everything pending; returns how many entries that were.
+        """Drop everything pending, or leave it in the file; returns how many.
 
         One by one: to allocate a list of them would fail where memory is short.
         """
@@ -320,10 +315,12 @@ cdef class Ring:
         ring_lock(&state.mutex)
         cdef uint64_t end = state.tail
         state.abandoning += 1  # else a batch could be taken from behind a gap
+        state.leaving = state.file is not NULL
+        cdef uint64_t *counter = &state.left if state.leaving else &state.abandoned
         while state.head < min(end, state.tail):  # 0 in a child forked meanwhile
             entry = self.evict()
             remove_oldest(state, 1)
-            state.abandoned += 1
+            counter[0] += 1
             count += 1
             ring_unlock(&state.mutex)
             Py_XDECREF(entry)
@@ -362,7 +359,8 @@ cdef class Ring:
         fresh.cells = self.state.cells
         fresh.slow_path = self.state.slow_path
         fresh.limit = self.state.limit
-        fresh.file, fresh.room = self.state.file, self.state.room
+        fresh.file = self.state.file
+        fresh.room = UINT64_MAX if self.state.room == UINT64_MAX else 0
         fresh.most_bytes = self.state.most_bytes
         fresh.max_batch = self.state.max_batch
         fresh.generation = self.state.generation + 1
@@ -414,6 +412,7 @@ cdef class Ring:
         cdef uint64_t pending_bytes = self.count_bytes()
         ring_unlock(&self.state.mutex)
         cdef uint64_t pending = seen.tail - seen.head
+        cdef uint64_t gone = seen.evicted + seen.abandoned + seen.left
         return (
             seen.tail,
             seen.dispatched,
@@ -421,7 +420,7 @@ cdef class Ring:
             seen.evicted,
             seen.abandoned,
             pending,
-            seen.head - seen.evicted - seen.abandoned - seen.dispatched - seen.failed,
+            seen.head - gone - seen.dispatched - seen.failed,
             seen.rejected_full,
             seen.rejected_closed,
             seen.rejected_oversized,
@@ -433,6 +432,7 @@ cdef class Ring:
             max(0.0, now - seen.oldest_at) if pending else 0.0,
             seen.max_batch,
             *self.bounds(pending_bytes),
+            seen.left,
         )
 
 
@@ -445,8 +445,3 @@ def short_repr(object value):
     except BaseException as error:
         return f"<{type(value).__name__}: {type(error).__name__} in its repr>"
     return text if len(text) <= 200 else text[:200] + "..."
-
-
-def immortalize(object thing):
-    """Never free `thing`: in a forked child finalizers would act on the parent's."""
-    Py_INCREF(<PyObject *> thing)

@@ -45,16 +45,22 @@ def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise ValueError(f"name={name!r}: must be the name of a directory")
     folder = Path(directory) / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    kind = filesystem(folder)
+    given = f"spool={os.fspath(directory)!r}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        kind = filesystem(folder)
+    except OSError as error:
+        why = f"{given}: must be a directory, there or to be made: {error.strerror}"
+        raise OSError(error.errno, why, error.filename) from error
     if kind in _REFUSED:
         raise ValueError(
-            f"spool={os.fspath(directory)!r}: is on {_REFUSED[kind]}: choose a "
-            "directory on a local file system, or on tmpfs"
+            f"{given}: is on {_REFUSED[kind]}: choose a directory on a local file "
+            "system, or on tmpfs"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        why = f"{given}: must be ours to write: {os.strerror(errno.EACCES)}"
+        raise PermissionError(errno.EACCES, why, str(folder))
     return folder
 
 

@@ -3,28 +3,32 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """A ring of bytes in a spool's file."""
 
-from libc.stdint cimport uint64_t
-
 from ringdispatch._bytes cimport ByteRing
+from ringdispatch._ring cimport Ring
 from ringdispatch._spool_file cimport SpoolFile
 from ringdispatch._spool_map cimport FileMap
-from ringdispatch._state cimport has_cell, ring_lock, ring_unlock, set_stop
+from ringdispatch._state cimport RingState, has_cell, ring_lock, ring_unlock, set_stop
 
 
 cdef class SpoolRing(ByteRing):
     """A ByteRing whose entries lie in a file, until they are settled.
 
-    Takes what ByteRing takes, and the file, which has twice as many cells and bytes. In
-    a forked child, and after leave(), it is full until use() gives it a new file.
+    Takes what ByteRing takes; the file, which has twice as many cells and bytes; and
+    what makes others (`RingFiles`). In a forked child, and once it has left its file,
+    the first entry has another made; until that succeeds it is full.
     """
 
-    cdef SpoolFile file
+    cdef object files  # never changed
+    cdef SpoolFile file  # under the ring's lock
 
     def __cinit__(self, *options):
-        self.use(options[-1])
+        self.files = options[-1]
+        cdef SpoolFile file = options[-2]
+        if not self.use(file):
+            raise ValueError(f"file={file.path}: not made for this ring")
 
-    def use(self, SpoolFile file not None):
-        """Keep the entries in a new file from now on, while there are none."""
+    cdef bint use(self, SpoolFile file):
+        """Keep the entries in a new file from now on; False where it can't be."""
         cdef FileMap *map = &file.map
         cdef SpoolFile before = self.file  # freed on return, when the lock is free
         ring_lock(&self.state.mutex)
@@ -33,26 +37,78 @@ cdef class SpoolRing(ByteRing):
             and map.mask == self.state.mask
             and map.arena_bytes >= self.max_bytes
             and self.state.head == self.state.tail == map.tail
+            and self.state.room == 0  # else another thread was quicker
         )
         if usable:
-            self.file = file
+            before, self.file = self.file, file
             self.arena = map.base + map.arena_at
             self.arena_bytes = map.arena_bytes
             self.byte_head = self.byte_tail = map.byte_tail
             self.byte_room = 0
             self.state.file = map
-            self.state.room = 0
+            self.state.leaving = False
             has_cell(&self.state)
         ring_unlock(&self.state.mutex)
-        if not usable:
-            raise ValueError(f"file={file.path}: not made for this ring")
+        return usable
 
-    def leave(self):
-        """Leave the file to another process, with what is not settled."""
-        ring_lock(&self.state.mutex)
-        self.state.file = NULL
-        self.state.room = 0
+    cdef int make_room(self) except -1:
+        cdef SpoolFile file = self.files.another(self.tail)
+        if file is not None and not self.use(file):
+            self.files.discard(file)
+        return 0
+
+    cdef SpoolFile detach(self):
+        """Store no more in the file that is returned; called under the lock.
+
+        Several threads may get the same one: each ends it, and none is early.
+        """
+        cdef RingState *state = &self.state
+        if state.file is NULL:
+            return self.file
+        if state.file.base is NULL or state.abandoning or state.head < state.tail:
+            return None  # the first is a forked child's
         self.arena = NULL
-        set_stop(&self.state)
+        state.file = NULL
+        state.room = 0
+        set_stop(state)
+        return self.file
+
+    cdef int end(self, SpoolFile file) except -1:
+        """End a file that was detached."""
+        if file is None:
+            return 0
+        self.files.end(file)
+        ring_lock(&self.state.mutex)
+        if self.file is file:
+            self.file = None  # freed on return, when the lock is free
         ring_unlock(&self.state.mutex)
-        self.file.leave()
+        return 0
+
+    @property
+    def place(self):
+        ring_lock(&self.state.mutex)
+        cdef SpoolFile file = self.file
+        cdef bint mapped = file is not None and file.map.base is not NULL
+        ring_unlock(&self.state.mutex)
+        return file.path if mapped else None
+
+    def take_notes(self):
+        return self.files.take_notes()
+
+    def end_file(self):
+        cdef SpoolFile file = None
+        ring_lock(&self.state.mutex)
+        if self.state.limit == 0 and self.state.oldest is NULL:
+            file = self.detach()
+        ring_unlock(&self.state.mutex)
+        self.end(file)
+
+    def close(self, bint reopen=False):
+        cdef SpoolFile file = None
+        ring_lock(&self.state.mutex)
+        if reopen and self.state.leaving:
+            # a call may go on with what was left in it
+            file = self.detach()
+        ring_unlock(&self.state.mutex)
+        Ring.close(self, reopen)
+        self.end(file)

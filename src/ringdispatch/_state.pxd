@@ -74,11 +74,12 @@ ctypedef struct RingState:
     bint claimed  # the window: a pump() will run for the pending entries
     uint64_t pumps  # how many have begun; what an older one claims is void
     bint drop_announced  # the listener was notified of drops
-    # the books; in flight is `head` less the four that follow
+    # the books; in flight is `head` less the five that follow
     uint64_t dispatched
     uint64_t failed
     uint64_t evicted
     uint64_t abandoned
+    uint64_t left  # in the file, for another process: what a close cut short
     uint64_t rejected_full
     uint64_t rejected_closed
     uint64_t rejected_oversized
@@ -87,6 +88,7 @@ ctypedef struct RingState:
     uint64_t failed_batches
     uint64_t peak_pending
     uint64_t abandoning  # calls of abandon(); nothing may be taken meanwhile
+    bint leaving  # a close has cut short what lies in the file: that is left in it
     uint64_t urgent_end  # entries below it are to go out now: a flush waits for them
     uint64_t busy_slots  # calls of the dispatch function that have not ended
     uint64_t waiting_slots  # of these, those that wait in a flush or a close
@@ -166,3 +168,21 @@ cdef inline uint64_t unclaim(RingState *state) noexcept nogil:
     set_stop(state)
     ring_unlock(&state.mutex)
     return pumps
+
+
+cdef inline void remove_oldest(RingState *state, uint64_t count) noexcept nogil:
+    """Remove the oldest entries, taken or abandoned, from the ring's positions."""
+    move_head(state, count)
+    if state.head == state.tail:
+        state.claimed = False
+    set_notify_at(state)
+    set_stop(state)
+
+
+cdef inline void count_drops(RingState *state, uint64_t *totals) noexcept nogil:
+    """Fill in the counters of DROP_REASONS; called under the lock."""
+    totals[0] = state.rejected_full
+    totals[1] = state.evicted
+    totals[2] = state.rejected_closed
+    totals[3] = state.rejected_oversized
+    totals[4] = state.abandoned

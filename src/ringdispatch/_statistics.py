@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Statistics:
     """One consistent snapshot of a dispatcher's books.
 
-    `accepted == dispatched + failed + evicted + abandoned + pending + in_flight` holds
-    in every snapshot, taken from any thread.
+    `accepted == dispatched + failed + evicted + abandoned + left + pending + in_flight`
+    holds in every snapshot, taken from any thread.
 
     Attributes:
         accepted: Entries that went into the ring.
@@ -35,6 +35,8 @@ class Statistics:
             where the layout does not count bytes.
         max_bytes: Most bytes that can be pending at once.
         max_batch_bytes: Most bytes in a batch.
+        left: Entries left in a spool for the next process: what a close or exit cut
+            short, pending or in flight. 0 without a spool.
     """
 
     accepted: int
@@ -58,3 +60,4 @@ class Statistics:
     pending_bytes: int | None
     max_bytes: int | None
     max_batch_bytes: int | None
+    left: int

@@ -16,7 +16,7 @@ import numpy as np
 from ring_sides import Listener, Modelled, Side
 from ringdispatch import Bytes, Records, Statistics
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
-from spools import adopted, cells_for, made, take_all
+from spools import Files, adopted, cells_for, take_all
 
 ROW = [("number", "u4"), ("price", "f8"), ("odd", "?"), ("name", "S5")]
 DTYPES = {
@@ -221,23 +221,22 @@ class SpooledBytes(CompiledBytes):
 
         layout = self.layout
         self.bounds = cells_for(capacity), 2 * layout.max_bytes
-        self.file = made(self.folder, *self.bounds, layout.separator)
+        self.files = Files(self.folder, *self.bounds, separator=layout.separator)
+        file = self.files.another(0)
         most = layout.max_batch_bytes or layout.max_bytes
         values = layout.encode, layout.separator, layout.max_bytes, most
-        return SpoolRing(capacity, max_batch, *values, self.file)
+        return SpoolRing(capacity, max_batch, *values, file, self.files)
 
     def fork(self) -> None:
         """Begin as a child does, which has no mapping."""
-        self.file.leave()
-        Path(self.file.path).unlink()  # it is the parent's
+        self.files.last.leave()
+        Path(self.files.last.path).unlink(missing_ok=True)  # it is the parent's
         self.ring.reset()
-        self.file = made(self.folder, *self.bounds, self.layout.separator)
-        self.ring.use(self.file)
 
     def left(self) -> list[bytes]:
         """What the next process finds, were this one to end now."""
         separator = self.layout.separator
-        self.file.leave()
+        self.files.last.leave()
         following = adopted(self.folder, separator)
         return [] if following is None else take_all(following, 1000, len(separator))
 

@@ -57,10 +57,14 @@ class ModelBatch:
         self.settled = True
         if first:
             self.ring.unsettled.remove(self)
-            self.ring.kept.difference_update(range(self.start, self.end))
             count = self.end - self.start
-            self.ring.books["failed" if failed else "dispatched"] += count
-            self.ring.books["failed_batches" if failed else "dispatched_batches"] += 1
+            if failed and self.ring.leaving:
+                self.ring.books["left"] += count
+            else:
+                self.ring.kept.difference_update(range(self.start, self.end))
+                outcome = "failed" if failed else "dispatched"
+                self.ring.books[outcome] += count
+                self.ring.books[f"{outcome}_batches"] += 1
             self.ring.in_flight -= count
             self.ring.dispatch_seconds += seconds
         return first
@@ -165,6 +169,8 @@ class ModelRing:
         self.peak_pending = 0
         self.in_flight = 0
         self.abandoning = 0
+        self.leaving = False  # a close has cut short what lies in the file
+        self.has_file = self.generation == 0  # a child makes one with its first entry
         self.dispatch_seconds = 0.0
         self.books: Counter[str] = Counter()
         self._announce_next()
@@ -198,6 +204,8 @@ class ModelRing:
         self, entry: Any, context: Any = None, *, waits: bool = False
     ) -> bool | None:
         """Accept or refuse an entry; None if it `waits` and there is no room."""
+        if not (self.closed or self.has_file):
+            self.has_file, self.leaving = True, False
         # A refused entry is not encoded. Only one that opens a window needs the time.
         # While entries are encoded and the clock is read, others may come in.
         displaces = self.on_full == "drop_oldest" and not waits
@@ -387,15 +395,16 @@ class ModelRing:
         return position < self.head and not out
 
     def abandon(self) -> int:
-        """Drop everything pending, one by one; returns how many entries that were.
+        """Drop everything pending, or leave it in the file; returns how many.
 
         What frees one may enqueue: no more are dropped than were pending.
         """
         end, count = self.tail, 0
         self.abandoning += 1
+        self.leaving = self.cells < math.inf
         while self.head < end:
             (entry,) = self._move_out(1).value
-            self.books["abandoned"] += 1
+            self.books["abandoned" if self.cells == math.inf else "left"] += 1
             count += 1
             self.listener.freed(entry)
         self.abandoning -= 1
@@ -480,6 +489,7 @@ class ModelRing:
             "oldest_age_seconds": max(0.0, now - self.oldest) if self.pending else 0.0,
             "max_batch": self.max_batch,
             **self._bounds(),
+            "left": self.books["left"],
         }
 
     def _bounds(self) -> dict[str, Any]:

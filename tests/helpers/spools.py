@@ -48,6 +48,29 @@ def made(
     return spool_of(folder, separator).make(cells, arena_bytes, position)
 
 
+class Files:
+    """The files of a ring, without the checks of RingFiles."""
+
+    def __init__(self, folder: Path, *sizes: int, separator: bytes = b"\n") -> None:
+        self.folder = folder
+        self.sizes = sizes
+        self.separator = separator
+        self.fails = False
+
+    def another(self, position: int) -> SpoolFile | None:
+        if self.fails:
+            return None
+        self.last = made(self.folder, *self.sizes, self.separator, position)
+        return self.last
+
+    def discard(self, file: SpoolFile) -> None:
+        if file.released == file.tail:
+            spool_of(self.folder, self.separator).remove(file)
+        file.leave()
+
+    end = discard
+
+
 def filled(file: SpoolFile, entries: list[bytes], separator: bytes = b"\n") -> None:
     for entry in entries:
         assert file.append(entry + separator)

@@ -1,0 +1,177 @@
+"""The files that a ring lies in, one after the other; and making such a ring."""
+
+import logging
+import math
+import os
+import time
+import weakref
+from typing import Any
+
+from ._ring import short_repr
+from ._spool import Spool, make_folder, warnings_of
+from ._spool_file import SUPPORTED, SpoolFile
+from ._spool_header import BYTES, LONGEST_SEPARATOR, MOST_ARENA_BYTES, MOST_CELLS
+from ._spool_ring import SpoolRing
+
+MOST_BYTES = 2**31  # pending; the file has twice as many
+_MOST_ENTRIES = MOST_CELLS // 2
+
+# How long after a failure to make a file it is tried again; how often that is logged.
+_AGAIN_SECONDS = 1.0
+_REPORT_SECONDS = 10.0
+
+# The folders that this process has a file in, and whose it is.
+_in_use: weakref.WeakValueDictionary[str, "RingFiles"] = weakref.WeakValueDictionary()
+
+
+def check(spool: Any, separator: bytes, max_bytes: int) -> str:
+    """Check a layout's options against its spool; returns the directory.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: an option out of its range, or a system that has no spools.
+    """
+    if not isinstance(spool, (str, os.PathLike)):
+        raise TypeError(f"spool={short_repr(spool)}: must be the path of a directory")
+    directory = os.fsdecode(spool)
+    if not directory or "\0" in directory:
+        raise ValueError(f"spool={spool!r}: must be the path of a directory")
+    if not SUPPORTED:
+        raise ValueError(f"spool={directory!r}: only Linux has spools so far")
+    if len(separator) > LONGEST_SEPARATOR:
+        raise ValueError(
+            f"separator={short_repr(separator)}: must have at most "
+            f"{LONGEST_SEPARATOR} bytes with a spool"
+        )
+    if max_bytes > MOST_BYTES:
+        raise ValueError(f"max_bytes={max_bytes}: must be <= {MOST_BYTES} with a spool")
+    return directory
+
+
+def make_ring(
+    directory: str,
+    name: str,
+    on_full: str,
+    *sizes: Any,
+) -> SpoolRing:
+    """Make a ring whose entries lie in a file of `directory/name`.
+
+    `sizes` is what ByteRing takes.
+
+    Raises:
+        ValueError: an option that a spool can't have, or the directory can't; or it is
+            in use by another dispatcher of this process.
+        OSError: the directory or the file can't be made.
+    """
+    capacity, _, _, separator, max_bytes, _ = sizes
+    if on_full == "drop_oldest":
+        raise ValueError(
+            f"on_full={on_full!r}: must be 'drop_newest' or 'raise' with a spool, "
+            "which keeps every entry that it accepted"
+        )
+    if capacity > _MOST_ENTRIES:
+        raise ValueError(
+            f"capacity={capacity}: must be <= {_MOST_ENTRIES} with a spool"
+        )
+    cells = 2 << (capacity - 1).bit_length()
+    files = RingFiles(directory, name, cells, 2 * max_bytes, separator)
+    file = files.first()
+    return SpoolRing(*sizes, file, files)
+
+
+class RingFiles:
+    """The files of one ring: the first, and another after a fork or a reopening.
+
+    Nothing here logs, as `enqueue` may be what has a file made: what there is to say
+    waits for `take_notes()`.
+    """
+
+    _now = staticmethod(time.monotonic)  # see Batcher.now
+
+    def __init__(
+        self, directory: str, name: str, cells: int, arena_bytes: int, separator: bytes
+    ) -> None:
+        # never changed
+        self._directory = directory
+        self._name = name
+        self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
+        self._separator = separator
+        # any thread, by single operations
+        self._notes: list[tuple[int, str]] = []
+        # any thread, plain stores
+        self._again_at = self._reported_at = -math.inf
+        self._key = ""  # in _in_use
+        self._spool: Spool | None = None
+
+    def first(self) -> SpoolFile:
+        """Make the constructor's file, and remove files that hold nothing.
+
+        Raises:
+            ValueError: the directory can't be a spool, or is in use.
+            OSError: it or the file can't be made.
+        """
+        return self._make(0, clean=True)
+
+    def another(self, position: int) -> SpoolFile | None:
+        """Make a file for entries from `position` on; None where that fails.
+
+        It is tried once a second at most.
+        """
+        now = self._now()
+        if now < self._again_at:
+            return None
+        try:
+            file = self._make(position)
+        except (OSError, ValueError) as error:
+            self._again_at = now + _AGAIN_SECONDS
+            if now >= self._reported_at + _REPORT_SECONDS:
+                self._reported_at = now
+                why = f"entries are refused, there is no file for them: {error}"
+                self._notes.append((logging.ERROR, why))
+            return None
+        self._reported_at = -math.inf
+        return file
+
+    def end(self, file: SpoolFile) -> None:
+        """Remove a file in which all is settled, leave any other; leave its folder."""
+        if _in_use.get(self._key) is self:
+            _in_use.pop(self._key, None)
+        self.discard(file)
+
+    def discard(self, file: SpoolFile) -> None:
+        """Remove a file in which all is settled; leave any other to be adopted."""
+        try:
+            if self._spool is not None and file.released == file.tail:
+                self._spool.remove(file)
+        except OSError as error:  # the next process removes it
+            self._warn(f"{file.path} is empty, and stays: {error}")
+        finally:
+            file.leave()
+
+    def take_notes(self) -> list[tuple[int, str]]:
+        """What is to be logged, each with its level, once."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _warn(self, message: str) -> None:
+        self._notes.append((logging.WARNING, message))
+
+    def _make(self, position: int, *, clean: bool = False) -> SpoolFile:
+        folder = make_folder(self._directory, self._name)
+        key = os.path.realpath(folder)
+        if _in_use.setdefault(key, self) is not self:
+            raise ValueError(
+                f"name={self._name!r}: another dispatcher has this name in "
+                f"spool={self._directory!r}: give each a name of its own"
+            )
+        self._key = key
+        try:
+            self._spool = Spool(folder, BYTES, self._separator, self._warn)
+            if clean:
+                for warning in warnings_of(folder):
+                    self._warn(warning)
+                self._spool.clean()
+            return self._spool.make(*self._sizes, position)
+        except BaseException:
+            _in_use.pop(key, None)
+            raise
