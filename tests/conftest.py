@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from layouts import LAYOUTS, can_be
+from layouts import LAYOUTS, can_be, spools
 from ringdispatch import BackgroundDispatcher, _names
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
@@ -29,6 +29,8 @@ NIGHTLY = "nightly: `make nightly` runs the test; `make test` leaves it out."
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if can_be("spooled"):
+        spools()  # removed when this process ends, whatever becomes of others
     config.addinivalue_line("markers", COUNTS_MEMORY)
     config.addinivalue_line("markers", NIGHTLY)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from layouts import is_cut_short
 from loops import BACKGROUND, LOOPS, Place, comes_true, run_on
 from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_fork, run_snippet
@@ -170,8 +171,8 @@ def test_close_that_gave_up_is_no_verdict_on_the_next(
             await stepped.settle()
             assert closing.result() is True
         assert sink.entries == [1, 3]
-        seen = dispatcher.statistics()
-        assert (seen.dispatched, seen.failed, seen.abandoned) == (1, 1, 1)
+        assert dispatcher.statistics().dispatched == 1
+        assert is_cut_short(dispatcher, in_flight=1, pending=1)
         books_agree(dispatcher)
 
     stepped.run_until_complete(main())

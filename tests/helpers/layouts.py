@@ -7,14 +7,18 @@ again. So what a test says of lists of objects must hold of every layout.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import struct
+import tempfile
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Records, _options
+from ringdispatch._spool_file import SUPPORTED
 
 TICKET = struct.Struct("<Q")
 SEPARATOR = b"\r\n\0"  # of no size that divides anything
@@ -184,16 +188,66 @@ class OfEncoded(OfBytes):
     aenqueue = BackgroundDispatcher.aenqueue
 
 
+class OfSpool(OfBytes):
+    """Entries lie in a file; bytes in memory where that is refused."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self._in_file = options.get("on_full") != "drop_oldest"
+        super().__init__(*given, **options)
+
+    def _layout(self, capacity: int, max_batch: int) -> Any:
+        plain = super()._layout(capacity, max_batch)
+        if not self._in_file:
+            return plain
+        # Tests make several of one name, which may not share a folder.
+        folder = tempfile.mkdtemp(dir=spools())
+        most = plain.max_bytes, plain.max_batch_bytes
+        return Bytes(None, SEPARATOR, *most, spool=folder)
+
+
+def in_file(dispatcher: Any) -> bool:
+    """Whether what a close cuts short is left in a file."""
+    return getattr(dispatcher._batcher.options.layout, "spool", None) is not None
+
+
+def is_cut_short(dispatcher: Any, *, in_flight: int, pending: int) -> bool:
+    """Whether a close has counted so many as lost, or as left in a file."""
+    seen = dispatcher.statistics()
+    lost, left = (in_flight, pending), 0
+    if in_file(dispatcher):
+        lost, left = (0, 0), in_flight + pending
+    return (seen.failed, seen.abandoned, seen.left) == (*lost, left)
+
+
+def spools() -> str:
+    """The folder of all spools, on tmpfs where there is one."""
+    if "TEST_SPOOLS" not in os.environ:
+        shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        os.environ["TEST_SPOOLS"] = folder = tempfile.mkdtemp(
+            prefix="ringdispatch-", dir=shared
+        )
+        atexit.register(_remove, folder, os.getpid())
+    return os.environ["TEST_SPOOLS"]
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(folder)
+
+
 LAYOUTS: dict[str, type[BackgroundDispatcher[Any]]] = {
     "objects": BackgroundDispatcher,
     "records": OfRecords,
     "bytes": OfBytes,
     "encoded": OfEncoded,
+    "spooled": OfSpool,
 }
 
 
 def can_be(layout: str) -> bool:
     """Whether what a layout needs is installed."""
+    if layout == "spooled":
+        return SUPPORTED
     return layout != "records" or importlib.util.find_spec("numpy") is not None
 
 

@@ -92,7 +92,7 @@ class Application:
 
 def adds_up(seen: Statistics) -> bool:
     """C8: every entry is somewhere, and in one place."""
-    out = seen.dispatched + seen.failed + seen.evicted + seen.abandoned
+    out = seen.dispatched + seen.failed + seen.evicted + seen.abandoned + seen.left
     return seen.accepted == out + seen.pending + seen.in_flight
 
 
@@ -103,7 +103,8 @@ def books_agree(dispatcher: BackgroundDispatcher[Any]) -> None:
     assert 0 <= seen.pending <= seen.peak_pending <= seen.capacity, seen
     assert 0 <= seen.in_flight <= seen.accepted, seen
     settled = seen.dispatched_batches + seen.failed_batches
-    assert 0 <= settled <= seen.batches <= settled + seen.in_flight, seen
+    unsettled = seen.in_flight + seen.left
+    assert 0 <= settled <= seen.batches <= settled + unsettled, seen
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
