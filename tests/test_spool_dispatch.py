@@ -331,3 +331,30 @@ def test_the_log_names_the_reason_once(
     assert len(errors) == 1
     assert re.search("no file for them: .*File exists", errors[0].getMessage())
     assert dispatcher.statistics().rejected_full == 3
+
+
+def test_the_log_names_the_slow_call_behind_which_the_file_is_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send(batch: Any) -> None:
+        if batch[0] == b"0":
+            await slow.wait()
+
+    slow = asyncio.Event()
+
+    async def main() -> None:
+        dispatcher = spooled(send, tmp_path, capacity=2, max_batch=1, max_in_flight=2)
+        accepted = 0
+        for number in range(20):
+            accepted += dispatcher.enqueue(b"%d" % number)
+            await asyncio.sleep(0.01)  # all but the first are settled
+        assert accepted == 4
+        slow.set()
+        assert await dispatcher.aflush()
+        assert dispatcher.enqueue(b"it goes on")
+        assert await dispatcher.aclose()
+        assert dispatcher.statistics().rejected_full == 16
+
+    asyncio.run(main())
+    (message, *_) = caplog.messages
+    assert "its file is full behind the call that has entries 0 to 0," in message

@@ -116,9 +116,11 @@ def test_a_full_file_refuses_until_what_is_oldest_is_settled(tmp_path: Path) -> 
     for batch in batches[1:]:
         batch.settle(False, 0.0)
     assert not spooled.enqueue(b"no cell")
+    assert "full behind the call that has entries 0 to 0," in spooled.ring.bound
     assert spooled.ring.snapshot(0.0)[7] == 2  # rejected_full
     assert held(file, tmp_path / "copy") == entries[:1]
     batches[0].settle(False, 0.0)
+    assert spooled.ring.bound == "capacity or max_bytes"
     assert spooled.enqueue(b"again")
     assert held(file, tmp_path / "copy") == [b"again"]
 
@@ -130,6 +132,7 @@ def test_bytes_come_back_with_what_is_settled(tmp_path: Path) -> None:
         assert spooled.enqueue(b"x" * 49)
         batches.append(spooled.ring.take(100))
     assert not spooled.enqueue(b"")
+    assert "behind the call that has entries 0 to 0," in spooled.ring.bound
     batches[1].settle(False, 0.0)
     assert not spooled.enqueue(b"")
     batches[0].settle(False, 0.0)

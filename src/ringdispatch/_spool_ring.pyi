@@ -4,8 +4,12 @@ from typing_extensions import disjoint_base
 
 from ._bytes import ByteRing
 
+BOUND: str
+
 @disjoint_base
 class SpoolRing(ByteRing):
     def __new__(cls, *options: Any) -> Self: ...
+    @property
+    def bound(self) -> str: ...
     @property
     def place(self) -> str | None: ...  # type: ignore[override]

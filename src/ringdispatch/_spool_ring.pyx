@@ -3,11 +3,15 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """A ring of bytes in a spool's file."""
 
+from libc.stdint cimport uint64_t
+
 from ringdispatch._bytes cimport ByteRing
 from ringdispatch._ring cimport Ring
 from ringdispatch._spool_file cimport SpoolFile
 from ringdispatch._spool_map cimport FileMap
-from ringdispatch._state cimport RingState, has_cell, ring_lock, ring_unlock, set_stop
+from ringdispatch._state cimport RingState, Unsettled, has_cell, ring_lock, ring_unlock, set_stop
+
+BOUND = "capacity or max_bytes"
 
 
 cdef class SpoolRing(ByteRing):
@@ -83,6 +87,28 @@ cdef class SpoolRing(ByteRing):
             self.file = None  # freed on return, when the lock is free
         ring_unlock(&self.state.mutex)
         return 0
+
+    @property
+    def bound(self):
+        """What to raise where it is full; and the call behind which its file is."""
+        cdef RingState *state = &self.state
+        cdef bint full = False
+        cdef uint64_t start = 0, end = 0
+        ring_lock(&state.mutex)
+        cdef FileMap *file = state.file
+        cdef Unsettled *oldest = state.oldest
+        if file is not NULL and oldest is not NULL and oldest.start == file.released:
+            full = state.tail - file.released > state.mask
+            end = self.byte_tail - file.byte_released
+            full |= end + max(self.largest, 1) > self.arena_bytes
+            start, end = oldest.start, oldest.end
+        ring_unlock(&state.mutex)
+        if not full:
+            return BOUND
+        return (
+            f"{BOUND} (its file is full behind the call that has entries "
+            f"{start} to {end - 1}, with what was settled since)"
+        )
 
     @property
     def place(self):
