@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import shutil
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ringdispatch import BackgroundDispatcher, Bytes
+from ringdispatch import BackgroundDispatcher, Bytes, _dispatcher
 from serving import DIRECT
 from subprocesses import run_snippet
 
@@ -48,9 +48,10 @@ async def post(batch: list[Any]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> None:
-    """Other tests may have left dispatchers to the garbage collector."""
-    gc.collect()
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have left dispatchers: they are not scraped."""
+    living = weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]()
+    monkeypatch.setattr(_dispatcher, "_living", living)
 
 
 @pytest.fixture
