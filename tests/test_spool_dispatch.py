@@ -17,6 +17,8 @@ from forking import each_fork, forked
 from loops import eventually
 from ringdispatch import BackgroundDispatcher, Bytes
 from ringdispatch._batcher import Batcher
+from ringdispatch._ring_files import RingFiles
+from ringdispatch._spool_file import SpoolFile, is_locked
 from spools import adopted, needs_spools, take_all
 from subprocesses import run_snippet
 
@@ -42,6 +44,8 @@ def files(folder: Path) -> list[Path]:
 
 def left(folder: Path) -> list[bytes]:
     """What the next process finds; it adopts every file."""
+    # A worker thread may be touching the pages still, in a process that goes on.
+    eventually(lambda: not any(is_locked(path) for path in files(folder)))
     entries = []
     while file := adopted(folder / "audit"):
         assert not file.is_damaged
@@ -70,6 +74,25 @@ def test_entries_go_out_and_a_close_leaves_no_file(tmp_path: Path) -> None:  # C
 
     asyncio.run(main())
     assert got == [b"%d %d" % (turn, n) for turn in range(2) for n in range(100)]
+
+
+def test_pages_are_touched_when_there_is_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: list[str] = []
+
+    def populate(self: Any, file: SpoolFile, workers: Any) -> None:
+        touched.append(file.path)
+        whole(self, file, workers)
+
+    whole = RingFiles.populate
+    monkeypatch.setattr(RingFiles, "populate", populate)
+    dispatcher = spooled(lambda batch: None, tmp_path)
+    assert touched == []
+    with dispatcher:
+        assert dispatcher.enqueue(b"entry")
+        assert touched == [str(path) for path in files(tmp_path)]
+    assert files(tmp_path) == []
 
 
 def test_a_close_from_another_thread_leaves_no_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from loops import eventually
+from racing import race
 from ringdispatch import _spool
 from ringdispatch._spool_file import NotASpoolError, SpoolFile, is_locked
 from ringdispatch._spool_header import unpack
@@ -345,3 +346,33 @@ def test_an_open_parent_is_warned_of(
     monkeypatch.setattr(_spool, "filesystem", lambda path: 0x2FC12FC1)
     (warning,) = _spool.warnings_of(folder)
     assert "zfs" in warning
+
+
+def test_the_pages_of_a_file_are_touched_and_it_can_be_left_meanwhile(
+    folder: Path,
+) -> None:
+    def resident(file: SpoolFile) -> int:
+        """Bytes of the mapping that a store would find mapped."""
+        text = Path("/proc/self/smaps").read_text()
+        _, _, rest = text.partition(file.path + "\n")
+        return int(rest.partition("Rss:")[2].split()[0]) * 1024
+
+    file = made(folder, 16, 4 << 20)
+    filled(file, [b"entry"])
+    assert resident(file) < 1 << 20
+    if not file.populate():
+        pytest.skip("this kernel is older than 5.14")
+    assert resident(file) >= 4 << 20
+    assert take_all(file) == [b"entry"]
+    file.leave()
+    assert not file.populate()
+    others = [made(folder, 16, 8 << 20) for _ in range(20)]
+    race(
+        lambda: [other.populate() for other in others],
+        lambda: [other.populate() for other in reversed(others)],
+        lambda: [other.leave() for other in others],
+    )
+    assert not any(is_locked(other.path) for other in others)
+    assert not any(
+        other.path in Path("/proc/self/maps").read_text() for other in others
+    )

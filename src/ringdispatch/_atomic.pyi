@@ -26,7 +26,7 @@ class Finalizer:
     def __del__(self) -> None: ...
 
 # What to call, and what is finished after it.
-_Job: TypeAlias = tuple[Callable[[], None], Finalizer]
+_Job: TypeAlias = tuple[Callable[[], object], Finalizer]
 
 @disjoint_base
 class WorkerThreads:

@@ -191,7 +191,9 @@ class Batcher:
         for call in self.calls:
             if call.is_orphaned():
                 call.orphan()
-        if before is not None:
+        if before is None:
+            self.ring.populate(self.workers)
+        else:
             self._leave(before)
 
     def _leave(self, home: Home) -> None:

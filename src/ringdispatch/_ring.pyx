@@ -64,6 +64,9 @@ cdef class Ring:
     def end_file(self):
         """Once it is closed and all is settled: remove the file, or leave it."""
 
+    def populate(self, workers):
+        """Have a worker thread touch the file's pages, before entries do."""
+
     def take_notes(self):
         """What is to be logged of the file: each with its level, once."""
         return ()

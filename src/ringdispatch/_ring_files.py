@@ -1,5 +1,6 @@
 """The files that a ring lies in, one after the other; and making such a ring."""
 
+import contextlib
 import logging
 import math
 import os
@@ -7,6 +8,7 @@ import time
 import weakref
 from typing import Any
 
+from ._atomic import Finalizer, WorkerThreads
 from ._ring import short_repr
 from ._spool import Spool, make_folder, warnings_of
 from ._spool_file import SUPPORTED, SpoolFile
@@ -131,6 +133,11 @@ class RingFiles:
             return None
         self._reported_at = -math.inf
         return file
+
+    def populate(self, file: SpoolFile, workers: WorkerThreads) -> None:
+        """Have a worker thread touch the pages of a file."""
+        with contextlib.suppress(RuntimeError):  # no thread: stores touch them
+            workers.run((file.populate, Finalizer(bool)))
 
     def end(self, file: SpoolFile) -> None:
         """Remove a file in which all is settled, leave any other; leave its folder."""

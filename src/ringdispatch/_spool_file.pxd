@@ -36,6 +36,7 @@ cdef class SpoolFile:
     cdef uint64_t skipped
     cdef bint words_differ
     cdef uint64_t separator_size
+    cdef bint populating  # the mapping is in use without the lock
 
     cdef bint words_make_sense(self) noexcept nogil
     cdef uint64_t newest(self) noexcept nogil

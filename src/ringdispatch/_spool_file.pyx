@@ -35,6 +35,7 @@ cdef extern from "_spool_system.h":
     const int SPOOL_SUPPORTED
     int NOT_PLAIN, NOT_OURS, LINKED, MOVED, TOO_SHORT
     int spool_attach(const char *, char **, uint64_t *) noexcept nogil
+    int spool_populate(char *, uint64_t) noexcept nogil
     void spool_unmap(char *, uint64_t) noexcept nogil
     int spool_allocate(int, uint64_t) noexcept nogil
     int spool_filesystem(const char *, uint64_t *) noexcept nogil
@@ -416,10 +417,32 @@ cdef class SpoolFile:
             store_twice(&self.map, RELEASED_AT, self.map.tail)
         ring_unlock(&self.mutex)
 
+    def populate(self):
+        """Take the page faults of all stores to come, in a thread that has the time.
+
+        Returns whether it could: older kernels leave each to the store.
+        """
+        ring_lock(&self.mutex)
+        cdef char *base = NULL if self.populating else self.map.base
+        self.populating = self.populating or base is not NULL
+        ring_unlock(&self.mutex)
+        if base is NULL:
+            return False
+        cdef int error
+        with nogil:
+            error = spool_populate(base, self.size)
+        ring_lock(&self.mutex)
+        self.populating = False
+        cdef bint is_left = self.map.base is NULL
+        ring_unlock(&self.mutex)
+        if is_left:  # leave() has left the rest to this
+            spool_unmap(base, self.size)
+        return error == 0
+
     def leave(self):
         """Unmap and unlock the file; what is settled from now on is dispatched again."""
         ring_lock(&self.mutex)
-        cdef char *base = self.map.base
+        cdef char *base = NULL if self.populating else self.map.base
         self.map.base = NULL
         ring_unlock(&self.mutex)
         if base is not NULL:

@@ -118,6 +118,13 @@ cdef class SpoolRing(ByteRing):
         ring_unlock(&self.state.mutex)
         return file.path if mapped else None
 
+    def populate(self, workers):
+        ring_lock(&self.state.mutex)
+        cdef SpoolFile file = self.file
+        ring_unlock(&self.state.mutex)
+        if file is not None:
+            self.files.populate(file, workers)
+
     def take_notes(self):
         return self.files.take_notes()
 

@@ -67,6 +67,15 @@ static int spool_attach(const char *path, char **base, uint64_t *size) {
   return error;
 }
 
+/* Linux 5.14 has it; older headers do not, and older kernels refuse it. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static int spool_populate(char *base, uint64_t size) {
+  return madvise(base, size, MADV_POPULATE_WRITE) ? errno : 0;
+}
+
 static void spool_unmap(char *base, uint64_t size) { munmap(base, size); }
 
 static int spool_allocate(int fd, uint64_t size) {
@@ -98,6 +107,7 @@ static int spool_is_locked(int fd, int *locked) {
 
 #define SPOOL_SUPPORTED 0
 #define spool_attach(path, base, size) ENOSYS
+#define spool_populate(base, size) ENOSYS
 #define spool_unmap(base, size) ((void) 0)
 #define spool_allocate(fd, size) ENOSYS
 #define spool_filesystem(path, kind) ENOSYS
