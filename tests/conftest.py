@@ -6,13 +6,14 @@ import asyncio
 import gc
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from layouts import LAYOUTS, can_be
-from ringdispatch import BackgroundDispatcher, _names
+from ringdispatch import BackgroundDispatcher, _dispatcher, _names
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
 
@@ -67,6 +68,13 @@ def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     # A dispatcher that another test left alive keeps its name.
     monkeypatch.setattr(_names, "_owners", {})
     monkeypatch.setattr(_names, "_numbers", {})
+
+
+@pytest.fixture
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dispatcher that another test left alive is among `dispatchers()`."""
+    living = weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]()
+    monkeypatch.setattr(_dispatcher, "_living", living)
 
 
 @pytest.fixture
