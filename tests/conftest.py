@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,9 @@ from layouts import LAYOUTS, can_be
 from ringdispatch import BackgroundDispatcher, _dispatcher, _names
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
+
+if TYPE_CHECKING:
+    from answering import Answering
 
 # They import signals that only Unix has.
 collect_ignore = []
@@ -103,6 +106,15 @@ async def _end(loop: SteppedLoop) -> None:
     ending = asyncio.ensure_future(loop.shutdown_asyncgens())
     await loop.advance(60.0)
     await ending
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    """A server on a free port, whose answers the test says."""
+    from answering import answering
+
+    with answering() as running:
+        yield running
 
 
 @pytest.fixture
