@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 NOT_POLICY = {"_options", "_names", "_layouts", "_fields", "_statistics"}
 # The names of variables that hold objects of CPython's.
 OF_CPYTHON = {"asyncio", "loop", "task"}
-POLICY_LINES = 2_797
+POLICY_LINES = 2_801
 FILE_LINES = 450
 
 
