@@ -8,8 +8,8 @@ of its own. It shares no measuring code with the tuner. `--check` exits with 1 w
 setting beats the advice by more than 5% of a budget, or where runs of the tuner
 disagree by more.
 
-The 45 cases take four hours. FILE is written after each; cases that it has already are
-not judged again.
+The 45 cases take a quarter of a day. FILE is written after each; cases that it has
+already are not judged again.
 """
 
 import argparse

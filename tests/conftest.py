@@ -6,15 +6,19 @@ import asyncio
 import gc
 import sys
 import time
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from layouts import LAYOUTS, can_be, spools
-from ringdispatch import BackgroundDispatcher, _names
+from ringdispatch import BackgroundDispatcher, _dispatcher, _names
 from ringdispatch._batcher import Batcher
 from support import Sink, SteppedLoop
+
+if TYPE_CHECKING:
+    from answering import Answering
 
 # They import signals that only Unix has.
 collect_ignore = []
@@ -72,6 +76,13 @@ def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dispatcher that another test left alive is among `dispatchers()`."""
+    living = weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]()
+    monkeypatch.setattr(_dispatcher, "_living", living)
+
+
+@pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What the test logs: the dispatchers that earlier tests left speak before it."""
     gc.collect()
@@ -97,6 +108,15 @@ async def _end(loop: SteppedLoop) -> None:
     ending = asyncio.ensure_future(loop.shutdown_asyncgens())
     await loop.advance(60.0)
     await ending
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    """A server on a free port, whose answers the test says."""
+    from answering import answering
+
+    with answering() as running:
+        yield running
 
 
 @pytest.fixture

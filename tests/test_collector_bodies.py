@@ -7,13 +7,13 @@ import importlib.util
 import json
 import socket
 import sys
-import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from collecting import running
 from collector_side import Collecting, ask, collecting
 from ringdispatch._collector import _server
 from subprocesses import needs_signals
@@ -270,14 +270,10 @@ def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_server._Handler, "timeout", 0.05)
-    with _server.Server(0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            with socket.create_connection(("127.0.0.1", server.port), 20) as sender:
-                head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
-                sender.sendall(f"{head}Content-Length: 9\r\n\r\n[1,".encode())
-                assert sender.recv(100).startswith(b"HTTP/1.1 408 no more came")
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        running(_server.Server(0)) as server,
+        socket.create_connection(("127.0.0.1", server.port), 20) as sender,
+    ):
+        head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        sender.sendall(f"{head}Content-Length: 9\r\n\r\n[1,".encode())
+        assert sender.recv(100).startswith(b"HTTP/1.1 408 no more came")

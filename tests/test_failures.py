@@ -173,6 +173,29 @@ def test_on_error_gets_the_exception_and_the_batch(
     stepped.run_until_complete(main())
 
 
+def test_flush_and_close_wait_for_on_error(dispatcher_class: type) -> None:  # C11
+    """What it keeps of a batch would be lost where the process ends after them."""
+    reporting, may_end = threading.Event(), threading.Event()
+    kept: list[Any] = []
+
+    def keep(_: BaseException, batch: Any) -> None:
+        reporting.set()
+        assert may_end.wait(10)
+        kept.append(batch)
+
+    async def fail(_: Any) -> None:
+        raise ValueError
+
+    dispatcher = dispatcher_class(fail, ms_delay=1, home="thread", on_error=keep)
+    dispatcher.enqueue("a")
+    assert reporting.wait(10)
+    assert dispatcher.statistics().failed == 1
+    assert not dispatcher.flush(timeout=0)
+    may_end.set()
+    assert dispatcher.close(10)
+    assert kept == [["a"]]
+
+
 @pytest.mark.parametrize("kind", [Exception, asyncio.CancelledError, BaseException])
 def test_f20_hooks_that_raise_are_logged_and_nothing_else_happens(
     kind: type[BaseException],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 from typing import Any
@@ -14,17 +13,13 @@ import ringdispatch
 from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_fork, run_snippet
 
+pytestmark = pytest.mark.usefixtures("no_others")
+
 Sending = BackgroundDispatcher[Any]
 
 
 async def post(batch: list[Any]) -> None:
     pass
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> None:
-    """Other tests may have left dispatchers to the garbage collector."""
-    gc.collect()
 
 
 def ours(made: list[Sending]) -> list[Sending]:

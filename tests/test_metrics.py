@@ -6,19 +6,20 @@ import asyncio
 import shutil
 import subprocess
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from ringdispatch import BackgroundDispatcher, Bytes, _dispatcher
+from ringdispatch import BackgroundDispatcher, Bytes
 from serving import DIRECT
 from subprocesses import run_snippet
 
 prometheus_client = pytest.importorskip("prometheus_client")
 
 import ringdispatch.prometheus  # noqa: E402, needs prometheus_client
+
+pytestmark = pytest.mark.usefixtures("no_others")
 
 Sending = BackgroundDispatcher[Any]
 Samples = dict[tuple[str, str, str], float]  # name, dispatcher, reason or outcome
@@ -45,13 +46,6 @@ REASONS = {
 
 async def post(batch: list[Any]) -> None:
     pass
-
-
-@pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests may have left dispatchers: they are not scraped."""
-    living = weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]()
-    monkeypatch.setattr(_dispatcher, "_living", living)
 
 
 @pytest.fixture

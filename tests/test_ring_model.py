@@ -126,6 +126,12 @@ class RingMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.compiled.takes)
     @rule(which=any_take)
+    def report(self, which: int) -> None:
+        for side in self.sides:
+            side.report(which)
+
+    @precondition(lambda self: self.compiled.takes)
+    @rule(which=any_take)
     def let_go(self, which: int) -> None:
         for side in self.sides:
             side.let_go(which)

@@ -80,6 +80,31 @@ def test_close_from_a_thread_waits_for_the_sink() -> None:  # C22
     assert sink.events == [[1], "closed"]
 
 
+def test_each_of_several_closes_waits_for_the_sink() -> None:  # C22
+    sink = Recorder()
+    sink.closing_takes = 0.05
+    seen: list[list[Any]] = []
+
+    async def main() -> None:
+        dispatcher = BackgroundDispatcher(sink, ms_delay=60_000)
+        dispatcher.enqueue(1)
+        loop = asyncio.get_running_loop()
+        dispatcher.bind()
+
+        async def aclose() -> None:
+            assert await dispatcher.aclose()
+            seen.append(list(sink.events))
+
+        def close() -> None:
+            assert dispatcher.close()
+            seen.append(list(sink.events))
+
+        await asyncio.gather(aclose(), aclose(), loop.run_in_executor(None, close))
+
+    asyncio.run(main())
+    assert seen == [[[1], "closed"]] * 3
+
+
 def test_sink_that_was_never_called_is_never_closed() -> None:  # C22
     sink = Recorder()
 

@@ -7,7 +7,6 @@ import datetime as dt
 import json
 import math
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ from ringdispatch.sinks import HttpSink
 from subprocesses import run_snippet
 
 SECRET = "s3cr3t-0123456789"
-
-
-@pytest.fixture
-def server() -> Iterator[Answering]:
-    with answering() as running:
-        yield running
 
 
 # ---- what is sent

@@ -7,24 +7,17 @@ import datetime as dt
 import email.utils
 import math
 import time
-from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("aiohttp")
 
-from answering import OK, Answer, Answering, answering, failing, sending
+from answering import OK, Answer, Answering, failing, sending
 from ringdispatch import BackgroundDispatcher
 from ringdispatch.sinks import HttpSink, SinkError
 from ringdispatch.sinks._post import retry_after
 
 UNAVAILABLE = Answer(503, body=b"later")
-
-
-@pytest.fixture
-def server() -> Iterator[Answering]:
-    with answering() as running:
-        yield running
 
 
 # ---- reused connections

@@ -25,12 +25,6 @@ from subprocesses import needs_fork, run_snippet
 SECRET = "s3cr3t-0123456789"
 
 
-@pytest.fixture
-def server() -> Iterator[Answering]:
-    with answering() as running:
-        yield running
-
-
 # ---- secrets
 
 

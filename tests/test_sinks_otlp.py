@@ -7,7 +7,6 @@ import datetime as dt
 import logging
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,16 +22,15 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
-from answering import Answer, Answering, answering
+from answering import Answer, Answering
 from ringdispatch import BackgroundDispatcher, Bytes, Records
 from ringdispatch.sinks import OtlpLogSink, SinkError
 
 
 @pytest.fixture
-def server() -> Iterator[Answering]:
-    with answering() as running:
-        running.always = Answer(200)
-        yield running
+def server(server: Answering) -> Answering:
+    server.always = Answer(200)
+    return server
 
 
 def requests(server: Answering) -> list[ExportLogsServiceRequest]:

@@ -177,6 +177,9 @@ def test_what_a_close_cuts_short_is_left(tmp_path: Path) -> None:  # C23
     assert ring.place == file.path  # a batch is not settled
     assert batches[1].settle(True, 0.0)
     ring.end_file()
+    assert ring.place == file.path  # one is not reported
+    batches[1].reported()
+    ring.end_file()
     assert ring.place is None
     seen = Statistics(*ring.snapshot(0.0))
     assert (seen.dispatched, seen.failed, seen.abandoned, seen.left) == (2, 0, 0, 4)

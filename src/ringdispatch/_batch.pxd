@@ -17,11 +17,13 @@ cdef class Batch:
     # under the ring's lock: a close in one thread reads what the home releases
     cdef object _data  # the entries' storage; once wrapped, the function's argument
     cdef bint wrapped
-    cdef Unsettled node  # linked into the ring's list while `unsettled`
+    cdef Unsettled node
+    cdef bint linked  # into the ring's list, until a flush may pass
     cdef bint unsettled
 
     cdef void link(self) noexcept
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil
+    cdef void unlink_once(self) noexcept nogil
 
 
 cdef class Slot:

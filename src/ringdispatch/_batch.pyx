@@ -30,13 +30,14 @@ cdef class Batch:
     """
 
     def __dealloc__(self):
-        if self.unsettled:
+        if self.linked:
             self.settle_once(True, 0.0)
+            self.unlink_once()
 
     cdef void link(self) noexcept:
         """Append it to the ring's unsettled batches; called under the lock."""
         cdef RingState *state = self.state
-        self.unsettled = True
+        self.unsettled = self.linked = True
         self.node.start, self.node.end = self.start, self.end
         if state.file is not NULL:
             mark_taken(state.file, self.start, self.end - self.start, 1)
@@ -91,8 +92,16 @@ cdef class Batch:
         ring_unlock(&self.state.mutex)
 
     def settle(self, bint failed, double seconds):
-        """Enter the outcome in the books; False if that was done before."""
+        """Enter the outcome in the books; False if that was done before.
+
+        A flush waits for a failed batch until `reported()`: when it returns, `on_error`
+        has the batch.
+        """
         return self.settle_once(failed, seconds)
+
+    def reported(self):
+        """Let flushes pass, once it has failed."""
+        self.unlink_once()
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
@@ -103,7 +112,6 @@ cdef class Batch:
         cdef bint first = self.unsettled and self.generation == state.generation
         self.unsettled = False
         if first:
-            unlink(state, &self.node)
             file = state.file
             # It may lie in a file that was left, and another be in use by now.
             elsewhere = file is NULL or file.base is NULL or self.start < file.released
@@ -119,8 +127,19 @@ cdef class Batch:
             else:
                 state.dispatched_batches += 1
                 state.dispatched += count
+                unlink(state, &self.node)
+                self.linked = False
         ring_unlock(&state.mutex)
         return first
+
+    cdef void unlink_once(self) noexcept nogil:
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        if self.linked and not self.unsettled:
+            self.linked = False
+            if self.generation == state.generation:
+                unlink(state, &self.node)
+        ring_unlock(&state.mutex)
 
 
 @cython.no_gc_clear  # freed unreleased, it needs its ring

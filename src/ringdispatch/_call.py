@@ -178,6 +178,7 @@ class Call:
         batch = self.batch
         if batch is not None:
             batch.settle(True, 0.0)  # interrupted before it was
+            batch.reported()
             batch.release()
         if self.openers:
             self._finish_openers()
@@ -214,7 +215,10 @@ class Call:
             self._thread_call.skip()
         count = batch.end - batch.start
         contexts = [opener.context for opener in self.openers]
-        batcher.reports.failed(error, value, count, contexts, quiet=quiet)
+        try:
+            batcher.reports.failed(error, value, count, contexts, quiet=quiet)
+        finally:
+            batch.reported()
         self._finish_openers()
         return count
 

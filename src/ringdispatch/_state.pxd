@@ -43,7 +43,7 @@ ctypedef PyObject *(*FastCall)(
 ) noexcept
 
 
-# An unsettled batch; linked in order of position.
+# A batch that flushes wait for; linked in order of position.
 ctypedef struct Unsettled:
     uint64_t start
     uint64_t end
@@ -92,7 +92,7 @@ ctypedef struct RingState:
     uint64_t urgent_end  # entries below it are to go out now: a flush waits for them
     uint64_t busy_slots  # calls of the dispatch function that have not ended
     uint64_t waiting_slots  # of these, those that wait in a flush or a close
-    Unsettled *oldest  # of the unsettled batches
+    Unsettled *oldest  # of the batches that flushes wait for
     Unsettled *newest
     uint64_t generation  # of the process: raised in each forked child
     double dispatch_seconds

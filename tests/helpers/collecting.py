@@ -8,9 +8,12 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
+
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 def zstd() -> Any:
@@ -100,13 +103,18 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def collecting() -> Iterator[Collector]:
-    with Collector() as collector:
+def running(server: Server) -> Iterator[Server]:
+    """Serve from a thread of its own, and end both."""
+    with server:
         # Woken every 10 ms, it is not long in ending.
-        thread = threading.Thread(target=collector.serve_forever, args=[0.01])
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         try:
-            yield collector
+            yield server
         finally:
-            collector.shutdown()
+            server.shutdown()
             thread.join()
+
+
+def collecting() -> AbstractContextManager[Collector]:
+    return running(Collector())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any
+
+from collecting import running
 
 
 class RuntimeApi(ThreadingHTTPServer):
@@ -61,13 +61,5 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def runtime_api() -> Iterator[RuntimeApi]:
-    with RuntimeApi() as api:
-        thread = threading.Thread(target=api.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield api
-        finally:
-            api.shutdown()
-            thread.join()
+def runtime_api() -> AbstractContextManager[RuntimeApi]:
+    return running(RuntimeApi())

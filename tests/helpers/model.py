@@ -49,6 +49,7 @@ class ModelBatch:
     end: int
     value: list[Any]
     settled: bool = False
+    linked: bool = True  # a flush waits for it
     excused: int = 0  # how often its own call waits in a flush or a close
 
     def settle(self, failed: bool, seconds: float) -> bool:
@@ -56,7 +57,8 @@ class ModelBatch:
         first = not self.settled and self.generation == self.ring.generation
         self.settled = True
         if first:
-            self.ring.unsettled.remove(self)
+            if not failed:
+                self.reported()
             count = self.end - self.start
             if failed and self.ring.leaving:
                 self.ring.books["left"] += count
@@ -68,6 +70,13 @@ class ModelBatch:
             self.ring.in_flight -= count
             self.ring.dispatch_seconds += seconds
         return first
+
+    def reported(self) -> None:
+        """Let flushes pass, once it has failed."""
+        if self.linked and self.settled:
+            self.linked = False
+            if self.generation == self.ring.generation:
+                self.ring.unsettled.remove(self)
 
 
 @dataclass

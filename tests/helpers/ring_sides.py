@@ -90,6 +90,9 @@ class Side:
         first = take.settle(failed, seconds)
         self.log.append(("settled", take.start, before, first, take.settled))
 
+    def report(self, which: int) -> None:
+        self.takes[which % len(self.takes)].reported()
+
     def let_go(self, which: int) -> None:
         """Drop a batch: one that is not settled has failed."""
         batch = self.takes.pop(which % len(self.takes))
@@ -208,6 +211,7 @@ class Modelled(Side):
 
     def dropped(self, batch: Any) -> None:
         batch.settle(True, 0.0)
+        batch.reported()
 
     def numbers(self, entries: list[int]) -> list[int]:
         return list(entries)
