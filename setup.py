@@ -13,7 +13,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 MODULES = ["_pthread", "_atomic", "_batch", "_ordered", "_ring"]
-MODULES += ["_objects", "_enqueue", "_records", "_bytes", "_spool_file", "_spool_ring"]
+MODULES += ["_objects", "_enqueue", "_records", "_bytes"]
+MODULES += ["_spool_place", "_spool_file", "_spool_ring", "_spool_recovered"]
 
 DEBUG = os.environ.get("RINGDISPATCH_DEBUG", "0") not in {"", "0"}
 COVERAGE = os.environ.get("RINGDISPATCH_COVERAGE", "0") not in {"", "0"}

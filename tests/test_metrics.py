@@ -29,6 +29,8 @@ NAMES = {
     "ringdispatch_entries_dispatched_total",
     "ringdispatch_entries_failed_total",
     "ringdispatch_entries_dropped_total",
+    "ringdispatch_entries_left_total",
+    "ringdispatch_entries_recovered_total",
     "ringdispatch_batches_total",
     "ringdispatch_dispatch_seconds_total",
     "ringdispatch_entries_pending",
@@ -75,6 +77,7 @@ def left_over(samples: Samples, name: str) -> float:
 
     dropped = sum(of("dropped_total", reason) for reason in ("evicted", "abandoned"))
     settled = of("dispatched_total") + of("failed_total") + dropped
+    settled += of("left_total")
     return of("accepted_total") - settled - of("pending") - of("in_flight")
 
 
@@ -115,7 +118,14 @@ def test_every_column_of_the_books_has_its_metric(registry: Any) -> None:
         for each in made:
             seen, name = each.statistics(), each.name
             assert left_over(samples, name) == 0
-            for kind in ("accepted_total", "failed_total", "pending", "capacity"):
+            kinds = (
+                "accepted_total",
+                "failed_total",
+                "left_total",
+                "pending",
+                "capacity",
+            )
+            for kind in kinds:
                 value = getattr(seen, kind.removesuffix("_total"))
                 assert samples[f"{entries}_{kind}", name, ""] == value
             for reason in REASONS:
@@ -128,6 +138,8 @@ def test_every_column_of_the_books_has_its_metric(registry: Any) -> None:
             for outcome in ("dispatched", "failed"):
                 batches = samples["ringdispatch_batches_total", name, outcome]
                 assert batches == getattr(seen, f"{outcome}_batches")
+                recovered = samples[f"{entries}_recovered_total", name, outcome]
+                assert recovered == 0
         drops = f"{entries}_dropped_total"
         assert samples[drops, "full", "rejected_full"] == 2
         assert samples[drops, "old", "evicted"] == 2
@@ -303,7 +315,7 @@ def left_over_there(values: dict[tuple[str, str, str], float], name: str) -> flo
         return values[f"ringdispatch.entries.{metric}", name, own]
 
     dropped = of("dropped", "evicted") + of("dropped", "abandoned")
-    out = of("dispatched") + of("failed") + dropped
+    out = of("dispatched") + of("failed") + dropped + of("left")
     return of("accepted") - out - of("pending") - of("in_flight")
 
 

@@ -18,7 +18,8 @@ from loops import eventually
 from ringdispatch import BackgroundDispatcher, Bytes
 from ringdispatch._batcher import Batcher
 from ringdispatch._ring_files import RingFiles
-from ringdispatch._spool_file import SpoolFile, is_locked
+from ringdispatch._spool_file import SpoolFile
+from ringdispatch._spool_place import is_locked
 from spools import adopted, needs_spools, take_all
 from subprocesses import run_snippet
 

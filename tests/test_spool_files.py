@@ -19,8 +19,9 @@ import pytest
 from loops import eventually
 from racing import race
 from ringdispatch import _spool
-from ringdispatch._spool_file import NotASpoolError, SpoolFile, is_locked
+from ringdispatch._spool_file import NotASpoolError, SpoolFile
 from ringdispatch._spool_header import unpack
+from ringdispatch._spool_place import is_locked
 from spools import (
     RELEASED_AT,
     adopted,

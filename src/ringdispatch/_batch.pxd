@@ -20,6 +20,7 @@ cdef class Batch:
     cdef Unsettled node
     cdef bint linked  # into the ring's list, until a flush may pass
     cdef bint unsettled
+    cdef char origin[16]  # the uuid in its id; zeros: not known yet
 
     cdef void link(self) noexcept
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil

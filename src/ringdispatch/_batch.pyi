@@ -4,6 +4,14 @@ from typing_extensions import disjoint_base
 
 @disjoint_base
 class Batch:
+    recovered: bool
+    attempts: int
+    @property
+    def id(self) -> str: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def count(self) -> int: ...
     @property
     def value(self) -> Any: ...
     @property

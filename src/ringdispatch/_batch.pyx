@@ -5,9 +5,12 @@
 
 cimport cython
 from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, memcpy
 
 from ringdispatch._spool_map cimport FileMap, mark_taken, settle_mark
 from ringdispatch._state cimport RingState, Unsettled, ring_lock, ring_unlock
+
+cdef char NOT_DRAWN[16]
 
 
 cdef inline void unlink(RingState *state, Unsettled *node) noexcept nogil:
@@ -39,6 +42,7 @@ cdef class Batch:
         cdef RingState *state = self.state
         self.unsettled = self.linked = True
         self.node.start, self.node.end = self.start, self.end
+        memcpy(self.origin, state.origin, 16)
         if state.file is not NULL:
             mark_taken(state.file, self.start, self.end - self.start, 1)
         self.node.before = state.newest
@@ -47,6 +51,34 @@ cdef class Batch:
         else:
             state.newest.after = &self.node
         state.newest = &self.node
+
+    recovered = False  # whether another process had accepted its entries
+    attempts = 1  # calls made for it, this one included
+
+    @property
+    def first(self):
+        """The position of its first entry in the ring, or in the file of another."""
+        return self.start
+
+    @property
+    def count(self):
+        """How many entries it has; of another's file, with those that are damaged."""
+        return self.end - self.start
+
+    @property
+    def id(self):
+        """The same in each process that calls the function with it, and unique."""
+        import uuid  # no other needs it
+
+        cdef bytes drawn = uuid.uuid4().bytes
+        cdef const char *data = drawn
+        ring_lock(&self.state.mutex)
+        if memcmp(self.origin, NOT_DRAWN, 16) == 0:
+            if memcmp(self.state.origin, NOT_DRAWN, 16) == 0:
+                memcpy(self.state.origin, data, 16)
+            memcpy(self.origin, self.state.origin, 16)
+        ring_unlock(&self.state.mutex)
+        return f"{uuid.UUID(bytes=self.origin[:16])}-{self.first}-{self.count}"
 
     @property
     def value(self):
@@ -116,7 +148,9 @@ cdef class Batch:
             # It may lie in a file that was left, and another be in use by now.
             elsewhere = file is NULL or file.base is NULL or self.start < file.released
             left = failed and (state.leaving or file is not NULL and elsewhere)
-            if not (left or elsewhere):
+            if left and not elsewhere:
+                mark_taken(file, self.start, count, 0)  # its process did not die of it
+            elif not elsewhere:
                 settle_mark(file, self.start, count)
             state.dispatch_seconds += seconds
             if left:

@@ -21,8 +21,8 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._sink import SinkUse, claim, retire, use_of
-from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
+from ._sink import claim, retire, use_of
+from ._waiting import Ending, FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # may fire almost a tick early: then wait for one more.
@@ -73,6 +73,7 @@ class Batcher:
         # any thread, by single operations of a set or dict
         # strong: a loop holds its tasks weakly; in the order of their start
         self.calls: OrderedSet[Call] = OrderedSet()
+        self.recovery = self.ring.make_recovery(self.calls, self.now)
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
         self.room = RoomQueue()
@@ -182,12 +183,14 @@ class Batcher:
         _process.register_exit()
         self._bound_home = home  # first: _choose_home() looks at it last
         self._move_to(home)
-        if self.ring.pending:
+        if self.ring.pending or self.recovery is not None:
             self.wake_home(home)
 
     def _move_to(self, home: Home) -> None:
         home.attach(self)
         before, self.home = self.home, home
+        if self.recovery is not None:
+            self.recovery.resume()
         for call in self.calls:
             if call.is_orphaned():
                 call.orphan()
@@ -257,7 +260,9 @@ class Batcher:
             if self.ring.pending:
                 self.wake_home(self._ensure_home())
             return
-        ring, loop = self.ring, home.loop
+        ring, loop, recovery = self.ring, home.loop, self.recovery
+        if recovery is not None and recovery.is_next:
+            recovery.pump(self, home)
         if ring.pending and loop is not None:
             now = self.now()
             due_now = now >= self._due_at() - _ON_TIME_SECONDS
@@ -270,10 +275,12 @@ class Batcher:
                 self._expire_calls(now)
             elif (due_now or not self._out_of_memory) and self._wants_call:
                 self._start_calls(home, loop)
+        if recovery is not None:
+            recovery.pump(self, home)
         self._keep_timer(home)
         self.settlement.finish()
         if ring.closed and not self.has_work:
-            ring.end_file()
+            _close.end_files(self)
             retire(self, home)
         ring.claim_window(pumps)
 
@@ -297,7 +304,7 @@ class Batcher:
 
     def _start_calls(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(self.max_in_flight):
-            if not Call(self, home).start(loop) or not self._wants_call:
+            if not Call(self, home, self.ring).start(loop) or not self._wants_call:
                 return
         # Calls that end at once could go on for ever: let others run.
         loop.call_soon(self.ring.make_wake(home, self.pump), context=Context())
@@ -328,9 +335,11 @@ class Batcher:
         self._out_of_memory = False
         if self.sink is not None:
             self.sink.homes[call.home] = None
-        if self._ends_window:
+        if self._ends_window and not batch.recovered:
             self._ends_window = False
             self._taken_at = now
+        if self.recovery is not None and not batch.recovered:
+            self.recovery.is_next = True
         if self.settlement.openers:
             self.settlement.move_openers(batch.start, batch.end, call.openers)
         if call.home is not self.home:
@@ -358,7 +367,8 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
             self._leave(call.home)
-        if not self.ring.pending and not self.ring.closed:
+        recovers = self.recovery is not None and self.recovery.wants_call
+        if not (self.ring.pending or self.ring.closed or recovers):
             self.settlement.finish()
         elif here and call.home is self.home:
             self.pump(call.home, self.ring.unclaim_window())
@@ -369,13 +379,13 @@ class Batcher:
     # ---- flush
 
     def begin_flush(
-        self, *, blocking: bool = False, sink: SinkUse | None = None
+        self, *, blocking: bool = False, last: tuple[Ending, ...] = ()
     ) -> FlushWaiter:
         """Have what is pending go out now; returns what to wait for."""
         calling = current_call()
         if calling not in self.calls:  # another's, ended, or the parent's of a fork
             calling = None
-        waiter = FlushWaiter(self.ring.tail, calling, sink)
+        waiter = FlushWaiter(self.ring.tail, calling, last)
         self.settlement.add(waiter)
         self.settlement.finish()
         if waiter.settled is not None:
@@ -398,6 +408,8 @@ class Batcher:
         starts here any more.
         """
         deadline = self.now() + timeout
+        if self.recovery is not None:
+            self.recovery.stop()
         while (left := deadline - self.now()) > 0:
             here = home is self.home
             running = self.running_on(None if everywhere else home)
@@ -434,5 +446,5 @@ class Batcher:
         self.ring.close()
         if self.ring.pending:
             _close.give_up(self, None, "collected without close")
-        self.ring.end_file()
+        _close.end_files(self)
         self.drops.report_now(last=True)

@@ -15,7 +15,10 @@ from ._waiting import OpenerWaiter
 from ._worker import ThreadCall
 
 if TYPE_CHECKING:
+    from ._batch_info import BatchInfo
     from ._batcher import Batcher
+    from ._recovery import Recovery
+    from ._ring import Ring
 
 # From 3.12 on a task can take its first step at once, one loop iteration earlier.
 EAGER = sys.version_info >= (3, 12)
@@ -35,6 +38,16 @@ def current_call() -> "Call | None":
     return None if current is None else current[0]()
 
 
+def current_batch() -> "BatchInfo | None":
+    """The batch that the running code belongs to; None outside of a batch's call.
+
+    That is code of the dispatch function, in a worker thread too, and of tasks that it
+    started, until the call has ended.
+    """
+    call = current_call()
+    return None if call is None else call.batch_info
+
+
 def current_batcher() -> "Batcher | None":
     """Whose call the running code belongs to, or was started by."""
     current = _current.get()
@@ -48,9 +61,12 @@ class Call:
     time, or when the loop is closed under it.
     """
 
-    def __init__(self, batcher: "Batcher", home: Home) -> None:
+    def __init__(
+        self, batcher: "Batcher", home: Home, source: "Ring | Recovery"
+    ) -> None:
         # never changed
         self._batcher = batcher
+        self._source = source  # of its batch
         self.home = home
         self._slot: Slot | None = None  # set by start()
         # the home's thread, or the one that orphans it; the ring decides races
@@ -86,7 +102,8 @@ class Call:
                 self._suspended = True
                 watch(self, loop, task)
             else:
-                batcher.unstarted[self] = None
+                if self._source is batcher.ring:
+                    batcher.unstarted[self] = None
                 loop.call_soon(watch, self, loop, task, context=Context())
                 self._suspended = True
                 self.task = task  # last: cancelled now, it would not even begin
@@ -112,7 +129,7 @@ class Call:
                 return  # the dispatcher has moved: its new home takes the batch
             # Taken inside the running task: one that is closed before its first step
             # would fail entries that can still go out elsewhere.
-            batch = self.batch = batcher.ring.take(
+            batch = self.batch = self._source.take(
                 batcher.options.max_batch, batcher.due
             )
             if batch is None:
@@ -197,6 +214,18 @@ class Call:
         if self._slot is not None and self.batch is not None:
             self._slot.excuse(self.batch, waits)
 
+    @property
+    def batch_info(self) -> "BatchInfo | None":
+        """What the dispatch function may know of its batch; None once it has ended."""
+        batch = self.batch
+        if batch is None or self._ended:
+            return None
+        from ._batch_info import BatchInfo  # noqa: PLC0415, imports take less without it
+
+        return BatchInfo(
+            batch.id, batch.recovered, batch.first, batch.count, batch.attempts
+        )
+
     # ---- failure
 
     def fail(self, error: BaseException, *, quiet: bool = False) -> int:
@@ -213,7 +242,7 @@ class Call:
             return 0
         if self._thread_call is not None:
             self._thread_call.skip()
-        count = batch.end - batch.start
+        count = batch.count
         contexts = [opener.context for opener in self.openers]
         try:
             batcher.reports.failed(error, value, count, contexts, quiet=quiet)

@@ -24,7 +24,8 @@ def begin_close(
     if batcher.sink is not None:
         batcher.sink.limit(timeout)
     batcher.room.wake_all()
-    return batcher.begin_flush(blocking=blocking, sink=batcher.sink)
+    last = tuple(each for each in (batcher.sink, batcher.recovery) if each is not None)
+    return batcher.begin_flush(blocking=blocking, last=last)
 
 
 def finish_close(
@@ -40,7 +41,8 @@ def finish_close(
         return False
     if not batcher.ring.closed:
         return settled  # opened again meanwhile: what is left goes out in time
-    if not settled:
+    recovers = batcher.recovery is not None and batcher.recovery.is_open
+    if not settled or recovers:
         give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
     _close_books(batcher)
     if batcher.home is not None and not batcher.has_work:
@@ -71,19 +73,26 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
 
     Where the entries lie in a file, they are left there.
     """
+    if batcher.recovery is not None:
+        batcher.recovery.stop()
     abandoned = batcher.ring.abandon()
-    failed = 0
+    failed = returned = 0
     for call in batcher.calls:
         if call is not excused:
-            failed += call.fail(TimeoutError(why), quiet=True)
+            count = call.fail(TimeoutError(why), quiet=True)
+            recovers = call.batch is not None and call.batch.recovered
+            failed += 0 if recovers else count
+            returned += count if recovers else 0
             call.stop()
-    if abandoned or failed:
+    if abandoned or failed or returned:
         batcher.gave_up = True
         lost = f"{counted(failed, 'entry')} in flight failed"
         lost += f", {counted(abandoned, 'entry')} pending abandoned"
         if (place := batcher.ring.place) is not None:
             lost = f"{counted(failed, 'entry')} in flight and "
             lost += f"{counted(abandoned, 'entry')} pending left in {place}"
+        if returned:
+            lost += f"; {counted(returned, 'entry')} of another process, too"
         batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
@@ -96,8 +105,15 @@ def end(batcher: "Batcher") -> None:
     _close_books(batcher)
 
 
-def _close_books(batcher: "Batcher") -> None:
+def end_files(batcher: "Batcher") -> None:
+    """Remove the files in which all is settled; leave the others."""
     batcher.ring.end_file()
+    if batcher.recovery is not None:
+        batcher.recovery.end()
+
+
+def _close_books(batcher: "Batcher") -> None:
+    end_files(batcher)
     batcher.drops.report_now(last=True)
     batcher.reports.closing()
     batcher.workers.end()

@@ -52,6 +52,10 @@ def _batches(seen: Statistics) -> Values:
     return {"dispatched": seen.dispatched_batches, "failed": seen.failed_batches}
 
 
+def _recovered(seen: Statistics) -> Values:
+    return {"dispatched": seen.recovered, "failed": seen.recovered_failed}
+
+
 METRICS = (
     Metric(
         "entries.accepted",
@@ -84,6 +88,22 @@ METRICS = (
         "counter",
         "reason",
         _dropped,
+    ),
+    Metric(
+        "entries.left",
+        "{entry}",
+        "Entries that a close or exit left in a spool",
+        "counter",
+        None,
+        _field("left"),
+    ),
+    Metric(
+        "entries.recovered",
+        "{entry}",
+        "Entries of ended processes whose dispatch ended, by its outcome",
+        "counter",
+        "outcome",
+        _recovered,
     ),
     Metric(
         "batches",

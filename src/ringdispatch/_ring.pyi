@@ -1,10 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
 from ._atomic import Wake, WorkerThreads
 from ._batch import Batch, Slot
+from ._recovery import Recovery
 
 @disjoint_base
 class Ring:
@@ -43,6 +44,9 @@ class Ring:
     place: str | None
     def end_file(self) -> None: ...
     def populate(self, workers: WorkerThreads) -> None: ...
+    def make_recovery(
+        self, calls: Container[Any], now: Callable[[], float]
+    ) -> Recovery | None: ...
     def take_notes(self) -> Sequence[tuple[int, str]]: ...
     def close(self, reopen: bool = False) -> None: ...
     def rearm_drop_notice(self) -> None: ...

@@ -67,6 +67,9 @@ cdef class Ring:
     def populate(self, workers):
         """Have a worker thread touch the file's pages, before entries do."""
 
+    def make_recovery(self, calls, now):
+        """Make a source of what other processes left; None: there is no such thing."""
+
     def take_notes(self):
         """What is to be logged of the file: each with its level, once."""
         return ()
@@ -417,11 +420,7 @@ cdef class Ring:
         cdef uint64_t pending = seen.tail - seen.head
         cdef uint64_t gone = seen.evicted + seen.abandoned + seen.left
         return (
-            seen.tail,
-            seen.dispatched,
-            seen.failed,
-            seen.evicted,
-            seen.abandoned,
+            seen.tail, seen.dispatched, seen.failed, seen.evicted, seen.abandoned,
             pending,
             seen.head - gone - seen.dispatched - seen.failed,
             seen.rejected_full,
@@ -435,7 +434,7 @@ cdef class Ring:
             max(0.0, now - seen.oldest_at) if pending else 0.0,
             seen.max_batch,
             *self.bounds(pending_bytes),
-            seen.left,
+            seen.left, seen.recovered, seen.recovered_failed,
         )
 
 

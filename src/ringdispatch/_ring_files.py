@@ -6,9 +6,12 @@ import math
 import os
 import time
 import weakref
+from collections.abc import Callable, Container
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
+from ._recovery import Recovery
+from ._reports import counted
 from ._ring import short_repr
 from ._spool import Spool, make_folder, warnings_of
 from ._spool_file import SUPPORTED, SpoolFile
@@ -133,6 +136,41 @@ class RingFiles:
             return None
         self._reported_at = -math.inf
         return file
+
+    # ---- what other processes left
+
+    def make_recovery(
+        self, ring: SpoolRing, calls: Container[Any], now: Callable[[], float]
+    ) -> Recovery:
+        """Make what hands out the batches that they left."""
+        return Recovery(ring, self, calls, now)
+
+    def adopt(self) -> SpoolFile | None:
+        """Attach to a file that a process left; None if there is none."""
+        try:
+            file = None if self._spool is None else self._spool.adopt()
+        except OSError as error:
+            self._warn(f"no file of ended processes can be adopted: {error}")
+            return None
+        if file is not None:
+            count = counted(file.tail - file.released, "entry")
+            why = (
+                f"an ended process has left up to {count}, dispatched now: {file.path}"
+            )
+            self._notes.append((logging.INFO, why))
+        return file
+
+    def end_adopted(self, file: SpoolFile) -> None:
+        """Remove a file in which all is settled; else leave it."""
+        try:
+            if self._spool is not None and file.is_done:
+                self._spool.remove(file)
+        except OSError as error:
+            self._warn(f"{file.path} is done with, and stays: {error}")
+        finally:
+            file.leave()
+
+    # ---- its own
 
     def populate(self, file: SpoolFile, workers: WorkerThreads) -> None:
         """Have a worker thread touch the pages of a file."""

@@ -8,14 +8,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ._spool_file import (
-    NotASpoolError,
-    SpoolFile,
-    allocate,
-    filesystem,
-    write_in_place,
-)
+from ._spool_file import NotASpoolError, SpoolFile
 from ._spool_header import DamagedError, Header, NewerError, unpack
+from ._spool_place import allocate, filesystem, write_in_place
 
 # Numbers of statfs(2) (linux/magic.h): locks or mappings of these don't reach from one
 # process to another, or a store may fail.
@@ -205,7 +200,10 @@ class Spool:
     def remove(self, file: SpoolFile) -> None:
         """End the use of a file in which all is settled; a damaged one is kept."""
         path = Path(file.path)
-        if file.is_damaged:
+        if file.poisoned:
+            why = f"{file.poisoned} of its entries are in batches whose processes died"
+            self._set_aside(path, why)
+        elif file.is_damaged:
             self._set_aside(path, "what was intact in it is dispatched")
         else:
             file.finish()
@@ -216,7 +214,7 @@ class Spool:
         aside = path.with_suffix(".bad")
         with contextlib.suppress(FileNotFoundError):
             path.rename(aside)
-            self._report(f"{path} is damaged, and kept as {aside.name}: {why}")
+            self._report(f"{path} is kept aside as {aside.name}: {why}")
 
 
 def _begin(file: SpoolFile, header: Header, position: int | None = None) -> None:

@@ -34,8 +34,10 @@ cdef class SpoolFile:
     cdef uint64_t next  # position of the first entry that is in no batch
     cdef uint64_t in_flight  # batches taken and not settled
     cdef uint64_t skipped
+    cdef uint64_t poisoned  # entries of batches that no process calls for any more
     cdef bint words_differ
     cdef uint64_t separator_size
+    cdef public bint leaving  # what is cut short is for the next process
     cdef bint populating  # the mapping is in use without the lock
 
     cdef bint words_make_sense(self) noexcept nogil
@@ -43,4 +45,8 @@ cdef class SpoolFile:
     cdef bint read_cell(self, uint64_t position, Piece *piece) noexcept nogil
     cdef bint find(self, uint64_t most, uint64_t most_bytes, Found *found) noexcept nogil
     cdef void copy(self, Found *found, char *to) noexcept nogil
+    cdef void settle_batch(self, uint64_t start, uint64_t end) noexcept nogil
+    cdef void give_back(
+        self, uint64_t start, uint64_t end, uint32_t attempts, bint again
+    ) noexcept nogil
     cdef bint commit(self, Found *found, uint64_t before, char *to) noexcept nogil

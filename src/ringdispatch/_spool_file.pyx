@@ -37,10 +37,6 @@ cdef extern from "_spool_system.h":
     int spool_attach(const char *, char **, uint64_t *) noexcept nogil
     int spool_populate(char *, uint64_t) noexcept nogil
     void spool_unmap(char *, uint64_t) noexcept nogil
-    int spool_allocate(int, uint64_t) noexcept nogil
-    int spool_filesystem(const char *, uint64_t *) noexcept nogil
-    int spool_without_copies(int) noexcept nogil
-    int spool_is_locked(int, int *) noexcept nogil
 
 SUPPORTED = bool(SPOOL_SUPPORTED)  # on this system
 
@@ -76,34 +72,6 @@ cdef int check(int error, object path=None) except -1:
     if error:
         raise OSError(error, os.strerror(error), path)
     return 0
-
-
-def allocate(int fd, uint64_t size):
-    """Reserve blocks for a new file, so that no later store finds the disk full."""
-    check(spool_allocate(fd, size))
-
-
-def filesystem(path):
-    """The number of the file system that the path is on, of statfs(2)."""
-    cdef uint64_t kind = 0
-    check(spool_filesystem(os.fsencode(path), &kind), path)
-    return kind
-
-
-def write_in_place(int fd):
-    """Have btrfs overwrite an empty file's blocks, where else a store needs new ones."""
-    check(spool_without_copies(fd))
-
-
-def is_locked(path):
-    """Whether a process has attached to the file; takes no lock itself."""
-    cdef int locked = 0
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        check(spool_is_locked(fd, &locked), path)
-    finally:
-        os.close(fd)
-    return bool(locked)
 
 
 cdef class SpoolFile:
@@ -181,6 +149,14 @@ cdef class SpoolFile:
         cdef bint is_done = self.next == self.map.tail and self.in_flight == 0
         ring_unlock(&self.mutex)
         return is_done
+
+    @property
+    def poisoned(self):
+        """How many entries stay in it, as each process that took them died."""
+        ring_lock(&self.mutex)
+        cdef uint64_t poisoned = self.poisoned
+        ring_unlock(&self.mutex)
+        return poisoned
 
     @property
     def is_damaged(self):
@@ -391,10 +367,25 @@ cdef class SpoolFile:
 
     def settle(self, uint64_t start, uint64_t end):
         """Settle a batch that was taken: no process dispatches it again."""
+        self.settle_batch(start, end)
+
+    cdef void settle_batch(self, uint64_t start, uint64_t end) noexcept nogil:
         ring_lock(&self.mutex)
         self.in_flight -= 1
         if self.map.base is not NULL:
             settle_mark(&self.map, start, end - start)
+        ring_unlock(&self.mutex)
+
+    cdef void give_back(
+        self, uint64_t start, uint64_t end, uint32_t attempts, bint again
+    ) noexcept nogil:
+        """Have a batch that was taken as it was; `again`: the next take may have it."""
+        ring_lock(&self.mutex)
+        self.in_flight -= 1
+        if self.map.base is not NULL:
+            mark_taken(&self.map, start, end - start, attempts)
+        if again and self.next == end:
+            self.next = start
         ring_unlock(&self.mutex)
 
     def append(self, bytes entry not None):

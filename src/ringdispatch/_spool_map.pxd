@@ -26,6 +26,7 @@ cdef extern from *:
 
 cdef enum:
     FIXED_SIZE = 1024  # of the fixed header
+    UUID_AT = 16
     TAIL_AT = 1024
     RELEASED_AT = 1088
     CELLS_AT = 4096

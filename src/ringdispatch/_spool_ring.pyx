@@ -4,11 +4,12 @@
 """A ring of bytes in a spool's file."""
 
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 from ringdispatch._bytes cimport ByteRing
 from ringdispatch._ring cimport Ring
 from ringdispatch._spool_file cimport SpoolFile
-from ringdispatch._spool_map cimport FileMap
+from ringdispatch._spool_map cimport UUID_AT, FileMap
 from ringdispatch._state cimport RingState, Unsettled, has_cell, ring_lock, ring_unlock, set_stop
 
 BOUND = "capacity or max_bytes"
@@ -51,6 +52,7 @@ cdef class SpoolRing(ByteRing):
             self.byte_room = 0
             self.state.file = map
             self.state.leaving = False
+            memcpy(self.state.origin, map.base + UUID_AT, 16)
             has_cell(&self.state)
         ring_unlock(&self.state.mutex)
         return usable
@@ -124,6 +126,9 @@ cdef class SpoolRing(ByteRing):
         ring_unlock(&self.state.mutex)
         if file is not None:
             self.files.populate(file, workers)
+
+    def make_recovery(self, calls, now):
+        return None if self.files is None else self.files.make_recovery(self, calls, now)
 
     def take_notes(self):
         return self.files.take_notes()

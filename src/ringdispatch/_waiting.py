@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._atomic import resolve
 from ._ordered import OrderedSet
@@ -18,23 +18,30 @@ from ._ring import Ring
 
 if TYPE_CHECKING:
     from ._call import Call
-    from ._sink import SinkUse
 
 # How often a waiter for room looks whether the loops of those before it still run.
 _LOOK_SECONDS = 1.0
 
 
+class Ending(Protocol):
+    """What a close waits for, beside the ring's entries."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended yet."""
+
+
 class FlushWaiter:
     """Waits until every entry below position `end` is settled."""
 
-    __slots__ = ("end", "event", "excused", "future", "settled", "sink")
+    __slots__ = ("end", "event", "excused", "future", "last", "settled")
 
     def __init__(
-        self, end: int, excused: "Call | None", sink: "SinkUse | None" = None
+        self, end: int, excused: "Call | None", last: tuple[Ending, ...] = ()
     ) -> None:
         self.end = end
         self.excused = excused  # the call that it waits in, which it can't wait for
-        self.sink = sink  # to be closed too, before a close is over
+        self.last = last  # to end too, before a close is over
         # None: not known yet; False: no slot but its own call's could serve it
         self.settled: bool | None = None
         self.future: asyncio.Future[None] | None = None  # of an async waiter
@@ -91,7 +98,7 @@ class SettlementQueue:
         # By position, nearly: two threads that flush at once may be queued in the wrong
         # order, and the waiter in front then delays the other.
         self._flushes: OrderedSet[FlushWaiter] = OrderedSet()
-        self._closes: OrderedSet[FlushWaiter] = OrderedSet()  # which wait for a sink
+        self._closes: OrderedSet[FlushWaiter] = OrderedSet()  # with something `last`
         # Flushes from within calls, which wait for no call that waits itself.
         self._inner: OrderedSet[FlushWaiter] = OrderedSet()
         self.openers: dict[int, OpenerWaiter] = {}  # in the ring, by position
@@ -108,7 +115,7 @@ class SettlementQueue:
         if waiter.excused is not None:
             waiter.excused.excuse(1)
             self._inner.add(waiter)
-        elif waiter.sink is not None:
+        elif waiter.last:
             self._closes.add(waiter)
         else:
             self._flushes.add(waiter)
@@ -153,7 +160,7 @@ class SettlementQueue:
             if self._ring.every_slot_waits(self._max_in_flight):
                 self._finish_all(list(self._inner), False)
         for waiter in self._closes or ():
-            is_open = waiter.sink is not None and waiter.sink.is_open
+            is_open = any(each.is_open for each in waiter.last)
             if self.is_settled(waiter) and not (is_open and self._ring.closed):
                 self._finish_all([waiter], True)
         for position in list(self.openers) if self.openers else ():

@@ -499,6 +499,8 @@ class ModelRing:
             "max_batch": self.max_batch,
             **self._bounds(),
             "left": self.books["left"],
+            "recovered": 0,
+            "recovered_failed": 0,
         }
 
     def _bounds(self) -> dict[str, Any]:

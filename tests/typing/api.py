@@ -9,12 +9,14 @@ import ringdispatch.opentelemetry
 import ringdispatch.prometheus
 from ringdispatch import (
     BackgroundDispatcher,
+    BatchInfo,
     Bytes,
     BytesBatch,
     Full,
     Objects,
     Records,
     Statistics,
+    current_batch,
     current_dispatcher,
     dispatchers,
 )
@@ -69,6 +71,7 @@ assert_type(dispatcher.flush(), bool)
 assert_type(dispatcher.close(timeout=None), bool)
 assert_type(dispatchers(), list[BackgroundDispatcher[Any]])
 assert_type(current_dispatcher(), BackgroundDispatcher[Any] | None)
+assert_type(current_batch(), BatchInfo | None)
 
 dispatcher.enqueue("not a dict")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 BackgroundDispatcher(send)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,121 @@
+"""What other processes left in a spool: the batches of one file after the other."""
+
+import math
+from collections.abc import Callable, Container
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from ._call import Call
+from ._home import Home
+from ._spool_file import SpoolFile
+from ._spool_recovered import RecoveredBatch, take_recovered
+
+if TYPE_CHECKING:
+    from ._batcher import Batcher
+    from ._ring_files import RingFiles
+    from ._spool_ring import SpoolRing
+
+_LOOK_SECONDS = 1.0  # between two looks into the folder, once it has nothing
+
+
+class Recovery:
+    """A source of batches beside the ring, for one call at a time.
+
+    It adopts one file at a time, and looks for the next where windows are taken: an
+    idle process does not look.
+    """
+
+    def __init__(
+        self,
+        ring: "SpoolRing",
+        files: "RingFiles",
+        calls: Container[Any],
+        now: Callable[[], float],
+    ) -> None:
+        # never changed
+        self._ring = ring
+        self._files = files
+        self._calls = calls  # of the dispatcher, those that have not ended
+        self._now = now
+        # home's thread only
+        self.is_next = True  # the ring had its turn
+        # any thread, by single operations
+        self._file: list[SpoolFile] = []  # one at most
+        # any thread, plain stores
+        self._call: Call | None = None  # the last
+        self._stopped = False
+        self._look_at = self._again_at = -math.inf
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its call runs: a close waits for that."""
+        return self._call is not None and self._call in self._calls
+
+    @property
+    def wants_call(self) -> bool:
+        """Whether there is a batch, and no call for one."""
+        if self._stopped or self._ring.closed or self.is_open:
+            return False
+        self._call = None
+        if self._now() < self._again_at:
+            return False
+        if not self._file and self._now() >= self._look_at:
+            self._look_at = self._now() + _LOOK_SECONDS
+            file = self._files.adopt()
+            if file is not None:
+                self._file.append(file)
+        return bool(self._file)
+
+    def pump(self, batcher: "Batcher", home: Home) -> None:
+        """Start a call if a slot is free for one; on the home's thread."""
+        loop = home.loop
+        if loop is None or self._ring.busy_slots >= batcher.max_in_flight:
+            return
+        if self.wants_call:
+            self._call = Call(batcher, home, self)
+            self._call.start(loop)
+            if self.wants_call:  # it has ended at once; so may many
+                wake = self._ring.make_wake(home, batcher.pump)
+                loop.call_soon(wake, context=Context())
+        for level, note in self._ring.take_notes():
+            batcher.reports.log(level, note)
+
+    def take(self, most: int, due: int) -> RecoveredBatch | None:
+        """Take the next batch, as a ring does; None if there is none."""
+        del most, due  # for the ring's; there is no window to wait for
+        self.is_next = False
+        for file in self._file:
+            try:
+                batch = take_recovered(self._ring, file)
+            except BaseException:
+                self._again_at = (
+                    self._now() + _LOOK_SECONDS
+                )  # no memory, or interrupted
+                raise
+            if batch is not None:
+                return batch
+            self._look_at = -math.inf  # there may be another
+            self._end_file()
+        return None
+
+    def stop(self) -> None:
+        """Take no more: a loop or the process ends. What is cut short is left."""
+        self._stopped = True
+        for file in self._file:
+            file.leaving = True
+
+    def resume(self) -> None:
+        """Go on, with a new home."""
+        for file in self._file:
+            file.leaving = False
+        self._stopped = False
+
+    def end(self) -> None:
+        """Leave the file for the next process, once no call has a batch of it."""
+        if not self.is_open:
+            self._look_at = -math.inf
+            self._end_file()
+
+    def _end_file(self) -> None:
+        while self._file:
+            self._files.end_adopted(self._file.pop())

@@ -1,0 +1,14 @@
+from typing_extensions import disjoint_base
+
+from ._batch import Batch
+from ._bytes import ByteRing
+from ._spool_file import SpoolFile
+
+MOST_DEATHS: int
+
+@disjoint_base
+class RecoveredBatch(Batch):
+    @property
+    def attempts(self) -> int: ...  # type: ignore[override]
+
+def take_recovered(ring: ByteRing, file: SpoolFile) -> RecoveredBatch | None: ...
