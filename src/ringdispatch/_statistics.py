@@ -37,8 +37,9 @@ class Statistics:
         max_batch_bytes: Most bytes in a batch.
         left: Entries left in a spool for the next process: what a close or exit cut
             short, pending or in flight. 0 without a spool.
-        recovered: Entries that other processes left in the spool, and whose dispatch
-            here returned. This and the next count in no other number.
+        recovered: Entries that other processes, or a close before it was opened again,
+            left in the spool, and whose dispatch here returned. This and the next count
+            in no other number.
         recovered_failed: The same, whose dispatch raised, timed out or was cancelled.
     """
 
