@@ -11,6 +11,8 @@
 # make races  all that a ring and a dispatcher can do at once, from several threads
 # make soak   200 million entries through each overflow policy: nothing grows
 # make overload  a sink that hangs for a minute, and comes back
+# make kill   processes that spool are killed at drawn moments: no entry is lost;
+#             ARGS="--kills 1000 --seed 7" is more, or repeats it
 # make servers   real servers that end in mid-traffic, and the signals that end them all;
 #             the end of a loop in its full five seconds; the example for litellm
 # make ends      how many entries each server delivers, of 20 ends by each signal, into the
@@ -97,7 +99,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
+.PHONY: kill servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
 .PHONY: import-price logging-price otlp-price linear replay-check
 .PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
@@ -114,7 +116,7 @@ $(parts:%=test-%): test-%: $(call needs,test)
 chaos races interruptions: $(call needs,test)
 	$(python) $(stress)/$@.py $(ARGS)
 
-soak overload: $(call needs)
+soak overload kill: $(call needs)
 	$(python) $(stress)/$@.py $(ARGS)
 
 cases: $(call needs,test cases)
