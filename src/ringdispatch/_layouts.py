@@ -174,6 +174,8 @@ class Bytes(Layout):
     constructor, has twice `capacity` and twice `max_bytes`, and is removed by a close
     that settled everything; what a close or the end of the process cuts short, or a
     kill, is left in it. A forked child makes a file of its own with its first entry.
+    What was left is dispatched by the next dispatcher of the same name, directory and
+    separator that has an event loop, beside its own entries, one call at a time.
 
     Args:
         encode: Returns an entry as bytes; `enqueue` calls it, and raises what it
