@@ -10,15 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from forking import each_fork, forked
 from loops import eventually
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
 from ringdispatch._spool_recovered import MOST_DEATHS
 from spools import filled, left, made, needs_spools, spool_of, take
+from subprocesses import run_snippet
 
 if TYPE_CHECKING:
     from ringdispatch import BatchInfo
 
 pytestmark = needs_spools
+
+MADE = """
+from ringdispatch import Bytes
+def made(function, **options):
+    layout = Bytes(spool={folder!r})
+    options = dict(name="audit", ms_delay=1, layout=layout) | options
+    return BackgroundDispatcher(function, **options)
+"""
 
 
 def spooled(function: Any, folder: Path, **options: Any) -> BackgroundDispatcher[Any]:
@@ -411,3 +421,90 @@ def test_an_id_in_a_spool_is_that_of_the_file(tmp_path: Path) -> None:
     asyncio.run(main())
     assert [(info.start, info.count) for info in got.infos] == [(0, 1), (1, 1)]
     assert len({info.id[:36] for info in got.infos}) == 2
+
+
+@each_fork
+def test_a_child_takes_nothing_of_what_its_parent_recovers(
+    tmp_path: Path, fork: str
+) -> None:  # C17
+    orphan(tmp_path, b"0", b"1", b"2")
+    outcome = forked(
+        MADE.format(folder=str(tmp_path)).replace("\n", "\n    ")
+        + """
+    begun, waits = threading.Event(), []
+    async def send(batch):
+        say(name, batch[:])
+        if batch[0] == b"0":
+            waits.extend([asyncio.get_running_loop(), asyncio.Event()])
+            begun.set()
+            await waits[1].wait()
+    dispatcher = made(send, max_batch=1, home="thread")
+    assert dispatcher.enqueue(b"new")
+    assert begun.wait(10)
+    def body():
+        assert dispatcher.enqueue(b"mine")
+        assert dispatcher.close()
+        assert dispatcher.statistics().recovered == 0
+        books(dispatcher)
+    join(child(body))
+    waits[0].call_soon_threadsafe(waits[1].set)
+    eventually(lambda: dispatcher.statistics().recovered == 3)
+    assert dispatcher.close()
+    books(dispatcher)
+    """,
+        fork=fork,
+    )
+    assert outcome.lines[:3] == [
+        "parent [b'0']",
+        "child [b'mine']",
+        "accepted=1 dispatched=1",
+    ]
+    assert sorted(outcome.lines[3:-1]) == [
+        "parent [b'1']",
+        "parent [b'2']",
+        "parent [b'new']",
+    ]
+    assert outcome.lines[-1] == "accepted=1 dispatched=1"
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["killed", "exit"])
+def test_what_ends_with_the_process_that_recovers_goes_to_the_next(
+    tmp_path: Path, how: str
+) -> None:  # C23
+    path = orphan(tmp_path, *(b"%d" % n for n in range(6)), taken=(2,))
+    outcome = run_snippet(
+        MADE.format(folder=str(tmp_path))
+        + f"""
+from ringdispatch import _process
+_process.END_SECONDS = 0.2
+logging.basicConfig(format="%(message)s")
+begun = threading.Event()
+async def send(batch):
+    if b"2" in batch[:]:
+        begun.set()
+        if {how == "killed"}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await asyncio.sleep(60)
+dispatcher = made(send, max_batch=3, home="thread", max_in_flight=2)
+assert dispatcher.enqueue(b"new")
+assert begun.wait(10)
+assert dispatcher.flush()
+say(dispatcher.statistics().recovered)
+""",
+        code=-9 if how == "killed" else 0,
+        stderr="" if how == "killed" else r".*of another process, too.*",
+    )
+    assert outcome.lines == ([] if how == "killed" else ["2"])
+    kept = spool_of(tmp_path / "audit").adopt()
+    assert kept is not None
+    if kept.path != str(path):  # its own: it was killed before "new" was settled
+        left(kept)
+        kept = next(
+            file
+            for file in spool_of(tmp_path / "audit")._orphans()
+            if file.path == str(path)
+        )
+    attempts = 1 if how == "killed" else 0
+    assert take(kept) == (2, 5, attempts, [b"2", b"3", b"4"])
+    assert take(kept) == (5, 6, 0, [b"5"])

@@ -409,7 +409,7 @@ class Batcher:
         """
         deadline = self.now() + timeout
         if self.recovery is not None:
-            self.recovery.stop()
+            self.recovery.stop(home)
         while (left := deadline - self.now()) > 0:
             here = home is self.home
             running = self.running_on(None if everywhere else home)

@@ -1,5 +1,6 @@
 """What other processes left in a spool: the batches of one file after the other."""
 
+import contextlib
 import math
 from collections.abc import Callable, Container
 from contextvars import Context
@@ -44,6 +45,7 @@ class Recovery:
         # any thread, plain stores
         self._call: Call | None = None  # the last
         self._stopped = False
+        self._stopped_on: Home | None = None
         self._look_at = self._again_at = -math.inf
 
     @property
@@ -71,6 +73,8 @@ class Recovery:
         loop = home.loop
         if loop is None or self._ring.busy_slots >= batcher.max_in_flight:
             return
+        if self._stopped and self._stopped_on not in {None, home}:
+            self.resume()  # another's loop has ended
         if self.wants_call:
             self._call = Call(batcher, home, self)
             self._call.start(loop)
@@ -98,9 +102,12 @@ class Recovery:
             self._end_file()
         return None
 
-    def stop(self) -> None:
-        """Take no more: a loop or the process ends. What is cut short is left."""
-        self._stopped = True
+    def stop(self, home: Home | None = None) -> None:
+        """Take no more, on that home or on any: it ends, or the process does.
+
+        What is cut short is left.
+        """
+        self._stopped, self._stopped_on = True, home
         for file in self._file:
             file.leaving = True
 
@@ -117,5 +124,5 @@ class Recovery:
             self._end_file()
 
     def _end_file(self) -> None:
-        while self._file:
+        with contextlib.suppress(IndexError):  # there is none, or not any more
             self._files.end_adopted(self._file.pop())
