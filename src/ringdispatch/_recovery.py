@@ -1,6 +1,5 @@
 """What other processes left in a spool: the batches of one file after the other."""
 
-import contextlib
 import math
 from collections.abc import Callable, Container
 from contextvars import Context
@@ -124,5 +123,8 @@ class Recovery:
             self._end_file()
 
     def _end_file(self) -> None:
-        with contextlib.suppress(IndexError):  # there is none, or not any more
-            self._files.end_adopted(self._file.pop())
+        try:
+            file = self._file.pop()
+        except IndexError:  # there is none, or another thread was quicker
+            return
+        self._files.end_adopted(file)
