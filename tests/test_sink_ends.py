@@ -244,7 +244,7 @@ def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
 
     async def begin() -> None:
         await dispatcher.aclose(timeout=0.05)
-        assert second.loops == [loop]
+        await until(lambda: second.loops == [loop])
 
     loop.run_until_complete(begin())
     loop.close()
