@@ -253,7 +253,7 @@ def test_f19_called_from_an_ordinary_dispatch_function(
         sink, ms_delay=1, max_in_flight=max_in_flight, home="thread"
     )
     dispatcher.enqueue("first")
-    eventually(lambda: dispatcher.statistics().dispatched == 2, seconds=5)
+    eventually(lambda: dispatcher.statistics().dispatched == 2)
     assert answers == [max_in_flight == 2]
     assert batches == [["first"], ["during"]]
     assert dispatcher.close()

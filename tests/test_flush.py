@@ -74,8 +74,8 @@ def test_f18_entries_during_flush_and_close_go_out_once_or_are_refused(
         thread.start()
     started.wait()
     for _ in range(20):
-        assert dispatcher.flush()
-    assert dispatcher.close()
+        assert dispatcher.flush(20)
+    assert dispatcher.close(20)
     for thread in threads:
         thread.join()
     for first in range(2):

@@ -21,16 +21,26 @@ IDLE = """
     async def send(batch): pass
     dispatcher = BackgroundDispatcher(send, ms_delay=5, home={home!r})
 
-    def switches():
+    def switches(left_out=None):
         total = 0
         for thread in os.listdir("/proc/self/task"):
+            if thread == left_out:
+                continue
             with open(f"/proc/self/task/{{thread}}/status") as status:
                 for line in status:
                     if line.startswith("voluntary_ctxt_switches"):
                         total += int(line.split()[1])
         return total
 
+    def asleep():
+        me = str(threading.get_native_id())
+        before = switches(me)
+        time.sleep(0.2)
+        return switches(me) == before
+
     def idle():
+        # On a busy machine the others may come late to their sleep.
+        eventually(asleep)
         # One more for falling asleep here; debug modes are off.
         before = switches()
         time.sleep(5.0)
@@ -90,8 +100,7 @@ def test_idle_loop_makes_no_wake_ups(loop_name: str) -> None:  # C3
         loop=loop_name,
         debug=False,
     )
-    # The loop goes to sleep once, the watching thread once.
-    assert int(outcome.lines[0]) <= 2
+    assert int(outcome.lines[0]) <= 1
 
 
 def test_background_thread_waits_once_for_dispatchers_that_come_and_go() -> None:
@@ -101,16 +110,17 @@ def test_background_thread_waits_once_for_dispatchers_that_come_and_go() -> None
     for number in range(50):
         with BackgroundDispatcher(send, ms_delay=1) as dispatcher:
             dispatcher.enqueue(number)
-    loop = dispatcher._batcher.home.loop
-    say(sum(not timer.cancelled() for timer in list(loop._scheduled)) <= 1)
-    eventually(lambda: threading.active_count() == 1, seconds=1.0)
+            loop = dispatcher._batcher.home.loop
+    # That of the last call may be there a moment longer.
+    say(sum(not timer.cancelled() for timer in list(loop._scheduled)) <= 2)
+    eventually(lambda: threading.active_count() == 1)
     assert loop.is_closed()
     dispatcher = BackgroundDispatcher(send, ms_delay=1)
     dispatcher.enqueue("on a new thread")
-    say(dispatcher.close(), threading.active_count())
+    say(threading.active_count(), dispatcher.close())
     """
     )
-    assert outcome.lines == ["True", "True 2"]
+    assert outcome.lines == ["True", "2 True"]
 
 
 # ---- what a batch costs

@@ -97,8 +97,8 @@ def test_flushes_that_two_threads_begin_at_once_are_both_urgent() -> None:  # C1
         begin, other = partial(queue.add, sooner), partial(queue.add, later)
         reached = interrupted_at(number, begin, other)
         dispatcher._batcher.wake()
-        assert await queue.wait(sooner, 2)
-        assert not reached or await queue.wait(later, 2)
+        assert await queue.wait(sooner, 20)
+        assert not reached or await queue.wait(later, 20)
         return reached
 
     for number in itertools.count(1):
@@ -132,7 +132,7 @@ class Room:
         self.free = True
         self.queue.wake(1)
         try:
-            assert self.loop.run_until_complete(asyncio.wait_for(self.task, 5))
+            assert self.loop.run_until_complete(asyncio.wait_for(self.task, 20))
             assert len(self.queue) == 0
         finally:
             self.loop.close()

@@ -36,8 +36,8 @@ def interrupt(*options: str, seconds: float) -> list[tuple[int, int]]:
 def test_an_exception_at_any_line_of_a_window_strands_nothing(
     exception: str,
 ) -> None:  # C20
-    ((held, points),) = interrupt(
-        "--scene", "window", "--exception", exception, seconds=170
-    )
+    # A busy machine is late: of the points that hold none is waited for so long.
+    given = ("--scene", "window", "--exception", exception, "--patience", "8")
+    ((held, points),) = interrupt(*given, seconds=170)
     assert held == points
     assert points >= LEAST_POINTS

@@ -89,7 +89,7 @@ def test_nested_opener_at_any_line_of_the_outer_one_is_served() -> None:  # C18
             eventually(lambda: len(got) == 1 + reached)
             assert threading.active_count() <= 4, threading.enumerate()
             assert dispatcher.close()
-            eventually(lambda: not _background._background)
+            eventually(lambda: threading.active_count() == 1)
             if not reached:
                 break
         assert number > 40, number

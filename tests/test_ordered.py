@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from racing import impatience, race
@@ -28,6 +28,7 @@ def impatient() -> Iterator[None]:
         yield
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["add", "add_first", "discard"]), st.integers(0, 5)),

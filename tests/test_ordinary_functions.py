@@ -108,9 +108,9 @@ def test_f16_what_it_raises_fails_its_batch_only(
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=1, home=home)
         dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher.statistics().failed == 1, seconds=2)
+        await comes_true(lambda: dispatcher.statistics().failed == 1)
         dispatcher.enqueue("b")
-        await comes_true(lambda: dispatcher.statistics().dispatched == 1, seconds=5)
+        await comes_true(lambda: dispatcher.statistics().dispatched == 1)
         assert batches == [["a"], ["b"]]
         assert await dispatcher.aclose()
 
@@ -160,9 +160,11 @@ def test_f17_timed_out_it_keeps_its_slot_until_the_thread_returns(
 
     async def main() -> None:
         dispatcher = dispatcher_class(sink, ms_delay=1, dispatch_timeout=0.3, name="n1")
-        dispatcher.enqueue("a")
-        await comes_true(lambda: dispatcher.statistics().failed == 1)
-        # A busy machine may be late with a thread.
+        tries = 0
+        while not batches:  # a busy machine may be late with a thread
+            tries += 1
+            dispatcher.enqueue("a")
+            await comes_true(lambda: dispatcher.statistics().failed == tries)  # noqa: B023
         dispatcher._batcher.options.dispatch_timeout = 20.0
         dispatcher.enqueue("b")
         assert await dispatcher.aflush(timeout=0.1) is False
@@ -170,14 +172,13 @@ def test_f17_timed_out_it_keeps_its_slot_until_the_thread_returns(
         said = "ignores its cancellation"
         try:
             await comes_true(
-                lambda: any(said in record.message for record in caplog.records),
-                seconds=3,
+                lambda: any(said in record.message for record in caplog.records)
             )
         finally:
             gate.set()
         await comes_true(lambda: dispatcher.statistics().dispatched == 1)
         books = dispatcher.statistics()
-        assert (books.failed, books.batches) == (1, 2)
+        assert (books.failed, books.batches) == (tries, tries + 1)
         books_agree(dispatcher)
         assert await dispatcher.aclose()
 
@@ -256,8 +257,13 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     loop_name: str, outcome: str, dispatcher_class: type
 ) -> None:
     began, gate, returned = (threading.Event() for _ in range(3))
+    before = threading.enumerate()
 
     async def send() -> None: ...
+
+    def workers() -> list[threading.Thread]:
+        mine = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread for thread in mine if "worker" in thread.name]
 
     def sink(batch: list[Any]) -> Awaitable[None]:
         began.set()
@@ -279,7 +285,7 @@ def test_f37_thread_that_ends_after_its_loop_was_closed_leaves_nothing_behind(
     gate.set()
     assert returned.wait(20)
     assert dispatcher.close()
-    eventually(lambda: not [t for t in threading.enumerate() if "worker" in t.name])
+    eventually(lambda: not workers())
     gc.collect()  # a warning here is an error
 
 
@@ -327,7 +333,7 @@ def test_f17_close_does_not_wait_for_the_thread(
     dispatcher.enqueue("b")
     began = time.monotonic()
     assert dispatcher.close(timeout=0.05) is False
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert is_cut_short(dispatcher, in_flight=1, pending=1)
     assert sum(r.levelno == logging.WARNING for r in caplog.records) == 1
     gate.set()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from loops import BACKGROUND, eventually
 from ringdispatch import BackgroundDispatcher, Objects
 from ringdispatch._sink import retire
 from subprocesses import needs_fork, run_snippet
@@ -172,10 +173,12 @@ def test_dispatcher_that_moves_closes_the_sink_where_it_was() -> None:  # C22
     asyncio.run(main())
     assert sorted(map(str, sink.events)) == ["[1]", "[2]", "closed", "closed"]
     assert sink.loops[0] is not sink.loops[1]
-    deadline = time.monotonic() + 10  # and the thread that it left ends
-    while any(each.name == "ringdispatch" for each in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(  # and the thread that it left ends
+        lambda: (
+            gc.collect() >= 0
+            and BACKGROUND not in [each.name for each in threading.enumerate()]
+        )
+    )
 
 
 def test_sink_is_closed_after_its_last_call_has_ended() -> None:  # C22
@@ -241,7 +244,7 @@ def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
 
     async def begin() -> None:
         await dispatcher.aclose(timeout=0.05)
-        assert second.loops == [loop]
+        await until(lambda: second.loops == [loop])
 
     loop.run_until_complete(begin())
     loop.close()
@@ -252,8 +255,13 @@ def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
 
 
 def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C22
-    sink = Recorder()
-    sink.closing_takes = 0.1
+    class Gated(Recorder):
+        async def aclose(self) -> None:
+            self.loops.append(asyncio.get_running_loop())
+            await until(lambda: [2] in self.events)
+            self.events.append("closed")
+
+    sink = Gated()
 
     async def main() -> None:
         dispatcher = BackgroundDispatcher(sink, ms_delay=1)

@@ -228,6 +228,7 @@ sys.stdin.readline()
 with BackgroundDispatcher(sink, ms_delay=1, max_batch=20, on_full="raise") as each:
     for number in range(1000):
         each.enqueue((name, number))
+    assert each.flush(40)
 assert each.statistics().dispatched == 1000, each.statistics()
 """
 

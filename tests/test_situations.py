@@ -203,7 +203,6 @@ def test_ordinary_function_that_never_returns_holds_no_process(where: str) -> No
             assert not dispatcher.close(0.2)
         """,
         stderr="(?s).*(timed out|the process ended|dispatch failed).*",
-        seconds=15,
     )  # C16
 
 
@@ -214,7 +213,7 @@ def test_no_thread_outlives_the_last_dispatcher() -> None:  # C16
         assert dispatcher.enqueue(1)
         assert dispatcher.close()
         main = threading.main_thread()
-        eventually(lambda: threading.enumerate() == [main], seconds=5)
+        eventually(lambda: threading.enumerate() == [main])
         """
     )
 

@@ -113,7 +113,7 @@ def test_full_ring_of_a_stopped_loop_does_not_refuse_for_ever(
     loop.run_until_complete(put(dispatcher, *range(10)))
     for number in range(3 * 4096):
         dispatcher.enqueue(number)
-    eventually(lambda: sink.entries[:10] == list(range(10)), seconds=3)
+    eventually(lambda: sink.entries[:10] == list(range(10)))
     assert dispatcher.close()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()

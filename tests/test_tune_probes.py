@@ -95,7 +95,7 @@ def test_a_loop_that_reads_nothing_does_not_stop_the_clock_of_requests(
     assert len(moments) > 100
     assert moments == sorted(moments)
     assert began < moments[0] < moments[-1] <= time.monotonic()
-    assert moments[-1] - moments[0] > 0.08
+    assert moments[-1] - began > 0.08  # a busy machine may be late with the first
 
 
 def test_a_sender_follows_orders_until_the_other_end_is_closed() -> None:

@@ -193,6 +193,7 @@ def test_of_one_size_nothing_is_known_of_growth() -> None:
     assert Line([100] * 9, [5.0, 6.0, 7.0] * 3).ratio(10_000, 100) == 1.0
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 10_000), st.floats(0.0, 1e4)), min_size=1, max_size=40
