@@ -1,5 +1,6 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
-#             --clients 8 --entries 20" changes what it does
+#             --clients 8 --entries 20" changes what it does, and ARGS="--spool DIRECTORY
+#             --kill" kills the gateway in mid-traffic
 # make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest
 # make test-interpreter, test-compiled, test-threads, test-rings   parts of it, see below
 # make lint   generated tables, formatting, style, types, stubs
