@@ -36,6 +36,7 @@
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
+# make still  the README's picture of the demo whose gateway is killed
 # make layouts  what each layout costs end to end, beside its peers
 #
 # make sdist  the source distribution, in dist/
@@ -102,7 +103,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: kill servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
 .PHONY: import-price logging-price otlp-price linear replay-check
-.PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
+.PHONY: bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
 demo: $(call needs,demo)
@@ -169,6 +170,9 @@ figures: bench
 		-k "test_cell and (http or tail or encoded or database or growing)"
 	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/sinks.json
 	$(python) benchmarks/tables.py
+
+still: $(call needs,demo)
+	$(python) benchmarks/still.py
 
 layouts: $(call needs,bench)
 	$(python) benchmarks/end_to_end.py $(ARGS)

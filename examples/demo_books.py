@@ -173,7 +173,7 @@ class BooksOfKill(Books):
             f"entries owed, {self.entries} to a response": self.owed,
             "entries of requests without one": unanswered,
             "distinct rows in SQLite": store.distinct,
-            "doubles, by their batch's id": store.doubles - store.split,
+            "doubles with their first one's id": store.doubles - store.split,
             "doubles with another id": store.split,
             "recovered from the spool": seen.get("recovered"),
             "failed, evicted, abandoned or rejected": lost(seen),
