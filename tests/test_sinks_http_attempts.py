@@ -7,15 +7,18 @@ import datetime as dt
 import email.utils
 import math
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("aiohttp")
 
 from answering import OK, Answer, Answering, failing, sending
-from ringdispatch import BackgroundDispatcher
+from loops import comes_true
+from ringdispatch import BackgroundDispatcher, Bytes
 from ringdispatch.sinks import HttpSink, SinkError
 from ringdispatch.sinks._post import retry_after
+from spools import needs_spools
 
 UNAVAILABLE = Answer(503, body=b"later")
 
@@ -211,4 +214,69 @@ def test_endless_retry_is_cut_short_by_close_and_holds_its_slot(
         assert dispatcher.statistics().failed == 1
 
     asyncio.run(main())
+    assert len(set(server.keys)) == 1
+
+
+# ---- the key
+
+
+def test_key_is_the_batchs_id(server: Answering) -> None:
+    async def main() -> None:
+        sink = HttpSink(server.url)
+        async with BackgroundDispatcher(sink, ms_delay=60_000, max_batch=2) as one:
+            for number in range(4):
+                assert one.enqueue(number)
+            assert await one.aflush()
+
+    asyncio.run(main())
+    first, second = (key.rsplit("-", 2) for key in server.keys)
+    assert first[0] == second[0]
+    assert [first[1:], second[1:]] == [["0", "2"], ["2", "2"]]
+
+
+def test_parts_that_a_function_sends_have_keys_of_their_own(server: Answering) -> None:
+    sink = HttpSink(server.url)
+
+    async def send(batch: list[int]) -> None:
+        await sink(batch)
+        await sink(batch[:1])
+        await sink(batch[1:])
+
+    async def main() -> None:
+        async with BackgroundDispatcher(send, ms_delay=60_000) as one:
+            assert one.enqueue(1)
+            assert one.enqueue(2)
+        await sink.aclose()
+
+    asyncio.run(main())
+    assert server.arrived == [1, 2, 1, 2]
+    assert len(set(server.keys)) == 3
+
+
+@needs_spools
+def test_key_is_the_same_when_another_process_recovers_the_batch(
+    server: Answering, tmp_path: Path
+) -> None:  # C23
+    def made() -> BackgroundDispatcher[bytes]:
+        return BackgroundDispatcher(
+            HttpSink(server.url, retry=math.inf),
+            ms_delay=1,
+            name="audit",
+            layout=Bytes(spool=tmp_path),
+            dispatch_timeout=None,
+        )
+
+    async def main() -> None:
+        server.script = [UNAVAILABLE, Answer(instead="stall")]
+        first = made()
+        assert first.enqueue(b"1")
+        await comes_true(lambda: len(server.requests) == 2)
+        assert not await first.aclose(timeout=0.1)
+        assert first.statistics().left == 1
+        async with made() as second:
+            await comes_true(lambda: second.statistics().recovered == 1)
+
+    asyncio.run(main())
+    assert server.arrived == [1]
+    assert len(server.keys) == 3
     assert len(set(server.keys)) == 1

@@ -17,6 +17,8 @@ from urllib.parse import unquote
 
 import aiohttp
 
+from ringdispatch import current_batch
+
 from . import _checks
 from ._client import Client, Exchange, Session
 from ._compression import compressor
@@ -84,6 +86,7 @@ class PostingSink:
         self._hide(*self._headers.values())
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
         self._inherited: list[Client] = []  # of the parent of a fork: never closed
+        self._is_sink = False  # of a dispatcher, rather than called by another function
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._origin!r})"
@@ -91,6 +94,7 @@ class PostingSink:
     def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
         """Refuse options of the dispatcher that contradict the sink's."""
         del layout
+        self._is_sink = True
         if dispatch_timeout is None or self._retry < dispatch_timeout:
             return
         remedy = "None"
@@ -128,7 +132,7 @@ class PostingSink:
         failures: list[Failure] = []
         arrived = 0
         # Parts yet to be sent, the next one last.
-        parts = [(uuid.uuid4().hex, 0, len(entries))]
+        parts = [(self._key_of(len(entries)), 0, len(entries))]
         while parts:
             key, start, end = parts.pop()
             if body is None:
@@ -147,6 +151,15 @@ class PostingSink:
                     break  # the service is not there: it has no use for the rest now
         if failures:
             raise self._failed(failures, arrived, len(entries))
+
+    def _key_of(self, count: int) -> str:
+        """What the service knows the batch by.
+
+        It is the batch's id, which another process has too that recovers the batch from
+        a spool. A function that calls the sink may send something else, or in parts.
+        """
+        info = current_batch() if self._is_sink else None
+        return info.id if info and info.count == count else uuid.uuid4().hex
 
     def _failed(self, failures: "list[Failure]", arrived: int, count: int) -> SinkError:
         """The one error of a batch of which some parts failed."""
