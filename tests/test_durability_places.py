@@ -16,7 +16,7 @@ import pytest
 
 from places import MIB, mounted
 from recovering import MADE, Got, files, spooled, until
-from ringdispatch import BackgroundDispatcher, Bytes
+from ringdispatch import BackgroundDispatcher, Bytes, _spool
 from spools import needs_spools
 from subprocesses import run_snippet
 
@@ -127,6 +127,22 @@ def test_what_lies_on_a_disk_is_there_after_it_was_mounted_again(
         assert files(mount.path) == []
         mount.mount()
         assert succeed(mount.path) == ALL
+
+
+def test_overlayfs_which_keeps_no_lock_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # C12
+    with mounted("overlay", 16 * MIB, tmp_path) as mount:
+        with pytest.raises(ValueError, match="is on overlayfs, as a container's"):
+            made(mount.path)
+        # One that is not known by its number is known by the lock.
+        monkeypatch.setattr(_spool, "filesystem", lambda path: 0xEF53)
+        with pytest.raises(
+            OSError, match="its file system can't lock or map"
+        ) as raised:
+            made(mount.path)
+        assert raised.value.errno == errno.ENOLCK
+        assert files(mount.path) == []
 
 
 @pytest.mark.parametrize("how", ["removed", "moved"])

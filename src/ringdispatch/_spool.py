@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ._spool_file import NotASpoolError, SpoolFile
 from ._spool_header import DamagedError, Header, NewerError, unpack
-from ._spool_place import allocate, filesystem, write_in_place
+from ._spool_place import allocate, filesystem, is_locked, write_in_place
 
 # Numbers of statfs(2) (linux/magic.h): locks or mappings of these don't reach from one
-# process to another, or a store may fail.
+# process to another, or a store may fail. A mapping of overlayfs is one of the file
+# below, and keeps no lock of the file that was opened.
 _REFUSED = {
     0x6969: "NFS",
     0x517B: "SMB",
@@ -22,6 +23,7 @@ _REFUSED = {
     0x65735546: "FUSE",
     0x01021997: "9p",
     0x00C36400: "Ceph",
+    0x794C7630: "overlayfs, as a container's own files are",
 }
 _WARNED = {0x2FC12FC1: "zfs", 0xCA451A4E: "bcachefs"}
 _BTRFS = 0x9123683E
@@ -107,6 +109,7 @@ class Spool:
             _write_new(made, header)
             file = SpoolFile(made)
             _begin(file, header, position)
+            _check_lock(made)
             file.path = str(made.with_suffix(".spool"))
             made.rename(file.path)
         except BaseException as error:
@@ -252,6 +255,12 @@ def _begin(file: SpoolFile, header: Header, position: int | None = None) -> None
     """Use the file as its header says; `position`: as a new one."""
     sizes = header.cells, header.arena_bytes, header.seed, len(header.separator)
     file.begin(*sizes, position)
+
+
+def _check_lock(path: Path) -> None:
+    """Check that the mapping keeps the lock: where file systems are stacked, none may."""
+    if not is_locked(path):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
 
 
 def _write_new(path: Path, header: Header) -> None:

@@ -34,12 +34,24 @@ def place(kind: str, tmp_path: Path) -> Iterator[Path]:
 
 
 class Mount:
-    """A small file system of its own: "tmpfs", or "ext4" in a file of `tmp_path`."""
+    """A small file system: "tmpfs", "overlay" on such a one, or "ext4" in a file."""
 
     def __init__(self, kind: str, size: int, tmp_path: Path) -> None:
         self.path = tmp_path / "mount"
         self.path.mkdir()
         self._what = ["-t", "tmpfs", "-o", f"size={size},mode=0700", "none"]
+        self._below: Mount | None = None
+        if kind == "overlay":
+            (tmp_path / "below").mkdir()
+            self._below = Mount("tmpfs", size, tmp_path / "below")
+            folders = {
+                name: self._below.path / name
+                for name in ("lowerdir", "upperdir", "workdir")
+            }
+            for folder in folders.values():
+                folder.mkdir()
+            options = ",".join(f"{name}={path}" for name, path in folders.items())
+            self._what = ["-t", "overlay", "-o", options, "none"]
         if kind == "ext4":
             image = tmp_path / "image"
             with image.open("wb") as file:
@@ -53,6 +65,12 @@ class Mount:
 
     def unmount(self, *options: str) -> None:
         _run("umount", *options, str(self.path))
+
+    def remove(self) -> None:
+        if self.path.is_mount():
+            self.unmount("-l")
+        if self._below is not None:
+            self._below.remove()
 
     def fill(self) -> Path:
         """Leave no room for any other file."""
@@ -72,8 +90,7 @@ def mounted(kind: str, size: int, tmp_path: Path) -> Iterator[Mount]:
     try:
         yield mount
     finally:
-        if mount.path.is_mount():
-            mount.unmount("-l")
+        mount.remove()
 
 
 def _run(*command: str) -> None:
