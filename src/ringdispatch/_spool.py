@@ -258,7 +258,7 @@ def _begin(file: SpoolFile, header: Header, position: int | None = None) -> None
 
 
 def _check_lock(path: Path) -> None:
-    """Check that the mapping keeps the lock: where file systems are stacked, none may."""
+    """Check that the mapping keeps the lock, which not every stack of systems does."""
     if not is_locked(path):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
 
