@@ -318,6 +318,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "docs/servers.md": {
         "ends": server_table.ends,
         "in-task": server_table.in_task,
+        "with-spool": server_table.with_spool,
         "how": server_table.how,
     },
     "docs/tuning.md": {"advice": lambda: advice(suite()), "sinks": functions},
