@@ -244,7 +244,10 @@ time.sleep(60)
     got = Got()
 
     async def main() -> None:
-        async with spooled(got, tmp_path) as dispatcher:
+        layout = Bytes(spool=tmp_path, dead_letters=False)
+        async with BackgroundDispatcher(
+            got, ms_delay=1, name="audit", layout=layout
+        ) as dispatcher:
             await until(lambda: len(list(tmp_path.rglob("*.spool"))) == 1)
             assert dispatcher.statistics().recovered_failed == 0
 

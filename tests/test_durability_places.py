@@ -176,3 +176,22 @@ def test_a_directory_that_is_removed_is_reported_and_stops_nothing(
     assert f"{folder}/audit/" in record.getMessage()
     assert "is gone" in record.getMessage()
     assert files(folder) == []
+
+
+def test_a_relative_directory_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A daemon changes its working directory once it is up."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    dispatcher = spooled(Got(), Path("spool"))
+    assert dispatcher.enqueue(b"entry")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert dispatcher.close()
+    assert files(tmp_path) == []
+    with dispatcher:
+        assert dispatcher.enqueue(b"another file")
+        assert len(files(tmp_path / "spool")) == 1
+    assert files(tmp_path) == []
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert caplog.messages == []

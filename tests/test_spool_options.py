@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,27 +182,24 @@ def test_bad_input_is_refused_by_its_own_message(
     assert spooled(tmp_path / "other").close()
 
 
-def test_a_place_that_is_not_ours_to_write_is_refused(tmp_path: Path) -> None:  # C12
+def test_a_place_that_is_not_ours_to_write_is_refused() -> None:  # C12
     """As another user than root, where it is root that tests."""
-    tmp_path.chmod(0o755)
-    for name in ("ours", "theirs", "shared"):
-        (tmp_path / name / "audit").mkdir(parents=True)
-    (tmp_path / "theirs" / "audit").chmod(0o555)
-    (tmp_path / "shared" / "audit").rmdir()
-    (tmp_path / "shared").chmod(0o777)  # as a volume of Kubernetes may be
-    outcome = forked(
-        f"""
+    with tempfile.TemporaryDirectory() as given:  # pytest's are for their owner alone
+        folder = Path(given)
+        folder.chmod(0o755)
+        for name in ("ours", "theirs"):
+            (folder / name / "audit").mkdir(parents=True)
+        (folder / "theirs" / "audit").chmod(0o555)
+        (folder / "shared").mkdir()
+        (folder / "shared").chmod(0o777)  # as a volume of Kubernetes may be
+        outcome = forked(
+            f"""
     from ringdispatch import Bytes
-    place = {str(tmp_path)!r}
     def made(name):
-        layout = Bytes(spool=os.path.join(place, name))
+        layout = Bytes(spool=os.path.join({given!r}, name))
         return BackgroundDispatcher(send, ms_delay=1, name="audit", layout=layout)
-    assert made("ours").close()
-    descriptor = os.open(place, os.O_RDONLY)
+    assert made("ours").close()  # all is imported
     def body():
-        global place
-        os.fchdir(descriptor)
-        place = "."
         if os.geteuid() == 0:
             os.setuid(65534)
         try:
@@ -209,15 +207,16 @@ def test_a_place_that_is_not_ours_to_write_is_refused(tmp_path: Path) -> None:  
         except PermissionError as error:
             say(error)
         shared = made("shared")
-        say(*os.listdir("shared"), oct(os.stat("shared/audit").st_mode))
+        say(oct(os.stat({given!r} + "/shared/audit").st_mode))
         assert shared.close()
     join(child(body))
     """,
-        stderr=r"ringdispatch\[audit\]: shared: others may write to it \(mode 0777\)",
-    )
-    refused, shared = outcome.lines
-    assert "spool='./theirs': must be ours to write: Permission denied" in refused
-    assert shared == "audit 0o40700"
+            stderr=rf"ringdispatch\[audit\]: {given}/shared: others may write to it "
+            r"\(mode 0777\)",
+        )
+    refused, mode = outcome.lines
+    assert f"{given}/theirs': must be ours to write: Permission denied" in refused
+    assert mode == "0o40700"
 
 
 def test_a_second_dispatcher_of_one_name_is_refused(tmp_path: Path) -> None:
