@@ -112,7 +112,7 @@ class RingFiles:
         keeps_letters: bool,
     ) -> None:
         # never changed
-        self._directory = directory
+        self._directory = os.path.abspath(directory)  # the process may go elsewhere
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
