@@ -6,15 +6,20 @@ import base64
 import io
 import json
 import os
+import random
 import shutil
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ringdispatch._spool_command import _command
+from ringdispatch._spool_command._reading import Reader, read_header
+from ringdispatch._spool_file import SpoolFile, crc32c_of
 from ringdispatch._spool_header import unpack
 from spool_side import ENTRIES, TAKEN, expected, files, make_killed, run, serving
 from spools import filled, left, made, needs_spools, take
@@ -122,8 +127,6 @@ def test_ls_says_why_a_file_cannot_be_read(folder: Path, tell: Any) -> None:
     data[8] = 9  # the version
     header = bytearray(data[:1024])
     header[12:16] = bytes(4)
-    from ringdispatch._spool_file import crc32c_of
-
     data[12:16] = crc32c_of(bytes(header)).to_bytes(4, "little")
     another(2).write_bytes(data)
     os.truncate(another(3), good.stat().st_size - 5000)
@@ -318,8 +321,6 @@ def test_purge_never_removes_a_living_owners_file(folder: Path) -> None:
 def test_purge_keeps_what_was_taken_or_written_to_since(
     folder: Path, tell: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ringdispatch._spool_file import SpoolFile
-
     audit, meter = files(folder)
     locked = []
 
@@ -448,3 +449,85 @@ def test_on_a_terminal_there_is_a_table_and_a_bar(folder: Path) -> None:
     assert files(folder)[0].name in shown
     assert "[red]refused\\x1b[2J" in shown
     assert "15/20" in shown
+
+
+# ---- what is read without a lock
+
+
+def test_of_any_damage_it_reads_what_an_adopter_would(tmp_path: Path) -> None:
+    seed = time.time_ns() % 1_000_000
+    print("seed", seed)
+    drawn = random.Random(seed)
+    file = made(tmp_path, 16, 256, position=2**40 - 5)
+    for turn in range(4):  # over the arena's end, and the cells'
+        filled(file, [b"entry %d-%d" % (turn, number) for number in range(9)])
+        for _ in range(2 if turn == 3 else 3):
+            batch = take(file, 3)
+            assert batch is not None
+            if turn < 3 or batch.entries[0] != b"entry 3-0":
+                file.settle(batch.start, batch.end)
+    whole = left(file).read_bytes()
+    sizes = {read_alone(tmp_path, whole)}
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(drawn.randint(1, 3)):
+            data[drawn.choice(range(1024, len(data)))] = drawn.randrange(256)
+        if drawn.random() < 0.3:
+            del data[drawn.randrange(4096, len(data)) :]
+        sizes.add(read_alone(tmp_path, bytes(data)))
+    assert len(sizes) > 4
+
+
+def read_alone(folder: Path, data: bytes) -> int:
+    """Compare what a reader and an adopter find in it; return how much."""
+    path = folder / "00000000-0000-4000-8000-000000000000.spool"
+    path.write_bytes(data)
+    with path.open("rb") as opened:
+        fd = opened.fileno()
+        reader = Reader(fd, len(data), read_header(fd, len(data), path.stem))
+        read = [entry for lying in reader.read() for entry in lying.entries]
+    file = SpoolFile(path)
+    header = unpack(file.fixed_header)
+    file.begin(header.cells, header.arena_bytes, header.seed, len(header.separator))
+    found = []
+    while batch := take(file):
+        found += batch.entries
+        file.settle(batch.start, batch.end)
+    file.leave()
+    path.unlink()
+    assert read == found
+    return len(read)
+
+
+def test_a_file_is_read_while_its_owner_writes(tmp_path: Path) -> None:
+    file = made(tmp_path, 64, 2048)
+    path = Path(file.path)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            while file.append(b"%09d\n" % number):
+                number += 1
+            batch = take(file, 7)
+            assert batch is not None
+            file.settle(batch.start, batch.end)
+
+    owner = threading.Thread(target=write)
+    owner.start()
+    try:
+        with path.open("rb") as opened:
+            fd, size = opened.fileno(), path.stat().st_size
+            header = read_header(fd, size, path.stem)
+            seen = 0
+            for _ in range(200):
+                reader = Reader(fd, size, header)
+                read = [int(each) for lying in reader.read() for each in lying.entries]
+                assert read == sorted(set(read))
+                assert all(reader.released <= each < reader.tail for each in read)
+                seen += len(read)
+    finally:
+        stop.set()
+        owner.join()
+        file.leave()
+    assert seen > 200

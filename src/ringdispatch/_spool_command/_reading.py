@@ -60,6 +60,7 @@ class Reader:
         self._size = size
         self._header = header
         self._mask = header.cells - 1
+        self._cells = min(max(size - CELLS_AT, 0) // CELL_SIZE, header.cells)  # there
         self._arena_at = CELLS_AT + CELL_SIZE * header.cells
         words = self._read_words()
         self.makes_sense = words is not None
@@ -92,11 +93,8 @@ class Reader:
 
     def _positions(self) -> Iterator[int]:
         """The position that each cell claims to have."""
-        for index in range(self._header.cells):
-            cell = self._cell(index)
-            if len(cell) < CELL_SIZE:
-                return
-            yield int.from_bytes(cell[:8], "little")
+        for index in range(self._cells):
+            yield int.from_bytes(self._cell(index)[:8], "little")
 
     def _newest(self) -> int:
         newest = 0
@@ -138,6 +136,8 @@ class Reader:
         if at != position or start >= arena or not len(separator) <= size <= arena:
             return None
         first = min(size, arena - start)
+        if self._arena_at + start + first > self._size:
+            return None
         data = os.pread(self._fd, first, self._arena_at + start)
         data += os.pread(self._fd, size - first, self._arena_at)
         seen = crc32c_of(data, crc32c_of(cell[:16], self._header.seed))
@@ -158,6 +158,10 @@ class Reader:
         """What is whole and not settled, in its order."""
         position = self.released
         while position < self.tail:
+            index = position & self._mask
+            if index >= self._cells:  # the file was cut
+                position += self._header.cells - index
+                continue
             mark = self._mark(position)
             count = 1 if mark is None else mark.count
             if mark is None or not mark.settled:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from typing import Any, Self
 
 from ._files import State
@@ -22,6 +23,10 @@ _HEADS = (
     ("file", "left"),
     ("reason", "left"),
 )
+# Columns that a narrow terminal leaves out, the least needed first: a file's name shows
+# the first two.
+_SPARED = ("name", "kind", "bytes", "age")
+_UNBOUNDED = 10_000
 _COLOURS = {"alive": "green", "dead": "yellow", "?": "red"}
 
 
@@ -88,7 +93,7 @@ def print_table(states: Sequence[State], console: Any) -> None:
     """Print the files, one a row."""
     rows = [_row(state) for state in states]
     if console is not None:
-        console.print(make_table(rows))
+        console.print(_fitting_table(rows, console))
         return
     heads = tuple(head for head, _ in _HEADS)
     table = [heads, *rows]
@@ -101,23 +106,40 @@ def print_table(states: Sequence[State], console: Any) -> None:
         say("  ".join(cells).rstrip())
 
 
-def make_table(rows: Sequence[Sequence[str]]) -> Any:
-    """The rows as a table of rich's."""
+def _fitting_table(rows: Sequence[Sequence[str]], console: Any) -> Any:
+    """A table of rich's with as many columns as there is room for."""
+    column = [head for head, _ in _HEADS].index("letters")
+    first = {"reason"} if any(row[column] for row in rows) else {"reason", "letters"}
+    wide = console.options.update(width=_UNBOUNDED)
+    for count in range(len(_SPARED) + 1):
+        table = _table(rows, first.union(_SPARED[:count]))
+        if console.measure(table, options=wide).maximum <= console.width:
+            break
+    return table
+
+
+def _table(rows: Sequence[Sequence[str]], spared: set[str]) -> Any:
+    """The rows as a table; the reason has a line of its own below the file."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415, an extra
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for head, side in _HEADS:
-        folds = head in {"file", "reason"}
+    shown = [head not in spared for head, _ in _HEADS]
+    for head, side in compress(_HEADS, shown):
+        right = side == "right"
+        folds = head == "file"
         table.add_column(
             head,
-            justify="right" if side == "right" else "left",
+            justify="right" if right else "left",
             no_wrap=not folds,
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        cells = [Text(cell, style=_COLOURS.get(cell, "")) for cell in row]
+        if row[-1]:
+            cells[-2].append(f"\n{row[-1]}", style="red")
+        table.add_row(*compress(cells, shown))
     return table
 
 
