@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -342,6 +343,29 @@ def test_purge_keeps_what_was_taken_or_written_to_since(
     assert out[-1].endswith("removed 0 files")
     assert files(folder) == [audit, meter]
     locked[0].leave()
+
+
+def test_a_directory_that_nothing_can_be_removed_from_is_said(
+    folder: Path, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    audit, meter = files(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    status, out, err = tell("replay", "--to", "functions:plain", str(audit))
+    assert (status, out[-1]) == (1, f"replayed {ENTRIES} entries in 2 batches")
+    [line] = err
+    assert line.endswith(
+        f"{audit.name}: all of it is dispatched, and it can't be removed: Permission "
+        "denied"
+    )
+    status, out, err = tell("purge", "--orphans", "--yes", str(meter))
+    assert (status, out[-1]) == (1, "removed 0 files")
+    [line] = err
+    assert line.endswith(f"{meter.name}: stays, can't be removed: Permission denied")
+    sys.modules.pop("functions", None)
 
 
 def test_older_than_counts_from_the_later_of_making_and_writing(

@@ -165,17 +165,19 @@ def test_an_exit_of_the_function_is_a_failure(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_the_middle_it_goes_on_there(folder: Path, number: int) -> None:
-    options = ["--to", "functions:slow", "--max-batch", "5", "spool"]
+    options = ["--to", "functions:third_waits", "--max-batch", "5", "spool"]
     process = start(folder, "replay", *options)
     wait_for_calls(folder, 3)
     process.send_signal(number)
+    name = signal.Signals(number).name
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(f"{name}: the batch in flight goes on")
+    (folder / "go").touch()
     outcome = end(process)
     assert outcome.status == 128 + number
     assert outcome.err == []
-    name = signal.Signals(number).name
     assert f"stopped by {name}, run it again to go on" in outcome.out[-1]
-    before = entries(folder)
-    assert 0 < len(before) < 2 * ENTRIES
+    assert entries(folder) == expected("audit")[: TAKEN + 10]
     assert replay(folder, "plain").status == 0
     # Each arrived once: the batch in flight came to its end, and was settled.
     assert entries(folder) == expected("audit", "meter")
@@ -213,19 +215,19 @@ def test_a_second_signal_cuts_a_call_short_and_its_batch_stays(
 
 
 def test_killed_it_loses_nothing_and_doubles_have_one_id(folder: Path) -> None:
-    options = ["--to", "functions:slow", "--max-batch", "5", "spool"]
+    options = ["--to", "functions:third_waits", "--max-batch", "5", "spool"]
     process = start(folder, "replay", *options)
     wait_for_calls(folder, 3)
     process.kill()
     end(process)
     assert replay(folder, "plain").status == 0
     assert set(entries(folder)) == set(expected("audit", "meter"))
+    assert len(entries(folder)) == 2 * ENTRIES + 5
     ids: dict[str, set[str]] = {}
     for call in arrived(folder):
         for entry in call["entries"]:
             ids.setdefault(entry, set()).add(call["id"])
     assert {len(each) for each in ids.values()} == {1}
-    assert len(entries(folder)) <= 2 * ENTRIES + 5
 
 
 # ---- beside others
@@ -234,12 +236,13 @@ def test_killed_it_loses_nothing_and_doubles_have_one_id(folder: Path) -> None:
 def test_two_at_once_share_the_files(folder: Path) -> None:
     audit = files(folder)[0]
     first = start(
-        folder, "replay", "--to", "functions:slow", "--max-batch", "9", "spool"
+        folder, "replay", "--to", "functions:third_waits", "--max-batch", "9", "spool"
     )
-    wait_for_calls(folder, 1)
+    wait_for_calls(folder, 3)
     second = replay(folder, "plain")
     assert second.status == 0
     assert second.out[0] == f"audit/{audit.name}: skipped, a process has it"
+    (folder / "go").touch()
     assert end(first).status == 0
     assert Counter(entries(folder)) == Counter(expected("audit", "meter"))
     assert files(folder) == []

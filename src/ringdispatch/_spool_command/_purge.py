@@ -7,7 +7,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from ._files import GoneError, Place, State, UnreadableError, opened
 
@@ -51,7 +50,11 @@ def remove(state: State) -> None:
         if (found.st_size, found.st_mtime) != (state.bytes, state.changed_at):
             raise UnreadableError("was written to since")
         with _locked(state.place):
-            state.place.path.unlink()
+            try:
+                state.place.path.unlink()
+            except OSError as error:
+                why = f"can't be removed: {error.strerror}"
+                raise UnreadableError(why) from None
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def _locked(place: Place) -> Iterator[None]:
     try:
         whole = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
-        if not os.path.samestat(os.fstat(fd), _there(place.path)):
+        if not os.path.samestat(os.fstat(fd), place.path.lstat()):
             raise GoneError
         yield
     except OSError as error:
@@ -71,7 +74,3 @@ def _locked(place: Place) -> Iterator[None]:
         raise
     finally:
         os.close(fd)
-
-
-def _there(path: Path) -> os.stat_result:
-    return path.lstat()

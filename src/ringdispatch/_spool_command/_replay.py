@@ -24,7 +24,7 @@ class Outcome:
         entries: How many were dispatched.
         batches: In how many batches.
         failed: The ids of the batches that failed.
-        unread: How many files could not be replayed, and should be.
+        unread: How many files could not be replayed or removed, and should be.
         signal: What ended it before all was done; 0 where nothing did.
     stopped: That in words.
     """
@@ -132,9 +132,14 @@ class Replay:
         try:
             whole = await self._replay_batches(place, source)
         finally:
-            source.end(whole=whole)
             entries = counted(self._outcome.entries - before, "entry")
             self._progress.say(f"{place.shown}: {entries} replayed")
+            try:
+                source.end(whole=whole)
+            except OSError as error:
+                self._outcome.unread += 1
+                why = f"can't be removed: {error.strerror}"
+                complain(f"{place.shown}: all of it is dispatched, and it {why}")
 
     async def _replay_batches(self, place: Place, source: Source) -> bool:
         """Dispatch what is in a file; returns whether all of it was."""
