@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._spool_command import _command
+from ringdispatch._spool_command import _command, _files
 from ringdispatch._spool_command._reading import Reader, read_header
 from ringdispatch._spool_file import SpoolFile, crc32c_of
 from ringdispatch._spool_header import unpack
@@ -450,6 +450,22 @@ def test_help_is_there_for_each_command(
         with pytest.raises(SystemExit, match="0"):
             _command.main([command, "--help"])
         assert "DIRECTORY" in capsys.readouterr().out
+
+
+def test_a_file_that_is_locked_once_it_was_looked_at_is_skipped(
+    folder: Path, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, meter = files(folder)
+    locked = SpoolFile(audit)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(_files, "is_locked", lambda path: False)
+    status, out, err = tell("replay", "--to", "functions:plain", "spool")
+    assert (status, err) == (0, [])
+    assert out[0] == f"audit/{audit.name}: skipped, a process has it"
+    assert files(folder) == [audit]
+    assert not meter.exists()
+    locked.leave()
+    sys.modules.pop("functions", None)
 
 
 # ---- rich

@@ -118,7 +118,7 @@ class Replay:
         try:
             source = open_source(place, self._progress.say)
         except InUseError:
-            self._progress.say(f"{place.shown}: skipped, another process has it")
+            self._progress.say(f"{place.shown}: skipped, a process has it")
             return
         except GoneError:
             self._progress.say(f"{place.shown}: skipped, it is gone")
