@@ -34,7 +34,8 @@ kept = []
 for name, separator in {{services}}:
     layout = Bytes(spool="spool", separator=separator, max_bytes=20_000)
     kept.append(BackgroundDispatcher(
-        hang, ms_delay=60_000, capacity=500, max_batch={TAKEN}, name=name, layout=layout))
+        hang, ms_delay=60_000, capacity=500, max_batch={TAKEN}, name=name,
+        layout=layout))
     for number in range({ENTRIES}):
         assert kept[-1].enqueue(b"%s-%d" % (name.encode(), number))
 for _ in kept:
