@@ -421,7 +421,7 @@ WRONG = [
     (("replay", "nowhere", "--to", "nowhere:send"), "nowhere: there is no such direc"),
     (("purge", "spool"), "name what to remove: --dead, --bad or --orphans"),
     (("purge", "spool", "--orphans", "--older-than", "7"), "'7': must be a time such"),
-    (("purge", "spool", "--orphans", "--older-than", "-1d"), "expected one argument"),
+    (("purge", "spool", "--orphans", "--older-than=-1d"), "'-1d': must be a time such"),
 ]
 
 
