@@ -6,7 +6,14 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ._files import Place, UnreadableError, header_of, opened
+from ._files import (
+    Place,
+    UnreadableError,
+    header_of,
+    holds_letters,
+    opened,
+    opened_letters,
+)
 from ._reading import Reader
 from ._show import printable
 
@@ -28,9 +35,25 @@ def read(place: Place) -> Iterator[Entries]:
     with opened(place) as (fd, found):
         if place.kind == "new":
             raise UnreadableError("it was never finished, and has no entries")
+        if holds_letters(place, fd):
+            yield from _read_letters(place)
+            return
         header = header_of(place, fd, found.st_size)
         for lying in Reader(fd, found.st_size, header).read():
             yield Entries(lying.id, lying.entries, {})
+
+
+def _read_letters(place: Place) -> Iterator[Entries]:
+    with opened_letters(place) as file:
+        end = len(file.header.separator)
+        for letter in file.letters():
+            entries = []
+            at = 0
+            for size in letter.sizes:
+                entries.append(letter.payload[at : at + size])
+                at += size + end
+            failed = {"time": letter.time, "attempts": letter.attempts}
+            yield Entries(letter.id, entries, failed | {"reason": letter.reason})
 
 
 def print_entries(place: Place, *, exactly: bool) -> None:

@@ -181,7 +181,7 @@ def _replay(options: argparse.Namespace) -> int:
         kind, shown = state.place.kind, state.place.shown
         if kind == "new" or (kind == "bad" and not options.bad):
             continue
-        if state.owner == "alive":
+        if state.owner == "alive" and kind == "spool":
             say(f"{shown}: skipped, a process has it")
         elif state.is_known:
             states.append(state)

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ringdispatch._dead_letters import _MAGIC, DeadFile
+from ringdispatch._spool_file import NotASpoolError
 from ringdispatch._spool_header import BYTES, DamagedError, Header, NewerError
 from ringdispatch._spool_place import is_locked
 
@@ -230,6 +232,9 @@ def _look_inside(state: State, fd: int, size: int) -> None:
     if kind == "new":
         state.reason = "is being made" if state.owner == "alive" else "never finished"
         return
+    if holds_letters(state.place, fd):
+        _look_at_letters(state)
+        return
     header = header_of(state.place, fd, size)
     state.made_at = header.made
     reader = Reader(fd, size, header)
@@ -244,6 +249,49 @@ def _look_inside(state: State, fd: int, size: int) -> None:
         state.reason = "damaged: its entries are looked for one by one"
 
 
+def _look_at_letters(state: State) -> None:
+    with opened_letters(state.place) as file:
+        state.made_at = file.header.made
+        state.entries = state.letters = 0
+        for letter in file.letters():
+            state.entries += len(letter.sizes)
+            state.letters += 1
+            state.reason = letter.reason
+        if file.has_damage and state.owner != "alive":  # which may be writing
+            state.reason = "damaged behind the last letter"
+        state.is_known = True
+
+
+def holds_letters(place: Place, fd: int) -> bool:
+    """Whether an open file has dead letters: it says so, whatever its name does."""
+    return place.kind == "dead" or os.pread(fd, len(_MAGIC), 0) == _MAGIC
+
+
+@contextmanager
+def opened_letters(place: Place) -> Iterator[DeadFile]:
+    """Open a file of dead letters to read it.
+
+    Raises:
+        UnreadableError: it is damaged, of a newer version, or of an unknown layout.
+    """
+    try:
+        with DeadFile(place.path, locked=False) as file:
+            check_layout(file.header.kind)
+            yield file
+    except (DamagedError, NewerError, NotASpoolError) as error:
+        raise UnreadableError(str(error)) from None
+
+
+def check_layout(kind: int) -> None:
+    """Check that entries are laid out as it is known here.
+
+    Raises:
+        UnreadableError: they are not.
+    """
+    if kind != BYTES:
+        raise UnreadableError(f"its layout, {kind}, is not known here")
+
+
 def header_of(place: Place, fd: int, size: int) -> Header:
     """The header of an open file that can be read here.
 
@@ -255,6 +303,5 @@ def header_of(place: Place, fd: int, size: int) -> Header:
         header = read_header(fd, size, place.path.stem, leniently=leniently)
     except (DamagedError, NewerError) as error:
         raise UnreadableError(str(error)) from None
-    if header.kind != BYTES:
-        raise UnreadableError(f"its layout, {header.kind}, is not known here")
+    check_layout(header.kind)
     return header

@@ -1,12 +1,12 @@
 """`spool purge`: removes what nobody wants any more."""
 
 import errno
-import fcntl
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from ringdispatch._spool_place import lock
 
 from ._files import GoneError, Place, State, UnreadableError, opened
 
@@ -63,8 +63,7 @@ def _locked(place: Place) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     fd = os.open(place.path, flags)
     try:
-        whole = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
+        lock(fd)
         if not os.path.samestat(os.fstat(fd), place.path.lstat()):
             raise GoneError
         yield

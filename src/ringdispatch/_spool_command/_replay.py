@@ -127,38 +127,41 @@ class Replay:
             self._outcome.unread += 1
             complain(f"{place.shown}: skipped, {error}")
             return
-        whole = False
         before = self._outcome.entries
         try:
-            whole = await self._replay_batches(place, source)
+            await self._replay_batches(place, source)
+        except OSError as error:
+            self._outcome.unread += 1
+            complain(f"{place.shown}: can't be written to: {error.strerror}")
         finally:
             entries = counted(self._outcome.entries - before, "entry")
             self._progress.say(f"{place.shown}: {entries} replayed")
             try:
-                source.end(whole=whole)
+                source.end()
             except OSError as error:
                 self._outcome.unread += 1
                 why = f"can't be removed: {error.strerror}"
                 complain(f"{place.shown}: all of it is dispatched, and it {why}")
 
-    async def _replay_batches(self, place: Place, source: Source) -> bool:
-        """Dispatch what is in a file; returns whether all of it was."""
-        whole = True
+    async def _replay_batches(self, place: Place, source: Source) -> None:
+        """Dispatch what is in a file."""
         while await self._may_go_on():
             item = source.take(self._max_batch)
             if item is None:
-                return whole
-            is_settled = False
+                return
+            error: BaseException | None = asyncio.CancelledError()
             try:
-                is_settled = await self._dispatch(place, item)
+                error = await self._dispatch(place, item)
             finally:
-                (source.settle if is_settled else source.keep)(item)
-            whole &= is_settled
-            if is_settled:
+                if error is None:
+                    source.settle(item)
+                else:
+                    goes_on = not self._stopping.is_set()
+                    source.keep(item, error if goes_on else None)
+            if error is None:
                 self._outcome.batches += 1
                 self._outcome.entries += item.count
             self._progress.advance(item.count)
-        return False
 
     async def _may_go_on(self) -> bool:
         """Wait until the next batch may go; False if there is none to go."""
@@ -171,25 +174,24 @@ class Replay:
                 pass
         return not self._stopping.is_set()
 
-    async def _dispatch(self, place: Place, item: Item) -> bool:
-        """Call the function with a batch; whether that succeeded."""
+    async def _dispatch(self, place: Place, item: Item) -> BaseException | None:
+        """Call the function with a batch; returns what failed."""
         if self._rate is not None:
             self._due = max(self._due, time.monotonic()) + item.count / self._rate
         error = await self._called(item)
-        if error is None:
-            return True
         if isinstance(error, UsageError):
+            self._stopping.set()
             raise error
         which = f"{place.shown}: batch {item.info.id} ({counted(item.count, 'entry')})"
-        if self._is_cut:
+        if error is not None and self._is_cut:
             complain(f"{which} was cut short, and stays")
-            return False
-        self._outcome.failed.append(item.info.id)
-        complain(f"{which} failed, and stays: {one_line(error)}")
-        if not self._keep_going:
-            self._outcome.stopped = "stopped there, --keep-going goes on after it"
-            self._stopping.set()
-        return False
+        elif error is not None:
+            self._outcome.failed.append(item.info.id)
+            complain(f"{which} failed, and stays: {one_line(error)}")
+            if not self._keep_going:
+                self._outcome.stopped = "stopped there, --keep-going goes on after it"
+                self._stopping.set()
+        return error
 
     async def _called(self, item: Item) -> BaseException | None:
         calling = self._caller.call(item.batch, item.separator, item.info)
