@@ -10,6 +10,9 @@ from collections.abc import Callable, Container
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
+from ._batch import Batch
+from ._dead_folder import DeadFolder
+from ._dead_letters import DeadLetter
 from ._recovery import Recovery
 from ._reports import counted
 from ._ring import short_repr
@@ -58,6 +61,7 @@ def make_ring(
     name: str,
     on_full: str,
     *sizes: Any,
+    dead_letters: bool,
 ) -> SpoolRing:
     """Make a ring whose entries lie in a file of `directory/name`.
 
@@ -79,7 +83,10 @@ def make_ring(
             f"capacity={capacity}: must be <= {_MOST_ENTRIES} with a spool"
         )
     cells = 2 << (capacity - 1).bit_length()
-    files = RingFiles(directory, name, cells, 2 * max_bytes, separator)
+    arena_bytes = 2 * max_bytes
+    files = RingFiles(
+        directory, name, cells, arena_bytes, separator, keeps_letters=dead_letters
+    )
     file = files.first()
     return SpoolRing(*sizes, file, files)
 
@@ -94,19 +101,29 @@ class RingFiles:
     _now = staticmethod(time.monotonic)  # see Batcher.now
 
     def __init__(
-        self, directory: str, name: str, cells: int, arena_bytes: int, separator: bytes
+        self,
+        directory: str,
+        name: str,
+        cells: int,
+        arena_bytes: int,
+        separator: bytes,
+        *,
+        keeps_letters: bool,
     ) -> None:
         # never changed
         self._directory = directory
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
+        self.keeps_letters = keeps_letters
         # any thread, by single operations
         self._notes: list[tuple[int, str]] = []
         # any thread, plain stores
         self._again_at = self._reported_at = -math.inf
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
+        self._letters: DeadFolder | None = None
+        self._unwritten_at = -math.inf  # when that was reported
 
     def first(self) -> SpoolFile:
         """Make the constructor's file, and remove files that hold nothing.
@@ -170,6 +187,36 @@ class RingFiles:
         finally:
             file.leave()
 
+    # ---- dead letters
+
+    def write_letter(self, batch: Batch, reason: str) -> None:
+        """Write the dead letter that the batch owes; where it can't be, say so."""
+        entries = batch.raw
+        sizes = [len(entry) for entry in entries]
+        letter = DeadLetter(
+            batch.id,
+            batch.first,
+            batch.count,
+            batch.attempts,
+            time.time(),
+            reason,
+            batch.recovered,
+            sizes,
+            entries.payload,
+        )
+        dropped, kept = 0, False
+        try:
+            if self._letters is not None:
+                dropped = self._letters.write(letter)
+                kept = True
+        except OSError as error:
+            now = self._now()
+            if now >= self._unwritten_at + _REPORT_SECONDS:
+                self._unwritten_at = now
+                why = f"a failed batch is lost, no dead letter can be written: {error}"
+                self._notes.append((logging.ERROR, why))
+        batch.letter_written(kept, dropped)
+
     # ---- its own
 
     def populate(self, file: SpoolFile, workers: WorkerThreads) -> None:
@@ -212,6 +259,7 @@ class RingFiles:
         self._key = key
         try:
             self._spool = Spool(folder, BYTES, self._separator, self._warn)
+            self._letters = DeadFolder(folder, self._separator, self._warn)
             if clean:
                 for warning in warnings_of(folder):
                     self._warn(warning)

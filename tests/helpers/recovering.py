@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
+from ringdispatch._dead_letters import LETTERS_AT, DeadFile, DeadLetter
 from spools import filled, left, made, take
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ def made(function, **options):
 """
 
 
-def spooled(function: Any, folder: Path, **options: Any) -> BackgroundDispatcher[Any]:
+def spooled(
+    function: Any, folder: Path, *, dead_letters: bool = True, **options: Any
+) -> BackgroundDispatcher[Any]:
     given: dict[str, Any] = {"ms_delay": 1, "name": "audit", **options}
-    return BackgroundDispatcher(function, layout=Bytes(spool=folder), **given)
+    layout = Bytes(spool=folder, dead_letters=dead_letters)
+    return BackgroundDispatcher(function, layout=layout, **given)
 
 
 def orphan(folder: Path, *entries: bytes, taken: tuple[int, ...] = ()) -> Path:
@@ -58,6 +62,15 @@ class Got:
     @property
     def entries(self) -> list[bytes]:
         return [entry for batch in self.batches for entry in batch]
+
+
+def letters(folder: Path) -> list[DeadLetter]:
+    """All that are in the files of a spool."""
+    found = []
+    for path in sorted(folder.rglob("*.dead")):
+        with DeadFile(path, locked=False) as file:
+            found += file.letters(LETTERS_AT)
+    return found
 
 
 def books(dispatcher: BackgroundDispatcher[Any]) -> tuple[int, ...]:
