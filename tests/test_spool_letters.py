@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -270,3 +271,63 @@ def test_purge_removes_letters_that_nobody_reads(folder: Path, tell: Any) -> Non
     status, out, _ = tell("purge", "--dead", "--yes", "spool")
     assert (status, out[-1]) == (0, "removed 2 files")
     assert files(folder) == []
+
+
+# Its function refuses all, and notes the ids; it goes on with each line that it gets.
+REFUSING = """
+import sys
+from ringdispatch import BackgroundDispatcher, Bytes, current_batch
+
+def refuse(batch):
+    with open("refused", "a") as file:
+        file.write(current_batch().id + "\\n")
+    raise ConnectionError("no route")
+
+dispatcher = BackgroundDispatcher(
+    refuse, ms_delay=60_000, max_batch=10, name="audit", layout=Bytes(spool="spool"),
+    capacity=500)
+number = 0
+for line in sys.stdin:
+    for _ in range(50):
+        assert dispatcher.enqueue(b"entry-%d" % number)
+        number += 1
+    assert dispatcher.flush()
+    print(dispatcher.statistics().kept, flush=True)
+"""
+
+
+def test_those_of_a_service_are_replayed_beside_it_and_once_it_was_killed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    with subprocess.Popen(
+        [sys.executable, "-c", REFUSING],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    ) as service:
+        assert service.stdin is not None
+        assert service.stdout is not None
+        try:
+            for kept in (50, 100):
+                service.stdin.write("go\n")
+                assert service.stdout.readline() == f"{kept}\n"
+                if kept == 50:
+                    outcome = replay(tmp_path, "plain")
+                    assert (outcome.status, outcome.err) == (0, [])
+                    assert entries(tmp_path) == expected(0, 50)
+                    assert service.poll() is None
+        finally:
+            service.kill()
+    rows = [json.loads(line) for line in run(tmp_path, "ls", "--json", "spool").out]
+    found = [(row["kind"], row["entries"], row["letters"]) for row in rows]
+    assert sorted(found) == [("dead", 50, 5), ("spool", 0, None)]
+    assert {row["reason"] for row in rows} == {None, "ConnectionError('no route')"}
+    assert replay(tmp_path, "plain").status == 0
+    assert entries(tmp_path) == expected(0, 100)
+    refused = (tmp_path / "refused").read_text().split()
+    assert [call["id"] for call in arrived(tmp_path)] == refused
+    assert files(tmp_path) == []
