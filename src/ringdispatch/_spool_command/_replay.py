@@ -13,7 +13,8 @@ from ._files import GoneError, Place, State, UnreadableError, UsageError
 from ._show import Progress, complain, counted
 from ._sources import InUseError, Item, Source, open_source
 
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 @dataclass(slots=True)
