@@ -34,6 +34,9 @@ _UNABLE = {errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENO
 
 _UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
 _CHUNK = bytes(1 << 20)
+_OTHER_LAYOUT = (
+    "it is of another layout; python -m ringdispatch spool replay dispatches it"
+)
 
 
 def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
@@ -217,7 +220,7 @@ class Spool:
             self._report_once(path, error)
             return False
         if (header.kind, header.separator) != (self._kind, self._separator):
-            self._report_once(path, "it is of another layout")
+            self._report_once(path, _OTHER_LAYOUT)
             return False
         _begin(file, header)
         return True
