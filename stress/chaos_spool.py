@@ -104,9 +104,9 @@ class Files:
         may_be_given_back = record.gave_up or record.ended_loops
         if books.recovered_failed < failed and not may_be_given_back:
             yield f"{failed - books.recovered_failed} were given back"
-        received = set(record.received())
-        pending = [entry for entry in record.accepted if entry not in received]
         in_flight = {entry for each in record.failures for entry in each.batch}
+        taken = {*record.received(), *in_flight}
+        pending = [entry for entry in record.accepted if entry not in taken]
         came = {entry for batch in theirs for entry in batch}
         if strange := came - {*self.orphans, *pending, *in_flight}:
             yield f"{len(strange)} recovered that nobody left: {sorted(strange)[:3]}"

@@ -20,8 +20,9 @@ dispatches what is left and ends. Exits with 1 unless
 - the statistics of a process that could close are what was seen,
 - the last process leaves no file, and no file was damaged.
 
-It asks for a minimum of entries, of doubles, and of kills in each moment, so that it
-can't pass on nothing.
+A trial kills 120 at most; more kills are several trials, each with the next seed. Each
+asks for a minimum of entries, of doubles, and of kills in each moment, so that it can't
+pass on nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from kill_judge import MOST_DEATHS, Judge, Verdict, WrongError, read_process
 from kill_plan import Drawer, Plan
 
 WORKER = Path(__file__).with_name("kill_worker.py")
+TMPFS = Path("/dev/shm")  # where no store waits for a disk
+MOST_KILLS = 120  # of a trial
 MOST_SECONDS = 90.0  # that a process may live
 ENDS = {0, -signal.SIGKILL}
 
@@ -159,17 +162,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=None)
     given = parser.parse_args()
+    if given.folder is None and os.access(TMPFS, os.W_OK):
+        given.folder = TMPFS
     seed = time.time_ns() % 1_000_000 if given.seed is None else given.seed
     print("seed", seed, flush=True)
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
-    began = time.monotonic()
-    try:
-        verdict = run(Trial(folder, seed), given.kills)
-        verdict.demand_enough()
-    except WrongError as error:
-        fail(f"seed {seed}: {error}; see {folder}")
-    shutil.rmtree(folder)
-    print(verdict, f"in {time.monotonic() - began:.1f} s")
+    kills = 0
+    while kills < given.kills:
+        # Each trial has a folder of its own, so that its judge has no more to remember.
+        began = time.monotonic()
+        folder = Path(tempfile.mkdtemp(dir=given.folder))
+        try:
+            verdict = run(Trial(folder, seed), min(MOST_KILLS, given.kills - kills))
+            verdict.demand_enough()
+        except WrongError as error:
+            fail(f"seed {seed}: {error}; see {folder}")
+        shutil.rmtree(folder)
+        print(f"{verdict} in {time.monotonic() - began:.1f} s", flush=True)
+        kills += verdict.kills
+        seed += 1
 
 
 if __name__ == "__main__":

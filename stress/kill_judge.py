@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kill_letters import DIED, KEPT, read_letters
 from kill_plan import (
     CLOSING,
     FORKS,
@@ -266,17 +267,33 @@ class Judge:
 
     def _judge_letters(self) -> tuple[int, int]:
         """Judge what failed, and what processes died of."""
-        self._kept: set[str] = set()
+        letters = read_letters(self._folder)
+        if strange := letters.keys() - self._by_batch.keys():
+            raise WrongError(f"letters of batches that never came: {strange}")
+        self._kept = {*letters}
+        failed = deadly = 0
         bad = {path.stem for path in self._folder.glob("spool/*/*.bad")}
-        letters = deadly = 0
         for batch_id, calls in self._by_batch.items():
+            fails = [call for call in calls if call.outcome == "fail"]
             if calls[-1].outcome == "fail":
-                letters += 1
-                self._kept.add(batch_id)
-            elif not calls[-1].outcome and calls[0].file in bad:
+                failed += 1
+                if not KEPT:
+                    self._kept.add(batch_id)
+                elif batch_id not in letters:
+                    raise WrongError(f"{calls[-1]} has failed, and is no dead letter")
+            elif not calls[-1].outcome and calls[0].file in bad and not KEPT:
                 deadly += 1
                 self._kept.add(batch_id)
-        return letters, deadly
+            for letter in letters[batch_id]:
+                died = DIED in letter.reason
+                deadly += died
+                if letter.entries != calls[0].entries:
+                    raise WrongError(f"the letter of {batch_id} has other entries")
+                if not died and len(letters[batch_id]) > len(fails):
+                    raise WrongError(f"a letter of {batch_id}, which has not failed")
+                if died and calls[-1].outcome:
+                    raise WrongError(f"{calls[-1]} has ended, not {letter.reason}")
+        return failed, deadly
 
     def _judge_entries(self) -> None:
         """Whether each entry that was accepted has arrived, and no other."""
@@ -381,6 +398,9 @@ class Judge:
                 "pending": 0,
                 "in_flight": 0,
             }
+            if KEPT:
+                seen["kept"] = seen["failed"] + seen["recovered_failed"]
+                seen["kept_dropped"] = 0
             for key, value in seen.items():
                 if books[key] != value:
                     raise WrongError(

@@ -47,7 +47,9 @@ class Plan:
     names: tuple[str, ...] = tuple(NAMES)
     sink: str = "good"
     max_in_flight: int = 1
-    is_busy: bool = False  # producers pause only where there is no room
+    # Producers pause only where there is no room: most kills are amid an enqueue.
+    is_busy: bool = False
+    entry_bytes: int = 200  # at most
     moment: str = "last"  # or one of MOMENTS, or "poison"
     at: int = 0  # the how manieth recovered, or failing, call
     traffic: float = 0.0  # seconds, from when it is ready to what is next
@@ -58,6 +60,11 @@ class Plan:
     fork_after: float = 0.0
     child_after: float = 0.0  # seconds until the child is no more
     child_exits: bool = False  # by os._exit, or it is killed
+
+    @property
+    def max_bytes(self) -> int:
+        """Of each ring: entries are refused for their bytes, or for their number."""
+        return 100 * max(self.entry_bytes, 2000)
 
     @property
     def child(self) -> Plan:
@@ -90,13 +97,15 @@ class Drawer:
         moment = self._moments.pop()
         if number % POISON_EVERY == 10:
             moment = "poison"
+        is_busy = drawn.random() < 0.5
         sink = drawn.choice(["good", "good", "slow", "hanging", "failing"])
         if moment == "letter":
             sink = "failing"
         elif moment == "left":
             sink = "hanging"
         elif moment in {"close", "term"}:
-            sink = drawn.choice(["good", "slow", "slow", "hanging", "failing"])
+            is_busy = drawn.random() < 0.5
+        sink = drawn.choice(["good", "slow", "slow", "hanging", "failing"])
         fork = ""
         if moment in {"traffic", "close", "term"} and drawn.random() < 0.8:
             if not self._forks:
@@ -109,7 +118,9 @@ class Drawer:
             names=tuple(drawn.choice([NAMES, NAMES[:1]])),
             sink=sink,
             max_in_flight=drawn.choice([1, 1, 4]),
-            is_busy=drawn.random() < 0.5,
+            is_busy=is_busy,
+            # Dead letters have their limit.
+            entry_bytes=200 if sink == "failing" or not is_busy else 20_000,
             moment=moment,
             at=drawn.randint(1, 3),
             traffic=traffic,

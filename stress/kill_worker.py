@@ -43,10 +43,11 @@ from kill_plan import (
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
 
 PAUSE = 0.001
+LAST_PAUSE = 0.02
 FULL_PAUSE = 0.0002
 QUIET_SECONDS = 0.01
 LAST_SECONDS = 60.0
-PADDING = b"x" * 2000
+PADDING = b"x" * 20_000
 
 
 class Notes:
@@ -98,6 +99,7 @@ class Process:
     def produce(self, dispatcher: BackgroundDispatcher[bytes], which: int) -> None:
         """Enqueue in bursts, and count what was accepted after it was."""
         number = 0
+        pause = LAST_PAUSE if self.plan.moment == "last" else PAUSE
         while not self.over.is_set():
             self.going.wait()
             for _ in range(BURST):
@@ -106,14 +108,13 @@ class Process:
                     break
                 number += 1
             if not self.plan.is_busy:
-                time.sleep(PAUSE)
+                time.sleep(pause)
 
     def enqueue(
         self, dispatcher: BackgroundDispatcher[bytes], which: int, number: int
     ) -> bool:
         """Enqueue that thread's next entry; whether it was accepted."""
-        size = number * 7 % (1500 if self.plan.is_busy else 200)
-        rest = PADDING[:size]
+        rest = PADDING[: number * 7 % self.plan.entry_bytes]
         if self.plan.moment == "poison" and (which, number) == (0, 30):
             rest = POISON
         entry = f"{self.plan.number}.{which}.{number} ".encode() + rest
@@ -135,7 +136,7 @@ class Sink:
         process, info = self._process, current_batch()
         assert info is not None
         notes, kind = process.notes, process.plan.sink
-        entries = [entry.split(b" ", 1) for entry in batch]
+        entries = list(batch)
         notes.add(
             "call",
             info.id,
@@ -143,9 +144,9 @@ class Sink:
             self._name,
             str(int(info.recovered)),
             str(info.attempts),
-            b",".join(entry for entry, _ in entries),
+            b",".join(entry[: entry.index(b" ")] for entry in entries),
         )
-        if any(rest == POISON for _, rest in entries):
+        if any(entry.endswith(POISON) for entry in entries):
             os.kill(os.getpid(), signal.SIGKILL)
         if info.recovered:
             process.moment_comes("recovery", next(process.recovered))
@@ -168,7 +169,7 @@ def made(process: Process, name: str) -> BackgroundDispatcher[bytes]:
     """Make a dispatcher, as each process has."""
     return BackgroundDispatcher(
         Sink(process, name),
-        layout=Bytes(spool=process.folder / "spool", max_bytes=200_000),
+        layout=Bytes(spool=process.folder / "spool", max_bytes=process.plan.max_bytes),
         name=name,
         home="thread",
         ms_delay=2,
@@ -229,7 +230,8 @@ def note_books(
     """Note the statistics, after everything else."""
     process.over.set()
     for thread in process.threads:
-        thread.join()
+        if thread.is_alive():  # else SIGTERM came before it began
+            thread.join()
     for name, dispatcher in zip(NAMES, dispatchers, strict=False):
         seen = json.dumps(asdict(dispatcher.statistics()), separators=(",", ":"))
         process.notes.add("books", name, seen)
