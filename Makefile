@@ -14,6 +14,7 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make kill   processes that spool are killed at drawn moments: no entry is lost;
 #             ARGS="--kills 1000 --seed 7" is more, or repeats it
+# make mutations  builds that lose entries at a kill, each found by make kill
 # make servers   real servers that end in mid-traffic, and the signals that end them all;
 #             the end of a loop in its full five seconds; the example for litellm
 # make ends      how many entries each server delivers, of 20 ends by each signal, into the
@@ -101,8 +102,8 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: kill servers ends windows hammer interruptions peers cases prices $(prices:%=%-price)
-.PHONY: import-price logging-price otlp-price linear replay-check
+.PHONY: kill mutations servers ends windows hammer interruptions peers cases
+.PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price linear replay-check
 .PHONY: bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
@@ -120,6 +121,9 @@ chaos races interruptions: $(call needs,test)
 
 soak overload kill: $(call needs)
 	$(python) $(stress)/$@.py $(ARGS)
+
+mutations: $(call needs)
+	$(python) $(stress)/kill_mutations.py $(ARGS)
 
 cases: $(call needs,test cases)
 	$(python) $(stress)/run_cases.py $(ARGS)
