@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
@@ -112,7 +113,7 @@ class RingFiles:
         keeps_letters: bool,
     ) -> None:
         # never changed
-        self._directory = os.path.abspath(directory)  # the process may go elsewhere
+        self._directory = str(Path(directory).absolute())  # the process may go elsewhere
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
