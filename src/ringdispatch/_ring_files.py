@@ -113,7 +113,8 @@ class RingFiles:
         keeps_letters: bool,
     ) -> None:
         # never changed
-        self._directory = str(Path(directory).absolute())  # the process may go elsewhere
+        # absolute: the process may go elsewhere
+        self._directory = str(Path(directory).absolute())
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
