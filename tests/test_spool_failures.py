@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -372,8 +373,13 @@ def test_what_fails_for_want_of_memory_stays_in_the_spool(
     for record in caplog.records:
         if record.exc_info:
             traceback.clear_frames(record.exc_info[2])  # they have the batch
-    # Its thread may have the batch a moment longer.
     found: list[SpoolFile | None] = []
-    eventually(lambda: found.append(spool_of(tmp_path / "audit").adopt()) or found[-1])
+
+    def adopts() -> SpoolFile | None:
+        gc.collect()  # tracebacks refer to the batch, and its thread a moment longer
+        found.append(spool_of(tmp_path / "audit").adopt())
+        return found[-1]
+
+    eventually(adopts)
     assert found[-1] is not None
     assert take_all(found[-1]) == [b"entry"]
