@@ -32,7 +32,7 @@ import helpers_path  # noqa: F401  # isort: skip
 import chaos_round
 from chaos_producers import KINDS
 from chaos_record import Record, Violation
-from chaos_round import Plan, Round, Watch, draw, held_by
+from chaos_round import DRAWN, Plan, Round, Watch, draw, held_by
 from loops import eventually
 from ringdispatch import _reports
 
@@ -97,6 +97,8 @@ class Chaos:
             injected=sum(record.injected[name] for name in failing),
             evicted=books.evicted,
             abandoned=books.abandoned,
+            left=books.left,
+            recovered=books.recovered + books.recovered_failed,
             rejected=books.rejected_full + books.rejected_closed,
             receipts=len(record.receipts),
             forks=record.forks,
@@ -160,6 +162,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="round to begin with")
     parser.add_argument("--rounds", type=int, default=10**9, help="most to play")
     parser.add_argument("--loop", choices=KINDS, help="the only kind of loop")
+    parser.add_argument("--layout", choices=DRAWN, help="the only layout")
     return parser.parse_args()
 
 
@@ -172,6 +175,8 @@ def main() -> int:
     )
     if wanted.loop:
         KINDS[:] = [wanted.loop]
+    if wanted.layout:
+        DRAWN[:] = [wanted.layout]
     chaos = Chaos(wanted.seed, watch_everything())
     began = time.monotonic()
     number = wanted.first

@@ -42,11 +42,15 @@ RISING = (
     "rejected_full",
     "rejected_closed",
     "peak_pending",
+    "left",
+    "recovered",
+    "recovered_failed",
 )
 
 
 def gone_out(books: Statistics) -> int:
-    return books.dispatched + books.failed + books.evicted + books.abandoned
+    lost = books.evicted + books.abandoned + books.left
+    return books.dispatched + books.failed + lost
 
 
 class Garbage:

@@ -18,6 +18,7 @@ from typing import Any
 from chaos_producers import KINDS, Producers, start
 from chaos_record import DROPS, Entry, Judge, Record, Violation
 from chaos_sink import BEHAVIOURS, CALM, Sink
+from chaos_spool import NAME, Filed, Files
 from layouts import LAYOUTS, can_be
 from loops import eventually, new_loop
 from ringdispatch import BackgroundDispatcher, Statistics
@@ -25,8 +26,8 @@ from ringdispatch import BackgroundDispatcher, Statistics
 SETTLE_SECONDS = 20.0  # until all is settled, with nobody asking for it
 JOIN_SECONDS = 40.0
 
-# Without files: what is judged are entries that end with their process.
-DRAWN = [name for name in LAYOUTS if name != "spooled"]
+CLASSES: dict[str, type[BackgroundDispatcher[Any]]] = {**LAYOUTS, "spooled": Filed}
+DRAWN = [*filter(can_be, CLASSES)]
 
 # What may be left standing when a round is over; a weak set must become empty.
 dispatchers: weakref.WeakSet[BackgroundDispatcher[Any]] = weakref.WeakSet()
@@ -83,7 +84,7 @@ def draw(seed: int, number: int) -> Plan:
         seconds=rng.choice((0.02, 0.1, 0.3, 0.6)),
         switch_interval=rng.choice((1e-5, 1e-4, 5e-3)),
         ending=rng.choice(("close", "aclose", "with", "loop", "unclosed")),
-        layout=rng.choice([*filter(can_be, DRAWN)]),
+        layout=rng.choice(DRAWN),
     )
 
 
@@ -101,14 +102,15 @@ class Round:
             plan.options["max_in_flight"],
             self.over,
         )
-        self.dispatcher: BackgroundDispatcher[Entry] = LAYOUTS[plan.layout](
+        self.dispatcher: BackgroundDispatcher[Entry] = CLASSES[plan.layout](
             getattr(self.sink, plan.function),
             on_error=record.on_error,
             on_drop=record.on_drop,
-            name="chaos",
+            name=NAME,
             **plan.options,
         )
         self.sink.dispatcher = self.dispatcher
+        self.files = Files.of(self.dispatcher, Random(f"{plan.seed} files"))
         # It outlives a dispatcher that is dropped.
         self.ring = self.dispatcher._batcher.ring
         dispatchers.add(self.dispatcher)
@@ -131,7 +133,13 @@ class Round:
         self.receipts_have_ended()
         eventually(self.told_everything)
         closed = self.ring.closed
-        return Judge(self.record, self.books(), self.plan.options, closed).verdict()
+        books, files = self.books(), self.files
+        judge = Judge(self.record, books, self.plan.options, closed, files is not None)
+        wrong = judge.verdict()
+        if files is not None:
+            eventually(files.are_free)
+            wrong += files.verdict(self.record, books)
+        return wrong
 
     def produce(self) -> None:
         """Let everybody at it until the round is over."""
@@ -185,9 +193,10 @@ class Round:
             raise Violation(f"the last {ending} returned {settled}")
 
     def was_cut_short(self) -> bool:
-        texts = [failure.text for failure in self.record.failures]
+        texts = [failure.text for failure in self.record.all_failures]
         given_up = any(text.startswith("close timed out") for text in texts)
-        return given_up or self.books().abandoned > 0
+        books = self.books()
+        return given_up or books.abandoned + books.left > 0
 
     def close(self, ending: str) -> bool:
         if ending == "aclose":

@@ -110,7 +110,8 @@ class Sink:
             if not loop.is_closed() and len(others) >= self.max_in_flight:  # C6
                 record.problems.append(f"{len(others) + 1} calls at once")
             record.running[seen] = None
-            record.calls.append(seen)
+            recovered = call.batch.recovered
+            (record.recovered if recovered else record.calls).append(seen)
             return seen, Random(f"{self.seed} call {next(self.begun)}")
 
     def note(self, seen: SeenCall, error: BaseException) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import kill
+from kill_judge import Process, Verdict, WrongError
+from kill_plan import MOMENTS, Drawer
 from spools import needs_spools
 
 pytestmark = [needs_spools, pytest.mark.timeout(300)]
@@ -22,52 +26,75 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> kill.Trial:
     seed = time.time_ns() % 1_000_000
     print("seed", seed)
     trial = kill.Trial(tmp_path_factory.mktemp("kill"), seed)
-    while not any(map(is_long, noted(trial))):
-        trial.round()
-    # So few may all have died between two batches.
-    verdict = kill.run(trial, KILLS, doubles_a_kill=0)
-    assert (verdict.own, verdict.recovered) == trial.books
+    verdict = kill.run(trial, KILLS)
+    verdict.demand_enough()
+    assert verdict.kills >= KILLS
     return trial
 
 
-def noted(trial: kill.Trial) -> list[Path]:
-    paths = [trial.folder / f"calls.{each.number}" for each in trial.processes]
-    return [path for path in paths if path.exists()]
+def calls_of_the_last(trial: kill.Trial) -> Path:
+    """What a process noted that was not killed, and none came after."""
+    return trial.folder / f"calls.{trial.ended[-1][0].number}"
 
 
-def is_long(path: Path) -> bool:
-    """Whether the first of its own batches was not in flight when it died."""
-    return path.read_bytes().count(b" 0 1 ") > 5
-
-
-def own(lines: list[bytes]) -> bytes:
+def own(lines: list[str]) -> str:
     """The id of its first batch that no other process has called for."""
-    return next(line.split()[1] for line in lines if line.split()[2] == b"0")
+    words = [line.split() for line in lines]
+    return next(each[1] for each in words if each[0] == "call" and each[4] == "0")
 
 
-def lose(lines: list[bytes]) -> None:
+def lose(lines: list[str]) -> None:
     batch_id = own(lines)
     lines[:] = [line for line in lines if line.split()[1] != batch_id]
 
 
-def invent(lines: list[bytes]) -> None:
-    call = lines[0].split(b" ")
-    lines[0] = b" ".join([*call[:4], call[4] + b",1.0.999999999", *call[5:]])
+def invent(lines: list[str]) -> None:
+    call = lines[0].split()
+    batch_id, count = call[1].rsplit("-", 1)
+    call[1] = f"{batch_id}-{int(count) + 1}"
+    call[6] += ",1.0.999999999"
+    lines[:2] = [" ".join(call), f"done {call[1]} ."]
 
 
-def repeat(lines: list[bytes]) -> None:
+def repeat(lines: list[str]) -> None:
     lines += lines
 
 
-def cut(lines: list[bytes]) -> None:
+def cut(lines: list[str]) -> None:
     batch_id = own(lines)
-    lines[:] = [line for line in lines if line.split()[:2] != [b"done", batch_id]]
+    lines[:] = [line for line in lines if line.split()[:2] != ["done", batch_id]]
 
 
-def rename(lines: list[bytes]) -> None:
-    call, done = list(lines[0].split(b" ")), [b"done", b"other", b"."]
-    call[1] = b"other"
-    lines += [b" ".join(call), b" ".join(done)]
+def rename(lines: list[str]) -> None:
+    other = "0-0-" + own(lines).rsplit("-", 1)[1]
+    lines += [line.replace(own(lines), other) for line in lines if own(lines) in line]
+
+
+def swap(lines: list[str]) -> None:
+    own_calls = [line for line in lines if line.split()[4:5] == ["0"]]
+    longest = max(own_calls, key=len)
+    call = longest.split()
+    call[6] = ",".join(reversed(call[6].split(",")))
+    lines[lines.index(longest)] = " ".join(call)
+
+
+def delay(lines: list[str]) -> None:
+    batch_id = own(lines)
+    late = [line for line in lines if line.split()[1] == batch_id]
+    early = [line for line in lines if line not in late]
+    lines[:] = [*early[:-3], *late, *early[-3:]]
+
+
+def embezzle(lines: list[str]) -> None:
+    what, name, books, end = lines[-1].split()
+    seen = json.loads(books)
+    seen["dispatched"] += 1
+    books = json.dumps(seen, separators=(",", ":"))
+    lines[-1] = f"{what} {name} {books} {end}"
+
+
+def keep_no_books(lines: list[str]) -> None:
+    del lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -78,25 +105,104 @@ def rename(lines: list[bytes]) -> None:
         (repeat, "came twice in one process"),
         (cut, "has returned"),
         (rename, "came with the ids"),
+        (swap, "came after"),
+        (delay, "began after a later one"),
+        (embezzle, "say dispatched="),
+        (keep_no_books, "has noted no books"),
     ],
 )
 def test_the_judge_finds_it(
-    trial: kill.Trial, tamper: Callable[[list[bytes]], None], why: str
+    trial: kill.Trial, tamper: Callable[[list[str]], None], why: str
 ) -> None:
-    path = next(filter(is_long, noted(trial)))
-    before = path.read_bytes()
+    path = calls_of_the_last(trial)
+    before = path.read_text()
     lines = before.splitlines()
     tamper(lines)
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    path.write_text("".join(line + "\n" for line in lines))
     try:
-        with pytest.raises(kill.WrongError, match=why):
+        with pytest.raises(WrongError, match=why):
             trial.judge()
     finally:
-        path.write_bytes(before)
+        path.write_text(before)
 
 
-def test_the_judge_asks_for_a_minimum() -> None:
-    with pytest.raises(kill.WrongError, match="only 3 entries"):
-        kill.Verdict(10, 3, 10, 0, 0, 0).demand_enough()
-    with pytest.raises(kill.WrongError, match="only 0 batches"):
-        kill.Verdict(10, 10_000, 0, 0, 0, 0).demand_enough()
+def test_the_judge_finds_what_came_again_though_it_was_settled(
+    trial: kill.Trial,
+) -> None:
+    # As if a process that was killed had dispatched it, and the last did again.
+    last = calls_of_the_last(trial)
+    noted = [trial.folder / f"calls.{plan.number}" for plan, _ in trial.ended[:-1]]
+    first = next(path for path in noted if path.exists() and path.stat().st_size)
+    before = {path: path.read_text() for path in (last, first)}
+    batch_id = own(before[last].splitlines())
+    lines = before[last].splitlines(keepends=True)
+    calls = [line for line in lines if line.split()[1] == batch_id]
+    again = calls[0].replace(" 0 1 ", " 1 2 ")
+    earlier = " ".join([*calls[0].split()[:2], "1", *calls[0].split()[3:]])
+    last.write_text(before[last].replace(calls[0], again))
+    first.write_text(f"{earlier}\n{calls[1]}{before[first]}")
+    try:
+        with pytest.raises(WrongError, match="came again, and was settled"):
+            trial.judge()
+    finally:
+        for path, text in before.items():
+            path.write_text(text)
+
+
+ENOUGH = dict.fromkeys(["start", "traffic", "recovery", "letter", "close"], 2)
+FORKED = {"os.fork": 2, "fork": 2, "_Fork": 2}
+
+
+def verdict(**changed: object) -> Verdict:
+    enough = {
+        "kills": 120,
+        "accepted": 6000,
+        "doubles": 12,
+        "letters": 2,
+        "deadly": 2,
+        "closed": 2,
+        "left": 2,
+        "phases": Counter(ENOUGH),
+        "children": Counter(FORKED),
+    }
+    return Verdict(**{**enough, **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"accepted": 5999}, "only 5999 entries"),
+        ({"doubles": 11}, "only 11 batches"),
+        ({"phases": Counter(ENOUGH | {"letter": 1})}, "only 1 were killed in letter"),
+        ({"children": Counter(FORKED | {"fork": 1})}, "only 1 children by fork"),
+        ({"letters": 1}, "too little"),
+        ({"deadly": 1}, "too little"),
+        ({"closed": 1}, "too little"),
+        ({"left": 1}, "too little"),
+    ],
+)
+def test_the_judge_asks_for_a_minimum(changed: dict[str, object], why: str) -> None:
+    verdict().demand_enough()
+    with pytest.raises(WrongError, match=why):
+        verdict(**changed).demand_enough()
+
+
+def test_a_seed_repeats_the_plans() -> None:
+    first, again, other = (Drawer(seed) for seed in (1, 1, 2))
+    plans = [first.plan(number) for number in range(1, 200)]
+    assert plans == [again.plan(number) for number in range(1, 200)]
+    assert plans != [other.plan(number) for number in range(1, 200)]
+    assert {plan.moment for plan in plans} == {*MOMENTS, "poison"}
+    assert {len(plan.names) for plan in plans} == {1, 2}
+
+
+def test_the_phase_of_a_death_is_what_was_noted(trial: kill.Trial) -> None:
+    plan = trial.ended[-1][0]
+    died = Process(plan, is_killed=True, accepted=[0], stage=2)
+    assert died.phase == "traffic"
+    died.last = "fail"
+    assert died.phase == "letter"
+    died.stage = 1
+    assert died.phase == "start"
+    died.is_killed = False
+    assert died.phase == ""

@@ -27,6 +27,7 @@ _MOST_ENTRIES = MOST_CELLS // 2
 # How long after a failure to make a file it is tried again; how often that is logged.
 _AGAIN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
+_NO_FILE = "entries are refused, there is no file for them"
 
 # The folders that this process has a file in, and whose it is.
 _in_use: weakref.WeakValueDictionary[str, "RingFiles"] = weakref.WeakValueDictionary()
@@ -111,7 +112,7 @@ class RingFiles:
         keeps_letters: bool,
     ) -> None:
         # never changed
-        self._directory = directory
+        self._directory = os.path.abspath(directory)  # the process may go elsewhere
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
@@ -119,11 +120,11 @@ class RingFiles:
         # any thread, by single operations
         self._notes: list[tuple[int, str]] = []
         # any thread, plain stores
-        self._again_at = self._reported_at = -math.inf
+        self._again_at = -math.inf
+        self._reported_at: dict[str, float] = {}  # by what was reported
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
         self._letters: DeadFolder | None = None
-        self._unwritten_at = -math.inf  # when that was reported
 
     def first(self) -> SpoolFile:
         """Make the constructor's file, and remove files that hold nothing.
@@ -146,12 +147,9 @@ class RingFiles:
             file = self._make(position)
         except (OSError, ValueError) as error:
             self._again_at = now + _AGAIN_SECONDS
-            if now >= self._reported_at + _REPORT_SECONDS:
-                self._reported_at = now
-                why = f"entries are refused, there is no file for them: {error}"
-                self._notes.append((logging.ERROR, why))
+            self._report(logging.ERROR, _NO_FILE, error)
             return None
-        self._reported_at = -math.inf
+        self._reported_at.pop(_NO_FILE, None)
         return file
 
     # ---- what other processes left
@@ -167,7 +165,8 @@ class RingFiles:
         try:
             file = None if self._spool is None else self._spool.adopt()
         except OSError as error:
-            self._warn(f"no file of ended processes can be adopted: {error}")
+            what = "no file of ended processes can be adopted"
+            self._report(logging.WARNING, what, error)
             return None
         if file is not None:
             count = counted(file.tail - file.released, "entry")
@@ -210,11 +209,8 @@ class RingFiles:
                 dropped = self._letters.write(letter)
                 kept = True
         except OSError as error:
-            now = self._now()
-            if now >= self._unwritten_at + _REPORT_SECONDS:
-                self._unwritten_at = now
-                why = f"a failed batch is lost, no dead letter can be written: {error}"
-                self._notes.append((logging.ERROR, why))
+            what = "a failed batch is lost, no dead letter can be written"
+            self._report(logging.ERROR, what, error)
         batch.letter_written(kept, dropped)
 
     # ---- its own
@@ -244,6 +240,13 @@ class RingFiles:
         """What is to be logged, each with its level, once."""
         notes, self._notes = self._notes, []
         return notes
+
+    def _report(self, level: int, what: str, error: Exception) -> None:
+        """Log what may come again and again, once a period."""
+        now = self._now()
+        if now >= self._reported_at.get(what, -math.inf) + _REPORT_SECONDS:
+            self._reported_at[what] = now
+            self._notes.append((level, f"{what}: {error}"))
 
     def _warn(self, message: str) -> None:
         self._notes.append((logging.WARNING, message))

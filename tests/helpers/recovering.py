@@ -30,10 +30,12 @@ def spooled(
     return BackgroundDispatcher(function, layout=layout, **given)
 
 
-def orphan(folder: Path, *entries: bytes, taken: tuple[int, ...] = ()) -> Path:
+def orphan(
+    folder: Path, *entries: bytes, taken: tuple[int, ...] = (), name: str = "audit"
+) -> Path:
     """A file as a killed process leaves it, which had taken batches of these sizes."""
-    (folder / "audit").mkdir(exist_ok=True, mode=0o700)
-    file = made(folder / "audit", cells=64, arena_bytes=4096)
+    (folder / name).mkdir(exist_ok=True, mode=0o700)
+    file = made(folder / name, cells=64, arena_bytes=4096)
     filled(file, list(entries))
     for count in taken:
         batch = take(file, count)
