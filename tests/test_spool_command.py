@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._spool_command import _command, _files
+from ringdispatch._spool_command import _command, _files, _sources
 from ringdispatch._spool_file import SpoolFile
 from ringdispatch._spool_header import unpack
 from spool_side import ENTRIES, files, rows, run, serving
@@ -207,6 +207,20 @@ def test_a_file_that_is_locked_once_it_was_looked_at_is_skipped(
     assert files(folder) == [audit]
     assert not meter.exists()
     locked.leave()
+
+
+def test_where_no_lock_is_kept_nothing_is_replayed(
+    folder: Path, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, meter = files(folder)
+    monkeypatch.setattr(_sources, "is_locked", lambda path: False)
+    status, _, err = tell("replay", "--to", "functions:plain", "spool")
+    assert status == 1
+    assert err[0] == (
+        f"ringdispatch spool: audit/{audit.name}: skipped, its file system keeps no "
+        "lock: copy it to a disk"
+    )
+    assert files(folder) == [audit, meter]
 
 
 # ---- rich
