@@ -346,11 +346,11 @@ def test_bad_options_are_one_line_and_status_2(
     assert err.count("\n") == 1
 
 
-def test_help_names_both_commands(
+def test_help_names_all_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(monkeypatch, "--help") == 0
-    assert {"collector", "tune"} <= set(capsys.readouterr().out.split())
+    assert {"collector", "spool", "tune"} <= set(capsys.readouterr().out.split())
     with pytest.raises(SystemExit, match="0"):
         main(monkeypatch, "collector", "--help")
     assert "--quiet" in capsys.readouterr().out

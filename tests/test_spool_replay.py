@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from spool_side import (
+    AUDIT,
     ENTRIES,
     TAKEN,
     arrived,
@@ -20,7 +20,6 @@ from spool_side import (
     entries,
     expected,
     files,
-    make_killed,
     replay,
     run,
     serving,
@@ -29,23 +28,8 @@ from spool_side import (
 )
 from spools import needs_spools
 
+pytest_plugins = ["spool_fixtures"]
 pytestmark = needs_spools
-
-AUDIT = ("audit", b"\n")
-METER = ("meter", b"|")
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("killed")
-    make_killed(folder, AUDIT, METER)
-    return folder
-
-
-@pytest.fixture
-def folder(killed: Path, tmp_path: Path) -> Path:
-    shutil.copytree(killed, tmp_path / "copy", copy_function=shutil.copy)
-    return tmp_path / "copy"
 
 
 # ---- what arrives

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 ENTRIES = 100
+AUDIT = ("audit", b"\n")
+METER = ("meter", b"|")
 TAKEN = 10  # of these, by the call that goes on for ever
 
 # A service: its function takes the first batch, and no more.
@@ -218,3 +220,13 @@ def wait_for_calls(folder: Path, count: int) -> None:
     while len(arrived(folder)) < count:
         assert time.monotonic() < deadline, "it is not called"
         time.sleep(0.005)
+
+
+def rows(lines: list[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)

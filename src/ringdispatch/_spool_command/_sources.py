@@ -13,6 +13,7 @@ from ringdispatch._dead_letters import DeadFile, append, begin
 from ringdispatch._spool import Spool
 from ringdispatch._spool_file import NotASpoolError, SpoolFile
 from ringdispatch._spool_header import DamagedError, NewerError
+from ringdispatch._spool_place import is_locked
 
 from ._files import (
     GoneError,
@@ -92,6 +93,9 @@ class SpoolSource:
         header = self._header
         sizes = header.cells, header.arena_bytes, header.seed, len(header.separator)
         self._file.begin(*sizes)
+        if not is_locked(place.path):  # as on overlayfs
+            self._file.leave()
+            raise UnreadableError("its file system keeps no lock: copy it to a disk")
 
     def take(self, most: int) -> Item | None:
         """Take the next batch, with its own ends where it was taken before."""
