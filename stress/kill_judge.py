@@ -233,7 +233,7 @@ class Judge:
             verdict.closed += bool(process.books)
             verdict.left += sum(books["left"] for books in process.books.values())
             if process.plan.moment != "child":
-                verdict.phases[process.phase] += process.is_killed
+                verdict.phases.update([process.phase] * process.is_killed)
             elif any(process.accepted) or (
                 process.plan.fork == "_Fork" and process.stage == READY
             ):
