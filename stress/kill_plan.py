@@ -23,6 +23,7 @@ WORDS = STAGE + 1
 IMPORTING, MAKING, READY, CLOSING = range(4)
 
 POISON = b"poison"  # whose process dies in its call
+DIED = "process died five times"  # of a batch that nothing calls for any more
 FORKS = ["os.fork", "fork", "_Fork"]
 # Each process takes the next of these, shuffled anew each time; "left" is not killed,
 # and its close can't wait for its sink.
