@@ -1,5 +1,6 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
-#             --clients 8 --entries 20" changes what it does
+#             --clients 8 --entries 20" changes what it does, and ARGS="--spool DIRECTORY
+#             --kill" kills the gateway in mid-traffic
 # make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest
 # make test-interpreter, test-compiled, test-threads, test-rings   parts of it, see below
 # make lint   generated tables, formatting, style, types, stubs
@@ -36,6 +37,7 @@
 # make bench  the benchmark suite, in five minutes, with its report in .benchmarks/;
 #             ARGS=--benchmark-quick takes about one
 # make figures  the same, and from it the tables of the README and of docs/
+# make still  the README's picture of the demo whose gateway is killed
 # make layouts  what each layout costs end to end, beside its peers
 #
 # make sdist  the source distribution, in dist/
@@ -102,7 +104,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: kill mutations servers ends windows hammer interruptions peers cases
 .PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price linear replay-check
-.PHONY: bench figures layouts sdist wheels reproducible installed sanitize coverage
+.PHONY: bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
 demo: $(call needs,demo)
@@ -172,6 +174,9 @@ figures: bench
 		-k "test_cell and (http or tail or encoded or database or growing)"
 	cp "$$(ls -t .benchmarks/suite-*.json | head -n 1)" benchmarks/results/sinks.json
 	$(python) benchmarks/tables.py
+
+still: $(call needs,demo)
+	$(python) benchmarks/still.py
 
 layouts: $(call needs,bench)
 	$(python) benchmarks/end_to_end.py $(ARGS)

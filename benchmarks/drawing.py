@@ -14,6 +14,8 @@ ROW = 31  # a dot or a bar, under its name
 TOP, BOTTOM, LEFT, RIGHT = 28, 38, 46, 104  # around the lines of a chart
 HEIGHT = 240
 LABEL = 15  # from one name at the right to the next
+LINE = 17  # of a terminal, to the next
+COLUMNS = 48  # of a terminal
 
 # name: what it fills or strokes, on a light page, on a dark one
 COLOURS = {
@@ -149,6 +151,29 @@ def _svg(title: str, words: str, height: float, parts: Iterable[str]) -> str:
     box = f'viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img">'
     return "\n".join([head, f"<style>{STYLE}</style>", *lines, "</svg>", ""])
+
+
+def terminal(title: str, words: str, shown: Sequence[tuple[str, str, str]]) -> str:
+    """Lines of a terminal under its title: words, a number at the right, their class.
+
+    Raises:
+        ValueError: a line is too wide.
+    """
+    parts = [
+        _tag("rect", width=WIDTH, height=26, rx=6, class_="tint"),
+        _text(title, WIDTH / 2, 17, "soft middle"),
+    ]
+    for index, (line, number, class_) in enumerate(shown):
+        if len(line) + len(number) > COLUMNS:
+            raise ValueError(f"{line!r}: is wider than {COLUMNS} columns")
+        down = 46 + LINE * index
+        indent = len(line) - len(line.lstrip())
+        parts.append(
+            _text(line.strip(), 7 + 7.2 * indent, down, f"code {class_}".strip())
+        )
+        if number:
+            parts.append(_text(number, WIDTH - 8, down, "code bold end"))
+    return _svg(title, words, 46 + LINE * len(shown) - 4, parts)
 
 
 def rows(title: str, unit: str, shown: Sequence[Row], *, log: bool) -> str:

@@ -9,6 +9,8 @@ benchmarks/tables.py makes the page's tables of it. Exits with 1 where a cell co
 be measured. `--check` writes nothing, and exits with 1 also where entries were lost in
 a cell that delivers all on the page, or a server hung that is not known for it.
 
+With a spool, another process comes after it, and counts too.
+
 The windows are longer than any server takes to stop, and full batches go out before: so
 at the end a call is in flight, and entries are pending until something dispatches them.
 """
@@ -40,6 +42,7 @@ from serving import PROGRAMS, Server, Traffic, serve  # noqa: E402
 MAX_BATCH = 100
 ENTRIES = 250  # accepted before the end: two batches and a half
 CALL_SECONDS = 0.4
+SPOOL = "spool"  # in the folder that the server is started in
 CLIENTS, PAUSE = 4, 0.02  # 200 requests a second at most, as two calls can send
 # Of the kernel, by a driver in whose place nobody sends signals.
 NOTEBOOK = {"SIGINT": "interrupt", "SIGTERM": "SIGTERM", "SIGKILL": "SIGKILL"}
@@ -64,6 +67,8 @@ def variables(cell: Cell) -> dict[str, Any]:
         found["HOME_OF_CALLS"] = "thread"
     if cell.waits_in_task:
         found["WAITS_IN_TASK"] = 1
+    if cell.spool:
+        found["SPOOL"] = SPOOL
     if cell.server in FRAMEWORKS:
         found["FRAMEWORK"] = FRAMEWORKS[cell.server]
     return found
@@ -81,12 +86,21 @@ def end(cell: Cell) -> Ends:
                 server.wait()
             except pytest.fail.Exception:
                 hung = True
-            notes = {word for _, word in server.notes()}
         if hung:
             return Ends(ends=1, hung=1)
+        if cell.spool:
+            recover(Path(folder), cell)
+        notes = {word for _, word in server.notes()}
         entries = {*accepted} or {w[1:] for w in notes if w.startswith("+")}
         assert len(entries) >= ENTRIES, f"{cell}: {len(entries)} entries"
         return Ends(1, 0, len(entries), len(entries & notes))
+
+
+def recover(folder: Path, cell: Cell) -> None:
+    """Start another process, for what the server has left."""
+    command = [str(PROGRAMS / "served.py"), "recover", SPOOL]
+    with serve(command, folder, **variables(cell)) as successor:
+        successor.wait()
 
 
 def in_traffic(server: Server, cell: Cell) -> dict[str, int]:
@@ -124,7 +138,7 @@ def main() -> int:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ends", type=int, default=20, help="of each cell")
-    parser.add_argument("--only", default="", help="servers with this in their name")
+    parser.add_argument("--only", default="", help="cells with this in their name")
     parser.add_argument("--lanes", type=int, default=4, help="servers at once")
     parser.add_argument("--check", action="store_true", help="only compare")
     options = parser.parse_args()
@@ -136,7 +150,7 @@ def main() -> int:
         running = {
             cell: [pool.submit(end, cell) for _ in range(options.ends)]
             for cell in server_table.all_cells()
-            if options.only in cell.server
+            if options.only in name(cell)
         }
         for cell, futures in running.items():
             errors = [error for each in futures if (error := each.exception())]
@@ -162,11 +176,17 @@ def loses(found: Ends) -> bool:
     return found.delivered < found.accepted
 
 
+def name(cell: Cell) -> str:
+    """What was ended, in words."""
+    waits = ", waits in a task" if cell.waits_in_task else ""
+    spool = ", with a spool" if cell.spool else ""
+    return f"{cell.server}, {cell.closes}{waits}{spool}, {cell.signal}"
+
+
 def line(cell: Cell, found: Ends) -> str:
     """What came of a cell."""
-    waits = ", waits in a task" if cell.waits_in_task else ""
-    of = f"{cell.server}, {cell.closes}{waits}, {cell.signal}"
-    return f"{of:60} {found.ends} ends: {found.delivered} of {found.accepted}, {found}"
+    of = f"{found.delivered} of {found.accepted}, {found}"
+    return f"{name(cell):60} {found.ends} ends: {of}"
 
 
 def machine() -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Cell(NamedTuple):
     closes: str
     signal: str
     waits_in_task: bool = False  # whether each call waits in a task of its own
+    spool: bool = False  # whether it has one, and another process comes after it
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Row:
     advice: str = "nothing"
     to_main: bool = False
 
-    def cells(self, signal: str, *, waits_in_task: bool = False) -> list[Cell]:
+    def cells(self, signal: str, **apart: bool) -> list[Cell]:
         """What stands in one column."""
-        return [Cell(s, self.closes, signal, waits_in_task) for s in self.servers]
+        return [Cell(s, self.closes, signal, **apart) for s in self.servers]
 
     def signals(self) -> tuple[str, ...]:
         """All that end it."""
@@ -133,6 +134,18 @@ ON_A_LOOP = [
     Row("**`asyncio.run(main())`**", ("asyncio.run",), *HANDLER),
     Row("**`asyncio.run(main())`**", ("asyncio.run",)),
 ]
+# With a spool, where without one entries are lost by more than SIGKILL, or often.
+WITH_SPOOL = [
+    Row("**uvicorn, `--workers`**", ("uvicorn-workers",), *LIFESPAN),
+    Row(UVICORN, ("uvicorn",)),
+    Row(GRANIAN, ("granian-asgi",)),
+    Row("**gunicorn, `gthread` workers, `--preload`**", ("gunicorn-gthread",)),
+    Row("**gunicorn, `UvicornWorker`, `--preload`**", ("gunicorn-uvicorn",)),
+    Row(WAITRESS, ("waitress",)),
+    Row("**Celery, `prefork` pool**", ("celery-prefork",)),
+    Row("**script without a loop**", ("script",)),
+    Row("**`asyncio.run(main())`**", ("asyncio.run",)),
+]
 
 
 def all_cells() -> list[Cell]:
@@ -143,6 +156,9 @@ def all_cells() -> list[Cell]:
     for row in ON_A_LOOP:
         for number in SIGNALS[:2]:
             cells += row.cells(number, waits_in_task=True)
+    for row in WITH_SPOOL:
+        for number in SIGNALS:
+            cells += row.cells(number, spool=True)
     return cells
 
 
@@ -188,7 +204,7 @@ def write(machine: dict[str, Any], measured: dict[Cell, Ends]) -> None:
     RESULTS.write_text(text + "\n")
 
 
-def table(rows: list[Row], signals: tuple[str, ...], *, in_task: bool) -> list[str]:
+def table(rows: list[Row], signals: tuple[str, ...], **apart: bool) -> list[str]:
     """A row for each server, a column for each signal."""
     _, measured = read()
     lines = [
@@ -198,7 +214,7 @@ def table(rows: list[Row], signals: tuple[str, ...], *, in_task: bool) -> list[s
     for row in rows:
         words = []
         for number in signals:
-            cells = row.cells(number, waits_in_task=in_task)
+            cells = row.cells(number, **apart)
             words.append(str(summed(measured[cell] for cell in cells)))
             if number == "SIGINT" and row.to_main:
                 alone = summed(measured[cell] for cell in row.cells(TO_MAIN))
@@ -209,18 +225,26 @@ def table(rows: list[Row], signals: tuple[str, ...], *, in_task: bool) -> list[s
 
 def ends() -> list[str]:
     """The table of servers and signals."""
-    return table(ROWS, SIGNALS, in_task=False)
+    return table(ROWS, SIGNALS)
 
 
 def in_task() -> list[str]:
     """The same where each call waits in a task of its own."""
-    return table(ON_A_LOOP, SIGNALS[:2], in_task=True)
+    return table(ON_A_LOOP, SIGNALS[:2], waits_in_task=True)
+
+
+def with_spool() -> list[str]:
+    """What arrives with a spool, once another process has come after it."""
+    _, measured = read()
+    count = min(each.ends for cell, each in measured.items() if cell.spool)
+    lines = table(WITH_SPOOL, SIGNALS, spool=True)
+    return [*lines, f"Each was ended {count} times by each signal.", ""]
 
 
 def how() -> list[str]:
     """How it was measured."""
     machine, measured = read()
-    counts = {each.ends for each in measured.values()}
+    counts = {each.ends for cell, each in measured.items() if not cell.spool}
     low, high = min(counts), max(counts)
     count = f"{low}" if low == high else f"{low} to {high}"
     entries, seconds = machine["entries"], machine["call_seconds"]

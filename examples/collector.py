@@ -1,6 +1,7 @@
 """Receives batches of entries and stores every entry in SQLite.
 
-A batch is a JSON array, or lines of JSON, as its content type says.
+A batch is a JSON array, or lines of JSON, as its content type says. Its
+`Idempotency-Key` is stored with each of its entries: doubles can be known by it.
 
 From the environment: PORT, and DATABASE (a file, `entries.sqlite` by default).
 """
@@ -30,7 +31,9 @@ def connect() -> sqlite3.Connection:
     connection = sqlite3.connect(DATABASE)
     connection.execute("PRAGMA journal_mode = WAL")
     # No key makes an entry unique: one that arrived twice is to be seen.
-    connection.execute("CREATE TABLE IF NOT EXISTS entries (request_id, number, path)")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS entries (request_id, number, path, batch)"
+    )
     return connection
 
 
@@ -48,20 +51,22 @@ READERS = {
 }
 
 
-def store(connection: sqlite3.Connection, kind: str, body: bytes) -> None:
+def store(connection: sqlite3.Connection, kind: str, batch: str, body: bytes) -> None:
     rows = [
         # The entry of an access log has no number: it is the first of its request.
-        (entry["request_id"], entry.get("number", 0), entry["path"])
+        (entry["request_id"], entry.get("number", 0), entry["path"], batch)
         for entry in READERS[kind](body)
     ]
     with connection:  # one transaction
-        connection.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+        connection.executemany("INSERT INTO entries VALUES (?, ?, ?, ?)", rows)
 
 
 async def receive(request: Request) -> Response:
-    kind, body = request.headers["content-type"], await request.body()
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(writer, store, request.app.state.connection, kind, body)
+    kind, batch = (
+        request.headers[name] for name in ("content-type", "idempotency-key")
+    )
+    given = request.app.state.connection, kind, batch, await request.body()
+    await asyncio.get_running_loop().run_in_executor(writer, store, *given)
     # Only now, so that what the sender counts as dispatched is stored.
     return Response(status_code=204)
 

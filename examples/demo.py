@@ -5,6 +5,10 @@ connections alive and send one request after the other. At the end the gateway g
 SIGTERM in the middle of the traffic. Then every response that a client counted must
 have all of its entries in the collector's database, once each, and nothing else may be
 in it; the demo exits with 1 unless that is so.
+
+With --spool the gateway keeps its entries in a directory, and with --kill it gets a
+SIGKILL halfway and is started again. Then an entry may be in the database twice, under
+the one id of its batch, by which a service drops doubles.
 """
 
 import argparse
@@ -15,13 +19,12 @@ import math
 import os
 import signal
 import socket
-import sqlite3
 import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -29,9 +32,10 @@ import psutil
 import uvloop
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from demo_view import LOSSES, SAMPLES_PER_SECOND, Sample, Statistics, View
+from demo_books import Books, BooksOfKill, Tally, read_store
+from demo_view import SAMPLES_PER_SECOND, Sample, Statistics, View
+from ringdispatch import Bytes
 
 HERE = Path(__file__).parent
 START_SECONDS = 30.0
@@ -71,7 +75,7 @@ async def serve(
 ) -> AsyncIterator[Server]:
     """Run a server; end it on leaving, whatever happened."""
     log = directory / f"{script}.log"
-    with log.open("wb") as stderr:
+    with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(HERE / script),
@@ -111,20 +115,6 @@ async def answering(server: Server, port: int) -> None:
 # ------------------------------------------------------------------------ the clients
 
 
-@dataclass
-class Tally:
-    """What the clients saw."""
-
-    answered: set[str] = field(default_factory=set)
-    unanswered: set[str] = field(default_factory=set)
-    wrong: list[str] = field(default_factory=list)
-    until: float = math.inf
-
-    @property
-    def ending(self) -> bool:
-        return self.until < math.inf
-
-
 async def ask(
     number: int, url: str, session: aiohttp.ClientSession, tally: Tally
 ) -> None:
@@ -132,9 +122,10 @@ async def ask(
     count = 0
     while time.monotonic() < tally.until:
         count += 1
-        request = f"{number}-{count}"
+        request = f"{tally.run}-{number}-{count}"
         try:
-            async with session.get(
+            # POST: aiohttp itself would send a GET twice.
+            async with session.post(
                 f"{url}/client/{number}", headers={"x-request-id": request}
             ) as response:
                 body = await response.text()
@@ -155,11 +146,17 @@ async def ask(
 
 
 async def watch(
-    view: View, gateway: Server, url: str, tally: Tally, stop: asyncio.Event
+    view: View,
+    gateway: Server,
+    url: str,
+    tally: Tally,
+    stop: asyncio.Event,
+    *,
+    until: float,
 ) -> None:
-    """Show the traffic until its time is over, or the gateway's."""
+    """Show the traffic until so many seconds are over, or the gateway's life."""
     process = psutil.Process(gateway.process.pid)
-    started = time.monotonic()
+    view.forget()
     with contextlib.ExitStack() as stack:
         live = None
         if view.console.is_terminal:
@@ -175,103 +172,15 @@ async def watch(
                     view.add(
                         Sample(time.monotonic(), len(tally.answered), memory, seen)
                     )
-                elapsed = time.monotonic() - started
+                elapsed = time.monotonic() - view.began
                 view.show(elapsed, live)
-                left = view.options.seconds - elapsed
+                left = until - elapsed
                 if left <= 0:
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
                         stop.wait(), min(1 / SAMPLES_PER_SECOND, left)
                     )
-
-
-# -------------------------------------------------------------------------- the books
-
-
-@dataclass
-class Books:
-    """What the clients saw, what the gateway says, and what is in the store."""
-
-    entries: int  # to a request
-    tally: Tally
-    after_sigterm: int
-    statistics: Statistics | None
-    rows: int
-    distinct: int
-    stored: dict[str, int]  # entries of each request
-
-    @property
-    def owed(self) -> int:
-        return len(self.tally.answered) * self.entries
-
-    def disagreements(self) -> list[str]:
-        if self.statistics is None:
-            return ["the gateway left no final statistics"]
-        counts = {
-            "accepted": self.statistics["accepted"],
-            "dispatched": self.statistics["dispatched"],
-            "rows": self.rows,
-            "distinct rows": self.distinct,
-        }
-        found = [
-            f"{owed:,} entries owed for the responses, but {count:,} {name}"
-            for name, count in counts.items()
-            if count != (owed := self.owed)
-        ]
-        incomplete = [
-            request
-            for request in self.tally.answered
-            if self.stored.get(request) != self.entries
-        ]
-        if incomplete:
-            found.append(f"{len(incomplete):,} responses without all their entries")
-        uncounted = self.stored.keys() - self.tally.answered
-        if uncounted:
-            found.append(f"{len(uncounted):,} requests stored that no client counted")
-        return found + self.tally.wrong[:10] + ([] if self.owed else ["no response"])
-
-    def show(self, console: Console) -> None:
-        tally, seen = self.tally, self.statistics or {}
-        rows = {
-            "responses counted by the clients": len(tally.answered),
-            "  of these, after the SIGTERM": self.after_sigterm,
-            "requests without a response": len(tally.unanswered),
-            f"entries owed, {self.entries} to a response": self.owed,
-            "entries accepted": seen.get("accepted"),
-            "entries dispatched": seen.get("dispatched"),
-            "rows in SQLite": self.rows,
-            "distinct rows": self.distinct,
-            "batches": seen.get("batches"),
-            "failed, evicted, abandoned or rejected": sum(
-                seen.get(name, 0) for name in LOSSES
-            ),
-        }
-        table = Table(box=None, show_header=False)
-        table.add_column()
-        table.add_column(justify="right", style="bold")
-        for name, count in rows.items():
-            table.add_row(name, "unknown" if count is None else f"{count:,}")
-        console.print(table)
-        disagreements = self.disagreements()
-        for disagreement in disagreements:
-            console.print(disagreement, style="red")
-        if disagreements:
-            console.print("The books do not agree.", style="bold red")
-        else:
-            console.print("The books agree.", style="bold green")
-
-
-def read_store(database: Path) -> tuple[int, int, dict[str, int]]:
-    """Rows, distinct rows, and how many entries of each request are stored."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        (rows,) = connection.execute("SELECT count(*) FROM entries").fetchone()
-        stored = dict(
-            connection.execute(
-                "SELECT request_id, count(DISTINCT number) FROM entries GROUP BY 1"
-            ).fetchall()
-        )
-    return rows, sum(stored.values()), stored
 
 
 # ------------------------------------------------------------------------ the sequence
@@ -295,6 +204,15 @@ async def end_in_mid_traffic(
     return json.loads(lines[-1]) if lines else None
 
 
+async def kill(gateway: Server, tally: Tally, console: Console) -> int:
+    """End the gateway as the kernel does; returns how many responses it had given."""
+    gateway.process.kill()
+    await gateway.process.wait()
+    answered = len(tally.answered)
+    console.print(f"SIGKILL, after {answered:,} responses", style="bold")
+    return answered
+
+
 async def run(options: argparse.Namespace, console: Console, directory: Path) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -303,43 +221,56 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
     database = directory / "entries.sqlite"
     collector_port, gateway_port = free_ports(2)
     tally = Tally()
+    kind: type[Books] = Books
     async with contextlib.AsyncExitStack() as stack:
         collector = await stack.enter_async_context(
             serve("collector.py", directory, PORT=collector_port, DATABASE=database)
         )
-        gateway = await stack.enter_async_context(
-            serve(
-                "gateway.py",
-                directory,
-                PORT=gateway_port,
-                COLLECTOR=f"http://127.0.0.1:{collector_port}/entries",
-                MS_DELAY=options.delay,
-                ENTRIES=options.entries,
-                LAYOUT=options.layout,
+
+        async def start_gateway() -> Server:
+            gateway = await stack.enter_async_context(
+                serve(
+                    "gateway.py",
+                    directory,
+                    PORT=gateway_port,
+                    COLLECTOR=f"http://127.0.0.1:{collector_port}/entries",
+                    MS_DELAY=options.delay,
+                    ENTRIES=options.entries,
+                    LAYOUT=options.layout,
+                    SPOOL=options.spool or "",
+                )
             )
-        )
+            await answering(gateway, gateway_port)
+            return gateway
+
         await answering(collector, collector_port)
-        await answering(gateway, gateway_port)
+        gateway = await start_gateway()
 
         url = f"http://127.0.0.1:{gateway_port}"
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         )
+        view = View(console, options)
         async with asyncio.TaskGroup() as group:
             clients = [
                 group.create_task(ask(number, url, session, tally))
                 for number in range(options.clients)
             ]
-            await watch(View(console, options), gateway, url, tally, stop)
+            seconds = options.seconds / 2 if options.kill else options.seconds
+            await watch(view, gateway, url, tally, stop, until=seconds)
             before = len(tally.answered)
+            if options.kill and not stop.is_set():
+                kind = BooksOfKill
+                before = await kill(gateway, tally, console)
+                began = time.monotonic()
+                gateway = await start_gateway()
+                took = time.monotonic() - began
+                console.print(f"started again in {took:.1f} s", style="bold")
+                until = time.monotonic() - view.began + seconds
+                await watch(view, gateway, url, tally, stop, until=until)
             final = await end_in_mid_traffic(gateway, tally, clients)
-    books = Books(
-        options.entries,
-        tally,
-        len(tally.answered) - before,
-        final,
-        *read_store(database),
-    )
+    store = read_store(database, tally.run)
+    books = kind(options.entries, tally, len(tally.answered) - before, final, store)
     for server in (collector, gateway):
         if said := server.said():
             console.print(f"{server.log.stem} said:\n{said}", markup=False)
@@ -371,9 +302,48 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--entries", type=at_least_one, default=1, help="to a request")
     parser.add_argument(
-        "--layout", choices=["objects", "records", "bytes"], default="objects"
+        "--layout",
+        choices=["objects", "records", "bytes"],
+        default=argparse.SUPPRESS,
+        help="of the dispatcher (default: objects, with a spool bytes)",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--spool",
+        metavar="DIRECTORY",
+        default=argparse.SUPPRESS,
+        help="keep entries there, which is made where it isn't (default: in memory)",
+    )
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="SIGKILL the gateway halfway, and start it again",
+    )
+    nothing = argparse.Namespace(layout=None, spool=None, kill=False)
+    options = parser.parse_args(namespace=nothing)
+    if options.spool is None and options.kill:
+        wrong = "--kill: entries in memory would be lost: give it --spool DIRECTORY"
+    else:
+        wrong = check_spool(options)
+    if wrong:
+        parser.exit(2, f"{parser.prog}: {wrong}\n")
+    if options.layout is None:
+        options.layout = "objects" if options.spool is None else "bytes"
+    return options
+
+
+def check_spool(options: argparse.Namespace) -> str:
+    """Make the directory; returns what is wrong."""
+    if options.spool is None:
+        return ""
+    if options.layout not in {None, "bytes"}:
+        return f"--layout {options.layout}: with --spool it must be bytes"
+    try:
+        Bytes(spool=options.spool)
+        Path(options.spool).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        return f"--spool {options.spool}: {error}"
+    return ""
 
 
 def main() -> int:
@@ -382,9 +352,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ringdispatch-demo-") as directory:
         try:
             return uvloop.run(run(options, console, Path(directory)))
-        except DemoError as error:
-            console.print(str(error), style="red", markup=False)
-            return 1
+        except* DemoError as errors:
+            for error in errors.exceptions:
+                console.print(str(error), style="red", markup=False)
+    return 1
 
 
 if __name__ == "__main__":

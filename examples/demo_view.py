@@ -1,6 +1,7 @@
 """The demo's live view: a panel, or lines where nobody looks."""
 
 import argparse
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
@@ -67,6 +68,12 @@ class View:
         self.highest = dict.fromkeys(self.FORMATS, 0.0)
         self.rates: deque[float] = deque(maxlen=60)
         self.lines = 0
+        self.began = time.monotonic()
+
+    def forget(self) -> None:
+        """Begin anew, with another process."""
+        self.samples.clear()
+        self.now = dict.fromkeys(self.FORMATS, 0.0)
 
     def add(self, sample: Sample) -> None:
         self.samples.append(sample)

@@ -7,8 +7,9 @@
 `AccessLogMiddleware` makes the entry, `HttpSink` posts the batches. From the
 environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, ENTRIES (how many
 entries a request makes, 1 by default: the application enqueues those beyond the
-middleware's), and LAYOUT: objects or records, which are posted as a JSON array, or
-bytes, which are posted as lines of JSON.
+middleware's), LAYOUT: objects or records, which are posted as a JSON array, or bytes,
+which are posted as lines of JSON, and SPOOL, for bytes: a directory, from which the
+next gateway sends what this one leaves when it is killed.
 """
 
 import contextlib
@@ -20,15 +21,16 @@ from collections.abc import AsyncIterator
 import numpy as np
 import orjson
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 
 from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
-from ringdispatch.asgi import AccessLogMiddleware, AccessRecord
+from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
 from ringdispatch.sinks import HttpSink
 
 COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8780/")
 ENTRIES = int(os.environ.get("ENTRIES", "1"))
+SPOOL = os.environ.get("SPOOL") or None
 
 
 def as_dict(request_id: str, number: int, path: str) -> dict[str, object]:
@@ -52,7 +54,7 @@ def row_of_access(record: AccessRecord) -> tuple[bytes, int, bytes]:
 LAYOUTS = {
     "objects": (Objects(), None, as_dict, "json"),
     "records": (Records(ROW), row_of_access, as_row, "json"),
-    "bytes": (Bytes(encode=orjson.dumps), None, as_dict, "ndjson"),
+    "bytes": (Bytes(encode=orjson.dumps, spool=SPOOL), None, as_dict, "ndjson"),
 }
 layout, entry, own_entry, posted = LAYOUTS[os.environ.get("LAYOUT", "objects")]
 
@@ -73,12 +75,17 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-app.add_middleware(
-    AccessLogMiddleware,
-    dispatcher=dispatcher,
-    entry=entry,
-    exclude=["/statistics"],
-)
+if SPOOL is None:
+    app.add_middleware(
+        AccessLogMiddleware,
+        dispatcher=dispatcher,
+        entry=entry,
+        exclude=["/statistics"],
+    )
+else:
+    # The middleware makes its entry after the response, and a kill may come between
+    # them: the application enqueues them all.
+    app.add_middleware(LifespanMiddleware, dispatchers=[dispatcher])
 
 
 @app.get("/statistics")
@@ -86,11 +93,17 @@ async def statistics() -> dict[str, object]:
     return dataclasses.asdict(dispatcher.statistics())
 
 
-@app.get("/{path:path}", response_class=PlainTextResponse)
+@app.api_route(
+    "/{path:path}", methods=["GET", "POST"], response_class=PlainTextResponse
+)
 async def hello(request: Request) -> str:
     request_id = request.headers.get("x-request-id", "")
-    for number in range(1, ENTRIES):
+    accepted = [
         dispatcher.enqueue(own_entry(request_id, number, request.url.path))
+        for number in range(1 if SPOOL is None else 0, ENTRIES)
+    ]
+    if SPOOL is not None and not all(accepted):
+        raise HTTPException(503, "its entries can't be kept")
     return "Hello World!"
 
 

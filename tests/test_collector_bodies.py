@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
 import socket
 import sys
 import zlib
@@ -250,7 +251,10 @@ def test_what_unpacks_to_gigabytes_is_stopped_on_the_way() -> None:
             assert len(body) < 5_000_000
             answer = collector.post(body, content_encoding=encoding)
             assert (answer.status, encoding) == (413, encoding)
-        assert collector.peak() - before < 64 * 1024 * 1024
+        most = 64
+        if "ASAN_OPTIONS" in os.environ:
+            most += 256  # what AddressSanitizer keeps of freed memory
+        assert collector.peak() - before < most * 1024 * 1024
         assert collector.view()["posts"] == 1
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from spools import needs_spools
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = (
@@ -61,6 +66,59 @@ def test_books_agree_after_sigterm_in_mid_traffic(
     assert owed.group(1) == rows.group(1) != "0"
 
 
+@needs_demo
+@needs_spools
+def test_books_agree_after_a_kill_in_mid_traffic(tmp_path: Path) -> None:
+    options = ("--seconds", "1", "--entries", "20", "--spool", str(tmp_path / "a/b"))
+    printed = run("examples/demo.py", *options, "--kill", seconds=50)
+    assert "The books agree." in printed
+    counts = {
+        name: int(count.replace(",", ""))
+        for name, count in re.findall(
+            r"^ +(\w.*?)  +([\d,]+) *$", printed, re.MULTILINE
+        )
+    }
+    owed = counts["entries owed, 20 to a response"]
+    assert owed == 20 * counts["responses counted by the clients"] > 0
+    assert counts["of these, after the SIGKILL"] > 0
+    assert counts["distinct rows in SQLite"] >= owed
+    assert counts["doubles with another id"] == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@needs_demo
+@needs_spools
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kill"], "demo.py: --kill: entries in memory would be lost: give it"),
+        (["--layout", "records"], "demo.py: --layout records: with --spool it must be"),
+        (["--layout", "objects"], "demo.py: --layout objects: with --spool it must be"),
+        ([], "demo.py: --spool "),
+    ],
+)
+def test_demo_refuses_what_it_cannot_do(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    directory = tmp_path / "spool"
+    if not options:
+        directory.touch()
+    if options != ["--kill"]:
+        options = [*options, "--kill", "--spool", str(directory)]
+    done = subprocess.run(
+        [sys.executable, "examples/demo.py", *options],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(words)
+    assert done.stdout == ""
+
+
 # What is stored of two responses that owe two entries each, and what the demo says.
 FAULTS = [
     ({"a": 2, "b": 2}, 4, 4, []),
@@ -72,32 +130,85 @@ FAULTS = [
 ]
 
 
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("demo_books")
+
+
 @needs_demo
 @pytest.mark.parametrize(("stored", "rows", "counted", "words"), FAULTS)
 def test_books_that_do_not_agree_say_why(
-    monkeypatch: pytest.MonkeyPatch,
-    stored: dict[str, int],
-    rows: int,
-    counted: int,
-    words: list[str],
+    books: Any, stored: dict[str, int], rows: int, counted: int, words: list[str]
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    demo = importlib.import_module("demo")
-    books = demo.Books(
+    said = books.Books(
         entries=2,
-        tally=demo.Tally(answered={"a", "b"}),
-        after_sigterm=0,
+        tally=books.Tally(answered={"a", "b"}),
+        after_signal=0,
         statistics={"accepted": counted, "dispatched": counted},
-        rows=rows,
-        distinct=sum(stored.values()),
-        stored=stored,
+        store=books.Store(rows, stored),
     )
-    found = books.disagreements()
+    found = said.disagreements()
     for word in words:
         assert any(word in each for each in found), (word, found)
     assert bool(found) is bool(words)
-    books.statistics = None
-    assert books.disagreements() == ["the gateway left no final statistics"]
+    said.statistics = None
+    assert said.disagreements() == ["the gateway left no final statistics"]
+
+
+# What is stored of two responses and of a request without one, after a kill.
+DOUBLES = [
+    ({"a": 2, "b": 2}, 4, 0, 4, []),
+    ({"a": 2, "b": 2, "c": 1}, 9, 0, 4, []),
+    ({"a": 2, "b": 1, "c": 2}, 9, 0, 4, ["1 responses without all"]),
+    ({"a": 2, "b": 2}, 5, 1, 4, ["1 doubles without their first one's id"]),
+    ({"a": 2, "b": 2, "d": 1}, 5, 0, 4, ["1 requests stored that no client sent"]),
+    ({"a": 2, "b": 2}, 4, 0, 3, ["4 accepted after the SIGKILL, but 3 dispatched"]),
+]
+
+
+@needs_demo
+@pytest.mark.parametrize(("stored", "rows", "split", "dispatched", "words"), DOUBLES)
+def test_books_after_a_kill_say_what_is_wrong(
+    books: Any,
+    stored: dict[str, int],
+    rows: int,
+    split: int,
+    dispatched: int,
+    words: list[str],
+) -> None:
+    statistics = {"accepted": 4, "dispatched": dispatched, "recovered_failed": 0}
+    said = books.BooksOfKill(
+        entries=2,
+        tally=books.Tally(answered={"a", "b"}, unanswered={"c"}),
+        after_signal=1,
+        statistics=statistics,
+        store=books.Store(rows, stored, split),
+    )
+    found = said.disagreements()
+    assert len(found) == len(words), found
+    assert all(map(str.startswith, found, words)), found
+    statistics["recovered_failed"] = 3
+    assert "3 recovered entries failed" in said.disagreements()
+
+
+@needs_demo
+def test_store_tells_doubles_by_the_id_of_their_batch(
+    books: Any, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "entries.sqlite")) as connection:
+        connection.execute("CREATE TABLE entries (request_id, number, path, batch)")
+        connection.executemany(
+            "INSERT INTO entries VALUES (?, ?, '', ?)",
+            [
+                *[("now-1", 0, "one"), ("now-1", 1, "one"), ("now-2", 0, "two")],
+                *[("now-1", 0, "one"), ("now-1", 1, "three"), ("earlier-1", 0, "one")],
+            ],
+        )
+        connection.commit()
+    store = books.read_store(tmp_path / "entries.sqlite", "now")
+    assert store.stored == {"now-1": 2, "now-2": 1}
+    assert (store.rows, store.distinct, store.doubles, store.split) == (5, 3, 2, 1)
 
 
 def test_first_example_of_the_readme_runs() -> None:

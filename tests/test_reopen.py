@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from layouts import in_file, is_cut_short
-from loops import BACKGROUND, LOOPS, Place, comes_true, run_on
+from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, run_on
 from ringdispatch import BackgroundDispatcher
+from ringdispatch._spool_place import is_locked
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree, logged
 
@@ -161,10 +162,13 @@ def test_close_that_gave_up_is_no_verdict_on_the_next(
         dispatcher.enqueue(1)
         await stepped.advance(0.02)
         dispatcher.enqueue(2)
+        file = dispatcher._batcher.ring.place
         closing = asyncio.ensure_future(dispatcher.aclose(timeout=1))
         await stepped.advance(2)
         assert closing.result() is False
         sink.forget()
+        if in_file(dispatcher):  # until a worker thread has touched all its pages
+            eventually(lambda: not is_locked(file))
         async with dispatcher:
             dispatcher.enqueue(3)
             closing = asyncio.ensure_future(dispatcher.aclose(timeout=1))

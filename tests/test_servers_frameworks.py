@@ -127,13 +127,16 @@ def test_preloaded_workers_deliver_their_own(worker: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.nightly
-@needs("fastapi", "uvicorn", "hypercorn")
-@pytest.mark.parametrize("name", ["uvicorn", "hypercorn"])
+@needs("fastapi", "uvicorn", "hypercorn", "granian", "watchfiles")
+@pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian-asgi"])
 def test_reload_in_mid_traffic_loses_nothing(name: str, tmp_path: Path) -> None:  # C16
     module = tmp_path / "reloaded.py"
     module.write_text("from served_frameworks import asgi\n")
     served = [part.replace("served:", "reloaded:") for part in COMMANDS[name]]
-    with serve([*served, "--reload"], tmp_path, **variables("fastapi")) as server:
+    served.append("--reload")
+    if name == "granian-asgi":  # by default all that changes in its folder reloads it
+        served += ["--reload-paths", str(module)]
+    with serve(served, tmp_path, **variables("fastapi")) as server:
         # uvicorn resets connections that it has accepted and not begun to read.
         traffic = Traffic(server, goes_on=True)
         server.wait_for(lambda: len(traffic.answered) >= 100)

@@ -7,15 +7,18 @@ import datetime as dt
 import email.utils
 import math
 import time
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("aiohttp")
 
 from answering import OK, Answer, Answering, failing, sending
-from ringdispatch import BackgroundDispatcher
+from recovering import orphan, spooled, until
+from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, current_batch
 from ringdispatch.sinks import HttpSink, SinkError
 from ringdispatch.sinks._post import retry_after
+from spools import needs_spools
 
 UNAVAILABLE = Answer(503, body=b"later")
 
@@ -111,6 +114,57 @@ def test_service_that_goes_away_between_halves(server: Answering) -> None:
     assert "503" in str(error)
     assert str(error).endswith("; 2 of 4 entries arrived")
     assert error.retryable
+
+
+# ---- the key
+
+
+def test_key_is_the_id_of_a_batch_and_of_nothing_made_of_it(
+    server: Answering,
+) -> None:
+    sink = HttpSink(server.url)
+    ids = []
+
+    async def send(batch: BytesBatch) -> None:
+        info = current_batch()
+        assert info is not None
+        ids.append(info.id)
+        await sink(batch)
+        await sink(batch)  # as a decorator that tries again
+        await sink([int(entry) for entry in batch])
+        await sink([-int(entry) for entry in batch])
+        await sink([int(entry) for entry in batch[1:]])
+
+    async def main() -> None:
+        options = {"layout": Bytes(), "ms_delay": 10_000}
+        async with BackgroundDispatcher(send, **options) as dispatcher:
+            for entries in ([1, 2], [3, 4, 5]):
+                for entry in entries:
+                    assert dispatcher.enqueue(b"%d" % entry)
+                assert await dispatcher.aflush()
+        await sink.aclose()
+
+    asyncio.run(main())
+    keys = server.keys
+    assert [*keys[0:2], *keys[5:7]] == [ids[0], ids[0], ids[1], ids[1]]
+    assert len(keys) == 10
+    assert len(set(keys)) == 8
+
+
+@needs_spools
+def test_batch_of_another_process_has_the_key_that_it_had_there(
+    server: Answering, tmp_path: Path
+) -> None:
+    path = orphan(tmp_path, b"1", b"2")
+    sink = HttpSink(server.url)
+
+    async def main() -> None:
+        async with spooled(sink, tmp_path) as dispatcher:
+            await until(lambda: dispatcher.statistics().recovered == 2)
+
+    asyncio.run(main())
+    assert server.keys == [f"{path.stem}-0-2"]
+    assert server.arrived == [1, 2]
 
 
 # ---- retry

@@ -108,6 +108,7 @@ def test_a_recovered_batch_that_fails_is_reported_and_settled(
         async with spooled(
             send,
             tmp_path,
+            dead_letters=False,
             on_error=lambda error, batch: errors.append((error, batch[:])),
         ) as dispatcher:
             await until(lambda: dispatcher.statistics().recovered_failed == 2)
@@ -135,7 +136,7 @@ def test_a_batch_that_kills_is_not_called_for_ever(
     got = Got()
 
     async def main() -> None:
-        async with spooled(got, tmp_path) as dispatcher:
+        async with spooled(got, tmp_path, dead_letters=False) as dispatcher:
             await until(lambda: dispatcher.statistics().recovered == 1)
             await until(lambda: not path.exists())
 

@@ -1,4 +1,4 @@
-"""`python -m ringdispatch`: see docs/collector.md and docs/tuning.md."""
+"""`python -m ringdispatch`: see docs/collector.md, durability.md and tuning.md."""
 
 import signal
 import sys
@@ -8,6 +8,7 @@ USAGE = """\
 usage: python -m ringdispatch COMMAND ...
 
   collector  show what a dispatch function posts, on a live page
+  spool      show, replay or remove what ended processes left
   tune       recommend the delay for a dispatch function
 
 COMMAND --help lists the options of each.
@@ -53,16 +54,29 @@ def _collect() -> int:
     return collect(sys.argv[2:])
 
 
+def _spool() -> int:
+    """Look after a spool, where the system has any."""
+    from ._spool_file import SUPPORTED  # noqa: PLC0415
+
+    if not SUPPORTED:
+        sys.stderr.write("ringdispatch spool: only Linux has spools so far\n")
+        return 2
+    from ._spool_command._command import main as spool  # noqa: PLC0415
+
+    _leave_cleanly()
+    return spool(sys.argv[2:])
+
+
 def main() -> int:
     """Run the command that is named."""
     command = " ".join(sys.argv[1:2])
     if command in {"-h", "--help"}:
         sys.stdout.write(USAGE)
         return 0
-    commands = {"collector": _collect, "tune": _tune}
+    commands = {"collector": _collect, "spool": _spool, "tune": _tune}
     if command not in commands:
         sys.stderr.write(
-            f"ringdispatch: {command!r} is no command: name collector or tune\n"
+            f"ringdispatch: {command!r} is no command: name collector, spool or tune\n"
         )
         return 2
     return commands[command]()

@@ -35,6 +35,7 @@ cdef class Batch:
     def __dealloc__(self):
         if self.linked:
             self.settle_once(True, 0.0)
+            self.owes = False  # no letter comes: in its file it stays for another process
             self.unlink_once()
 
     cdef void link(self) noexcept:
@@ -132,8 +133,36 @@ cdef class Batch:
         return self.settle_once(failed, seconds)
 
     def reported(self):
-        """Let flushes pass, once it has failed."""
-        self.unlink_once()
+        """Let flushes pass, once it has failed; False while it owes a dead letter."""
+        return self.unlink_once()
+
+    def write_letter(self, reason):
+        """Write the dead letter that it owes, in a thread that may wait for a disk."""
+        self.ring.write_letter(self, reason)
+
+    def letter_written(self, bint kept, uint64_t dropped):
+        """Settle it in its file; `kept`: with a letter, for which `dropped` were removed."""
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef bint first = self.owes and self.generation == state.generation
+        self.owes = False
+        if first:
+            state.kept += self.count_intact() if kept else 0
+            state.kept_dropped += dropped
+        ring_unlock(&state.mutex)
+        if first:
+            self.settle_in_file()
+
+    cdef uint64_t count_intact(self) noexcept nogil:
+        return self.end - self.start
+
+    cdef void settle_in_file(self) noexcept nogil:
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef FileMap *file = state.file
+        if file is not NULL and file.base is not NULL and self.start >= file.released:
+            settle_mark(file, self.start, self.end - self.start)
+        ring_unlock(&state.mutex)
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
@@ -150,6 +179,8 @@ cdef class Batch:
             left = failed and (state.leaving or file is not NULL and elsewhere)
             if left and not elsewhere:
                 mark_taken(file, self.start, count, 0)  # its process did not die of it
+            elif not elsewhere and failed and state.keeps_letters:
+                self.owes = True
             elif not elsewhere:
                 settle_mark(file, self.start, count)
             state.dispatch_seconds += seconds
@@ -166,14 +197,16 @@ cdef class Batch:
         ring_unlock(&state.mutex)
         return first
 
-    cdef void unlink_once(self) noexcept nogil:
+    cdef bint unlink_once(self) noexcept nogil:
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
-        if self.linked and not self.unsettled:
+        cdef bint owes = self.owes
+        if self.linked and not self.unsettled and not owes:
             self.linked = False
             if self.generation == state.generation:
                 unlink(state, &self.node)
         ring_unlock(&state.mutex)
+        return not owes
 
 
 @cython.no_gc_clear  # freed unreleased, it needs its ring

@@ -431,12 +431,11 @@ class Batcher:
         await asyncio.sleep(0)
 
     def running_on(self, home: Home | None) -> list[Call]:
-        """The calls that are not settled, on that home or on any."""
+        """The calls that are not done with their batch, on that home or on any."""
         return [
             call
             for call in self.calls
-            if (home is None or call.home is home)
-            and (call.batch is None or not call.batch.settled)
+            if call.is_open and (home is None or call.home is home)
         ]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -278,4 +278,7 @@ class Bytes(Layout):
         from . import _ring_files  # noqa: PLC0415, no other needs it
 
         name, on_full = place
-        return _ring_files.make_ring(self.spool, name, on_full, *sizes)
+        keeps = self.dead_letters
+        return _ring_files.make_ring(
+            self.spool, name, on_full, *sizes, dead_letters=keeps
+        )

@@ -7,9 +7,13 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
+from ._batch import Batch
+from ._dead_folder import DeadFolder
+from ._dead_letters import DeadLetter
 from ._recovery import Recovery
 from ._reports import counted
 from ._ring import short_repr
@@ -24,6 +28,7 @@ _MOST_ENTRIES = MOST_CELLS // 2
 # How long after a failure to make a file it is tried again; how often that is logged.
 _AGAIN_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
+_NO_FILE = "entries are refused, there is no file for them"
 
 # The folders that this process has a file in, and whose it is.
 _in_use: weakref.WeakValueDictionary[str, "RingFiles"] = weakref.WeakValueDictionary()
@@ -58,6 +63,7 @@ def make_ring(
     name: str,
     on_full: str,
     *sizes: Any,
+    dead_letters: bool,
 ) -> SpoolRing:
     """Make a ring whose entries lie in a file of `directory/name`.
 
@@ -79,7 +85,10 @@ def make_ring(
             f"capacity={capacity}: must be <= {_MOST_ENTRIES} with a spool"
         )
     cells = 2 << (capacity - 1).bit_length()
-    files = RingFiles(directory, name, cells, 2 * max_bytes, separator)
+    arena_bytes = 2 * max_bytes
+    files = RingFiles(
+        directory, name, cells, arena_bytes, separator, keeps_letters=dead_letters
+    )
     file = files.first()
     return SpoolRing(*sizes, file, files)
 
@@ -94,19 +103,30 @@ class RingFiles:
     _now = staticmethod(time.monotonic)  # see Batcher.now
 
     def __init__(
-        self, directory: str, name: str, cells: int, arena_bytes: int, separator: bytes
+        self,
+        directory: str,
+        name: str,
+        cells: int,
+        arena_bytes: int,
+        separator: bytes,
+        *,
+        keeps_letters: bool,
     ) -> None:
         # never changed
-        self._directory = directory
+        # absolute: the process may go elsewhere
+        self._directory = str(Path(directory).absolute())
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
+        self.keeps_letters = keeps_letters
         # any thread, by single operations
         self._notes: list[tuple[int, str]] = []
         # any thread, plain stores
-        self._again_at = self._reported_at = -math.inf
+        self._again_at = -math.inf
+        self._reported_at: dict[str, float] = {}  # by what was reported
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
+        self._letters: DeadFolder | None = None
 
     def first(self) -> SpoolFile:
         """Make the constructor's file, and remove files that hold nothing.
@@ -129,12 +149,9 @@ class RingFiles:
             file = self._make(position)
         except (OSError, ValueError) as error:
             self._again_at = now + _AGAIN_SECONDS
-            if now >= self._reported_at + _REPORT_SECONDS:
-                self._reported_at = now
-                why = f"entries are refused, there is no file for them: {error}"
-                self._notes.append((logging.ERROR, why))
+            self._report(logging.ERROR, _NO_FILE, error)
             return None
-        self._reported_at = -math.inf
+        self._reported_at.pop(_NO_FILE, None)
         return file
 
     # ---- what other processes left
@@ -150,7 +167,8 @@ class RingFiles:
         try:
             file = None if self._spool is None else self._spool.adopt()
         except OSError as error:
-            self._warn(f"no file of ended processes can be adopted: {error}")
+            what = "no file of ended processes can be adopted"
+            self._report(logging.WARNING, what, error)
             return None
         if file is not None:
             count = counted(file.tail - file.released, "entry")
@@ -169,6 +187,33 @@ class RingFiles:
             self._warn(f"{file.path} is done with, and stays: {error}")
         finally:
             file.leave()
+
+    # ---- dead letters
+
+    def write_letter(self, batch: Batch, reason: str) -> None:
+        """Write the dead letter that the batch owes; where it can't be, say so."""
+        entries = batch.raw
+        sizes = [len(entry) for entry in entries]
+        letter = DeadLetter(
+            batch.id,
+            batch.first,
+            batch.count,
+            batch.attempts,
+            time.time(),
+            reason,
+            batch.recovered,
+            sizes,
+            entries.payload,
+        )
+        dropped, kept = 0, False
+        try:
+            if self._letters is not None:
+                dropped = self._letters.write(letter)
+                kept = True
+        except OSError as error:
+            what = "a failed batch is lost, no dead letter can be written"
+            self._report(logging.ERROR, what, error)
+        batch.letter_written(kept, dropped)
 
     # ---- its own
 
@@ -198,6 +243,13 @@ class RingFiles:
         notes, self._notes = self._notes, []
         return notes
 
+    def _report(self, level: int, what: str, error: Exception) -> None:
+        """Log what may come again and again, once a period."""
+        now = self._now()
+        if now >= self._reported_at.get(what, -math.inf) + _REPORT_SECONDS:
+            self._reported_at[what] = now
+            self._notes.append((level, f"{what}: {error}"))
+
     def _warn(self, message: str) -> None:
         self._notes.append((logging.WARNING, message))
 
@@ -212,6 +264,7 @@ class RingFiles:
         self._key = key
         try:
             self._spool = Spool(folder, BYTES, self._separator, self._warn)
+            self._letters = DeadFolder(folder, self._separator, self._warn)
             if clean:
                 for warning in warnings_of(folder):
                     self._warn(warning)

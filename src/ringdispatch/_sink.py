@@ -25,7 +25,7 @@ _LEAST_SECONDS = 0.2
 _owners: "dict[int, weakref.ref[Batcher]]" = {}
 
 
-def _is_sink(value: object) -> bool:
+def is_sink(value: object) -> bool:
     """Whether a dispatch function is an object with a coroutine method `aclose`.
 
     Raises:
@@ -83,7 +83,7 @@ def _explain_owner(sink: object, owner: "Batcher") -> str:
 def use_of(batcher: "Batcher") -> "SinkUse | None":
     """Where the batcher's sink was called: nowhere yet. None if it has none."""
     options = batcher.options
-    if not _is_sink(options.function):
+    if not is_sink(options.function):
         return None
     return SinkUse(options.function, batcher.reports, batcher.now)
 

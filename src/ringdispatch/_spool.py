@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ._spool_file import NotASpoolError, SpoolFile
 from ._spool_header import DamagedError, Header, NewerError, unpack
-from ._spool_place import allocate, filesystem, write_in_place
+from ._spool_place import allocate, filesystem, is_locked, write_in_place
 
 # Numbers of statfs(2) (linux/magic.h): locks or mappings of these don't reach from one
-# process to another, or a store may fail.
+# process to another, or a store may fail. A mapping of overlayfs is one of the file
+# below, and keeps no lock of the file that was opened.
 _REFUSED = {
     0x6969: "NFS",
     0x517B: "SMB",
@@ -22,12 +23,20 @@ _REFUSED = {
     0x65735546: "FUSE",
     0x01021997: "9p",
     0x00C36400: "Ceph",
+    0x794C7630: "overlayfs, as a container's own files are",
 }
 _WARNED = {0x2FC12FC1: "zfs", 0xCA451A4E: "bcachefs"}
 _BTRFS = 0x9123683E
 
+# Errors of making a file, and what they mean.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNABLE = {errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS}
+
 _UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
 _CHUNK = bytes(1 << 20)
+_OTHER_LAYOUT = (
+    "it is of another layout; python -m ringdispatch spool replay dispatches it"
+)
 
 
 def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
@@ -42,7 +51,7 @@ def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
     folder = Path(directory) / name
     given = f"spool={os.fspath(directory)!r}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         kind = filesystem(folder)
     except OSError as error:
@@ -63,9 +72,10 @@ def warnings_of(folder: Path) -> Iterator[str]:
     """What an operator should know of the place."""
     if system := _WARNED.get(filesystem(folder)):
         yield f"{folder}: on {system} a full disk may end the process by SIGBUS"
-    mode = folder.parent.stat().st_mode
-    if mode & 0o022 and not mode & 0o1000:
-        yield f"{folder.parent}: others may write to it (mode {mode & 0o7777:04o})"
+    for place in (folder.parent, folder):
+        mode = place.stat().st_mode
+        if mode & 0o022 and not mode & 0o1000:
+            yield f"{place}: others may write to it (mode {mode & 0o7777:04o})"
 
 
 class Spool:
@@ -86,6 +96,7 @@ class Spool:
         self._separator = separator
         self._report = report
         self._reported: set[Path] = set()
+        self._own: SpoolFile | None = None  # the last that was made
 
     # ---- making
 
@@ -101,16 +112,17 @@ class Spool:
             _write_new(made, header)
             file = SpoolFile(made)
             _begin(file, header, position)
+            _check_lock(made)
             file.path = str(made.with_suffix(".spool"))
             made.rename(file.path)
         except BaseException as error:
             made.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in {
-                errno.ENOSPC,
-                errno.EDQUOT,
-            }:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise self._full(error, header.size) from error
+            if isinstance(error, OSError) and error.errno in _UNABLE:
+                raise self._unable(error) from error
             raise
+        self._own = file
         return file
 
     def new_header(self, cells: int, arena_bytes: int) -> Header:
@@ -138,6 +150,15 @@ class Spool:
             str(self.folder),
         )
 
+    def _unable(self, error: OSError) -> OSError:
+        """The error of a file system that can't hold a spool."""
+        return OSError(
+            error.errno,
+            f"its file system can't lock or map a file ({error.strerror}): choose a "
+            "directory on a local one, or on tmpfs",
+            str(self.folder),
+        )
+
     # ---- adopting
 
     def clean(self) -> None:
@@ -152,7 +173,21 @@ class Spool:
 
     def adopt(self) -> SpoolFile | None:
         """Attach to a file that a process left; None if there is none."""
+        self._look_for_own()
         return next(self._orphans(), None)
+
+    def _look_for_own(self) -> None:
+        """Report once that the own file was removed or moved by another."""
+        own = self._own
+        if own is None or Path(own.path).exists():
+            return
+        # In use it is if it was neither left nor removed meanwhile, nor a parent's.
+        if own is self._own and own.fixed_header:
+            self._report(
+                f"{own.path} is gone, another program has removed or moved it: what "
+                "this process accepts until it is restarted is lost if it is killed"
+            )
+        self._own = None
 
     def _orphans(self) -> Iterator[SpoolFile]:
         """Attach to each orphan with entries for us; remove those without."""
@@ -185,7 +220,7 @@ class Spool:
             self._report_once(path, error)
             return False
         if (header.kind, header.separator) != (self._kind, self._separator):
-            self._report_once(path, "it is of another layout")
+            self._report_once(path, _OTHER_LAYOUT)
             return False
         _begin(file, header)
         return True
@@ -207,6 +242,8 @@ class Spool:
             self._set_aside(path, "what was intact in it is dispatched")
         else:
             file.finish()
+            if file is self._own:
+                self._own = None
             path.unlink(missing_ok=True)
         file.leave()
 
@@ -221,6 +258,12 @@ def _begin(file: SpoolFile, header: Header, position: int | None = None) -> None
     """Use the file as its header says; `position`: as a new one."""
     sizes = header.cells, header.arena_bytes, header.seed, len(header.separator)
     file.begin(*sizes, position)
+
+
+def _check_lock(path: Path) -> None:
+    """Check that the mapping keeps the lock, which not every stack of systems does."""
+    if not is_locked(path):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
 
 
 def _write_new(path: Path, header: Header) -> None:

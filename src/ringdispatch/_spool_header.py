@@ -3,16 +3,19 @@
 It is data, and nothing else: read from a copy, every number checked before it is used.
 """
 
+import contextlib
+import itertools
 import struct
 import uuid
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ._spool_file import crc32c_of
 
 VERSION = 1
 FIXED_SIZE = 1024
-_CELLS_AT = 4096
-_CELL_SIZE = 32
+CELLS_AT = 4096
+CELL_SIZE = 32
 
 # Kinds of layouts.
 BYTES = 1
@@ -22,8 +25,10 @@ MOST_CELLS = 2**27
 MOST_ARENA_BYTES = 2**32 - 1
 
 _MAGIC = b"RINGSPL\n"
-_FORMAT = "<8sII16sQQIIQ16sQI4x256s"
+_START = "<8sII16sQQI"
+_FORMAT = _START + "IQ16sQI4x256s"
 _CRC_AT = 12
+_SIZES_AT = 32
 
 
 class Header(NamedTuple):
@@ -54,7 +59,7 @@ class Header(NamedTuple):
     @property
     def size(self) -> int:
         """The size of the whole file."""
-        return _CELLS_AT + _CELL_SIZE * self.cells + self.arena_bytes
+        return CELLS_AT + CELL_SIZE * self.cells + self.arena_bytes
 
     @property
     def seed(self) -> int:
@@ -127,6 +132,33 @@ def unpack(data: bytes) -> Header:
         started,
         pid,
     )
+
+
+def unpack_leniently(data: bytes, size: int, name: str) -> Iterator[Header]:
+    """What a damaged header may have said before: each of these is to be tried.
+
+    Args:
+        data: The header, of which some is right.
+        size: The file's.
+        name: The file's, without its suffix: its uuid.
+    """
+    if len(data) != FIXED_SIZE:
+        return
+    uuids = [data[16:32]]
+    with contextlib.suppress(ValueError):
+        uuids.append(uuid.UUID(name).bytes)
+    cells, arena_bytes = struct.unpack_from("<QQ", data, _SIZES_AT)
+    left = size - CELLS_AT
+    sizes = (
+        (cells, arena_bytes),
+        (cells, left - CELL_SIZE * cells),
+        ((left - arena_bytes) // CELL_SIZE, arena_bytes),
+    )
+    for own, size_of in itertools.product(uuids, sizes):
+        with contextlib.suppress(DamagedError, struct.error):
+            start = struct.pack(_START, _MAGIC, VERSION, 0, own, *size_of, BYTES)
+            fields = start + data[len(start) :]
+            yield unpack(_with_crc(fields, crc32c_of(fields)))
 
 
 def _with_crc(fields: bytes, crc: int) -> bytes:

@@ -12,6 +12,7 @@ cdef extern from "_spool_system.h":
     int spool_filesystem(const char *, uint64_t *) noexcept nogil
     int spool_without_copies(int) noexcept nogil
     int spool_is_locked(int, int *) noexcept nogil
+    int spool_set_lock(int, int) noexcept nogil
 
 
 cdef int check(int error, object path=None) except -1:
@@ -46,3 +47,13 @@ def is_locked(path):
     finally:
         os.close(fd)
     return bool(locked)
+
+
+def lock(int fd):
+    """Lock an open file; BlockingIOError where it is locked by another opening."""
+    check(spool_set_lock(fd, 1))
+
+
+def unlock(int fd):
+    """Unlock an open file, also where a forked child has inherited it."""
+    check(spool_set_lock(fd, 0))

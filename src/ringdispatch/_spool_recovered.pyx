@@ -46,13 +46,20 @@ cdef class RecoveredBatch(Batch):
 
     @property
     def attempts(self):
-        return self.deaths + 1
+        return min(self.deaths + 1, MOST_DEATHS)
+
+    @property
+    def value(self):
+        if self.deaths >= MOST_DEATHS:
+            raise RuntimeError("its process died five times")
+        return Batch.value.__get__(self)
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
         cdef bint first = self.unsettled and self.generation == state.generation
         cdef bint given_back = failed and self.file.leaving
+        self.owes |= first and failed and not given_back and state.keeps_letters
         self.unsettled = False
         if first and failed and not given_back:
             state.recovered_failed += self.intact
@@ -61,9 +68,15 @@ cdef class RecoveredBatch(Batch):
         ring_unlock(&state.mutex)
         if first and given_back:  # its process did not die of it
             self.file.give_back(self.at, self.until, self.deaths, True)
-        elif first:
+        elif first and not self.owes:
             self.file.settle_batch(self.at, self.until)
         return first
+
+    cdef uint64_t count_intact(self) noexcept nogil:
+        return self.intact
+
+    cdef void settle_in_file(self) noexcept nogil:
+        self.file.settle_batch(self.at, self.until)
 
 
 def take_recovered(ByteRing ring not None, SpoolFile file not None):
@@ -81,7 +94,7 @@ def take_recovered(ByteRing ring not None, SpoolFile file not None):
             return None
         start, end, attempts = taken[:3]
         try:
-            if attempts >= MOST_DEATHS:
+            if attempts >= MOST_DEATHS and not ring.state.keeps_letters:
                 file.give_back(start, end, attempts, False)
                 file.poisoned += end - start
                 continue

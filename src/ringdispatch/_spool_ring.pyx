@@ -28,6 +28,7 @@ cdef class SpoolRing(ByteRing):
 
     def __cinit__(self, *options):
         self.files = options[-1]
+        self.state.keeps_letters = self.files is not None and self.files.keeps_letters
         cdef SpoolFile file = options[-2]
         if not self.use(file):
             raise ValueError(f"file={file.path}: not made for this ring")
@@ -132,6 +133,9 @@ cdef class SpoolRing(ByteRing):
 
     def take_notes(self):
         return self.files.take_notes()
+
+    def write_letter(self, batch, reason):
+        self.files.write_letter(batch, reason)
 
     def end_file(self):
         cdef SpoolFile file = None

@@ -103,6 +103,13 @@ static int spool_is_locked(int fd, int *locked) {
   return error;
 }
 
+/* Without waiting; `locked`: 0 unlocks. The lock is of the open file, and a child that
+   was forked meanwhile has that open, too: unlocked, it is so for both. */
+static int spool_set_lock(int fd, int locked) {
+  short type = locked ? F_WRLCK : F_UNLCK;
+  return spool_lock(fd, F_OFD_SETLK, &type);
+}
+
 #else
 
 #define SPOOL_SUPPORTED 0
@@ -113,5 +120,6 @@ static int spool_is_locked(int fd, int *locked) {
 #define spool_filesystem(path, kind) ENOSYS
 #define spool_without_copies(fd) ENOSYS
 #define spool_is_locked(fd, locked) ENOSYS
+#define spool_set_lock(fd, locked) ENOSYS
 
 #endif

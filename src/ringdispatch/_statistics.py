@@ -41,6 +41,9 @@ class Statistics:
             left in the spool, and whose dispatch here returned. This and the next count
             in no other number.
         recovered_failed: The same, whose dispatch raised, timed out or was cancelled.
+        kept: Entries of `failed` and `recovered_failed` that are in a dead letter.
+        kept_dropped: Entries of dead letters, of any process, that were removed for
+            newer ones.
     """
 
     accepted: int
@@ -67,3 +70,5 @@ class Statistics:
     left: int
     recovered: int
     recovered_failed: int
+    kept: int
+    kept_dropped: int

@@ -27,6 +27,11 @@ SETUP = """
             with open(f"/proc/self/task/{task}/status") as file:
                 return re.findall("State:.*|voluntary_ctxt_switches:.*", file.read())
         def idle():
+            try:
+                return looked_idle()
+            except (FileNotFoundError, ProcessLookupError):
+                return False  # a thread has ended meanwhile
+        def looked_idle():
             me = str(threading.get_native_id())
             tasks = [task for task in os.listdir("/proc/self/task") if task != me]
             before = [look(task) for task in tasks]

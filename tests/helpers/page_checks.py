@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import io
 import logging
+import sqlite3
 import urllib.error
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,10 @@ import log_pages
 import ringdispatch
 import web_pages
 from collecting import Collector
+from loops import eventually
 from pages import ADDRESSES, ROOT, Block
+from recovering import orphan
+from ringdispatch import BackgroundDispatcher
 from ringdispatch.sinks import SinkError
 from web_pages import serve_and_ask
 
@@ -222,6 +227,34 @@ def layouts(run: Run) -> None:
     assert run.printed
 
 
+def rode_it_out(run: Run) -> None:
+    assert len(run.collector.refused) == 2
+    posts = [*run.collector.refused, *run.collector.posts]
+    assert len({post.headers["idempotency-key"] for post in posts[:3]}) == 1
+    assert [entry["order"] for entry in run.collector.entries] == [*range(500)]
+    assert list(Path("spool/orders").iterdir()) == []
+
+
+def stored_once(run: Run) -> None:
+    """Also where a process dies after it has stored a batch."""
+    place = Path("spool")
+    (place / "store").rmdir()
+    path = orphan(place, b"double", b"too", name="store", taken=(2,))
+    file = path.read_bytes()
+    for _ in range(2):
+        path.write_bytes(file)
+        path.chmod(0o600)
+        with BackgroundDispatcher(
+            run.names["store"], ms_delay=1, name="store", layout=run.names["layout"]
+        ) as dispatcher:
+            dispatcher.enqueue("a window")
+            eventually(lambda: dispatcher.statistics().recovered == 2)
+    with contextlib.closing(sqlite3.connect("orders.db")) as database:
+        rows = [row for (row,) in database.execute("SELECT entry FROM entries")]
+    assert rows[:1000] == [f"order {number}".encode() for number in range(1000)]
+    assert sorted(rows[1000:]) == [b"a window", b"a window", b"double", b"too"]
+
+
 def under_trio(run: Run) -> None:
     assert run.collector.entries == [{"order": 1}]
 
@@ -230,6 +263,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("README.md", "ringdispatch"): first_example,
     ("README.md", "Coming from TypeScript"): ported_from_typescript,
     ("docs/collector.md", "Start in five minutes"): shown_live,
+    ("docs/durability.md", "Ride out an outage"): rode_it_out,
+    ("docs/durability.md", "At least once"): stored_once,
     ("docs/index.md", "A service that ships an entry per request"): service,
     ("docs/index.md", "An entry that changes after `enqueue`"): copied,
     ("docs/index.md", "Without an event loop"): ordinary_function,
@@ -252,4 +287,8 @@ CHECKS: dict[tuple[str, str], Check] = {
     **web_pages.CHECKS,
     **log_pages.CHECKS,
 }
-FAILURES = {("docs/recipes.md", "Retry"): 2, ("docs/recipes.md", "Dead letters"): 1}
+FAILURES = {
+    ("docs/durability.md", "Ride out an outage"): 2,
+    ("docs/recipes.md", "Retry"): 2,
+    ("docs/recipes.md", "Dead letters"): 1,
+}

@@ -9,6 +9,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from ringdispatch._spool_file import SUPPORTED
+
 ROOT = Path(__file__).parents[2]
 # What pages post to: a service of yours, and `python -m ringdispatch collector`.
 ADDRESSES = re.compile("https://logs.example.com/|http://127.0.0.1:(8780|4318)/")
@@ -32,7 +34,7 @@ class Block:
         return f"{self.page}:{self.line}"
 
     def missing(self) -> list[str]:
-        """Packages that it imports and that are not installed here."""
+        """Packages that it imports and that are not installed here; or Linux."""
         imported = set()
         for node in ast.walk(ast.parse(self.source)):
             if isinstance(node, ast.Import):
@@ -41,7 +43,8 @@ class Block:
                 imported.add(node.module.split(".")[0])
                 for alias in node.names if node.module == "ringdispatch.sinks" else ():
                     imported |= SINKS.get(alias.name, set())
-        return [name for name in sorted(imported) if not installed(name)]
+        missing = [name for name in sorted(imported) if not installed(name)]
+        return missing if SUPPORTED or "spool=" not in self.source else ["Linux"]
 
 
 def installed(name: str) -> bool:

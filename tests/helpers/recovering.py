@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
+from ringdispatch._dead_letters import LETTERS_AT, DeadFile, DeadLetter
 from spools import filled, left, made, take
 
 if TYPE_CHECKING:
@@ -21,15 +22,20 @@ def made(function, **options):
 """
 
 
-def spooled(function: Any, folder: Path, **options: Any) -> BackgroundDispatcher[Any]:
+def spooled(
+    function: Any, folder: Path, *, dead_letters: bool = True, **options: Any
+) -> BackgroundDispatcher[Any]:
     given: dict[str, Any] = {"ms_delay": 1, "name": "audit", **options}
-    return BackgroundDispatcher(function, layout=Bytes(spool=folder), **given)
+    layout = Bytes(spool=folder, dead_letters=dead_letters)
+    return BackgroundDispatcher(function, layout=layout, **given)
 
 
-def orphan(folder: Path, *entries: bytes, taken: tuple[int, ...] = ()) -> Path:
+def orphan(
+    folder: Path, *entries: bytes, taken: tuple[int, ...] = (), name: str = "audit"
+) -> Path:
     """A file as a killed process leaves it, which had taken batches of these sizes."""
-    (folder / "audit").mkdir(exist_ok=True, mode=0o700)
-    file = made(folder / "audit", cells=64, arena_bytes=4096)
+    (folder / name).mkdir(exist_ok=True, mode=0o700)
+    file = made(folder / name, cells=64, arena_bytes=4096)
     filled(file, list(entries))
     for count in taken:
         batch = take(file, count)
@@ -58,6 +64,15 @@ class Got:
     @property
     def entries(self) -> list[bytes]:
         return [entry for batch in self.batches for entry in batch]
+
+
+def letters(folder: Path) -> list[DeadLetter]:
+    """All that are in the files of a spool."""
+    found = []
+    for path in sorted(folder.rglob("*.dead")):
+        with DeadFile(path, locked=False) as file:
+            found += file.letters(LETTERS_AT)
+    return found
 
 
 def books(dispatcher: BackgroundDispatcher[Any]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 From the environment: RECORD, the file that records what happens, one `pid word` to a
 line; MS_DELAY; MAX_BATCH; HOME_OF_CALLS; CALL_SECONDS; WAITS_IN_TASK, whether a call
 waits in a task of its own; CLOSES, what it does at its end; AT_IMPORT, whether
-importing it enqueues.
+importing it enqueues; SPOOL, the directory of its spool, if it has one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from ringdispatch import BackgroundDispatcher
+from ringdispatch import BackgroundDispatcher, Bytes, Objects
 
 FIRST = ("/0", "/1", "/2")  # settled by a flush
 LAST = ("/3", "/4", "/5")  # pending when the end comes
 PAUSE = 0.005  # seconds between two entries of traffic
 
 CLOSES = os.environ.get("CLOSES", "")
+SPOOL = os.environ.get("SPOOL")
 CALL_SECONDS = float(os.environ.get("CALL_SECONDS", "0.01"))
 
 
@@ -35,14 +37,16 @@ def note(*words: object) -> None:
     os.close(descriptor)
 
 
-async def send(batch: list[str]) -> None:
+async def send(batch: Iterable[Any]) -> None:
     answer = asyncio.sleep(CALL_SECONDS)  # as of an HTTP client
     await (asyncio.gather(answer) if "WAITS_IN_TASK" in os.environ else answer)
-    note(*batch)
+    note(*batch if SPOOL is None else map(bytes.decode, batch))
 
 
-dispatcher = BackgroundDispatcher(
+dispatcher = BackgroundDispatcher[str](
     send,
+    name="send",
+    layout=Objects() if SPOOL is None else Bytes(str.encode, spool=SPOOL),
     ms_delay=float(os.environ.get("MS_DELAY", "60_000")),
     max_batch=int(os.environ.get("MAX_BATCH", "65_536")),
     home=os.environ.get("HOME_OF_CALLS", "auto"),
@@ -150,6 +154,17 @@ async def main(end: str) -> None:
         await fill(end, stop)
 
 
+async def recover(folder: Path) -> None:
+    """Dispatch what the processes before have left, until no file but ours is there."""
+    async with dispatcher:
+        while has_several(folder):  # noqa: ASYNC110, nothing notifies
+            await asyncio.sleep(0.01)
+
+
+def has_several(folder: Path) -> bool:
+    return len(list(folder.iterdir())) > 1
+
+
 async def fill(end: str, stop: asyncio.Event) -> None:
     if end == "traffic":
         await produce(stop)
@@ -163,5 +178,7 @@ if __name__ == "__main__":
     kind, end = sys.argv[1:]
     if kind == "script":
         script(end)
+    elif kind == "recover":
+        asyncio.run(recover(Path(end, "send")))
     else:
         asyncio.run(main(end))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Statistics
+from ringdispatch._load import one_line
 from ringdispatch._options import is_async
 
 from ._apart import OnProgress, answer, run_apart, take_order
@@ -30,7 +31,6 @@ from ._entries import (
     load_function,
     make_layout,
     not_made,
-    one_line,
 )
 from ._load import Load, moments
 from ._model import most_pending

@@ -17,6 +17,8 @@ from urllib.parse import unquote
 
 import aiohttp
 
+from ringdispatch import BytesBatch, current_batch
+
 from . import _checks
 from ._client import Client, Exchange, Session
 from ._compression import compressor
@@ -128,7 +130,7 @@ class PostingSink:
         failures: list[Failure] = []
         arrived = 0
         # Parts yet to be sent, the next one last.
-        parts = [(uuid.uuid4().hex, 0, len(entries))]
+        parts = [(_key_of(entries), 0, len(entries))]
         while parts:
             key, start, end = parts.pop()
             if body is None:
@@ -328,6 +330,18 @@ class PostingSink:
         if self._session is not None:
             self._hide(*client.session.headers.values())
         return client
+
+
+def _key_of(batch: Any) -> str:
+    """The id of the running call's batch, if it is that one; else a random key.
+
+    A list may be a part of it, or the same in other words: under the id of the batch a
+    service would drop the second.
+    """
+    info = current_batch()
+    if info is None or not isinstance(batch, BytesBatch) or len(batch) != info.count:
+        return uuid.uuid4().hex
+    return info.id
 
 
 class Failure(SinkError):

@@ -1,0 +1,1 @@
+"""`python -m ringdispatch spool`: looks after what ended processes left in a spool."""
