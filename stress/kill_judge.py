@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kill_letters import DIED, KEPT, read_letters
+from kill_letters import KEPT, read_letters
 from kill_plan import (
     CLOSING,
+    DIED,
     FORKS,
     MAIN,
     MAKING,
@@ -25,6 +27,7 @@ MOST_DEATHS = 5
 # So many at least, for each kill; and for so many kills, one in each moment.
 ENTRIES_A_KILL = 50
 DOUBLES_A_KILL = 0.1
+EXPECTED = f"^ConnectionError: drawn|{DIED}"
 KILLS_FOR_EACH = 60
 PHASES = ["start", "traffic", "recovery", "letter", "close"]
 
@@ -74,6 +77,7 @@ class Process:
     stage: int
     calls: list[Call] = field(default_factory=list)
     books: dict[str, dict[str, int]] = field(default_factory=dict)
+    died: Counter[str] = field(default_factory=Counter)  # entries, by dispatcher
     last: str = ""  # what its last note was
 
     @property
@@ -133,6 +137,8 @@ def read_process(folder: Path, plan: Plan, *, is_killed: bool) -> Process:
         process.last = what
         if what == "books":
             process.books[fields[0]] = json.loads(fields[1])
+        elif what == "died":
+            process.died[fields[0]] += int(fields[1])
         elif what == "call":
             call = _call(process, *fields)
             if call.batch_id in running:
@@ -233,7 +239,7 @@ class Judge:
             verdict.closed += bool(process.books)
             verdict.left += sum(books["left"] for books in process.books.values())
             if process.plan.moment != "child":
-                verdict.phases[process.phase] += process.is_killed
+                verdict.phases.update([process.phase] * process.is_killed)
             elif any(process.accepted) or (
                 process.plan.fork == "_Fork" and process.stage == READY
             ):
@@ -247,7 +253,7 @@ class Judge:
         for path in self._folder.glob("log.*"):
             for line in path.read_text(errors="replace").splitlines():
                 wrong = any(word in line for word in ("intact", "damaged", "rror: "))
-                if wrong and not line.startswith("ConnectionError: drawn"):
+                if wrong and not re.search(EXPECTED, line):
                     raise WrongError(f"{path}: {line}")
 
     def _judge_ids(self) -> None:
@@ -392,7 +398,7 @@ class Judge:
                 "failed": failed,
                 "left": accepted - dispatched - failed,
                 "recovered": self._settled(theirs, "done"),
-                "recovered_failed": self._settled(theirs, "fail"),
+                "recovered_failed": self._settled(theirs, "fail") + process.died[name],
                 "abandoned": 0,
                 "evicted": 0,
                 "pending": 0,

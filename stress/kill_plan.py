@@ -23,6 +23,7 @@ WORDS = STAGE + 1
 IMPORTING, MAKING, READY, CLOSING = range(4)
 
 POISON = b"poison"  # whose process dies in its call
+DIED = "process died five times"  # of a batch that nothing calls for any more
 FORKS = ["os.fork", "fork", "_Fork"]
 # Each process takes the next of these, shuffled anew each time; "left" is not killed,
 # and its close can't wait for its sink.
@@ -104,8 +105,7 @@ class Drawer:
         elif moment == "left":
             sink = "hanging"
         elif moment in {"close", "term"}:
-            is_busy = drawn.random() < 0.5
-        sink = drawn.choice(["good", "slow", "slow", "hanging", "failing"])
+            sink = drawn.choice(["good", "slow", "slow", "hanging", "failing"])
         fork = ""
         if moment in {"traffic", "close", "term"} and drawn.random() < 0.8:
             if not self._forks:
@@ -137,7 +137,7 @@ class Drawer:
         longest = {
             "start": [0.001, 0.004],
             "recovery": [0.0005, 0.005],
-            "letter": [0.0002, 0.001],
+            "letter": [0.00005, 0.0001, 0.0003],
             "close": [0.0005, 0.005, 3.0, 3.0],
             "term": [0.002, 0.05, 3.0],  # the grace
         }

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from kill_plan import (
     BURST,
     CLOSING,
+    DIED,
     LONGEST,
     MAIN,
     MAKING,
@@ -164,11 +165,18 @@ class Sink:
         # Nothing else runs on this thread until the batch is settled.
         notes.add("done", info.id)
 
+    def on_error(self, error: BaseException, batch: Any) -> None:
+        """Note a failure without a call: the batch's processes have died of it."""
+        if DIED in str(error):
+            self._process.notes.add("died", self._name, str(len(batch)))
+
 
 def made(process: Process, name: str) -> BackgroundDispatcher[bytes]:
     """Make a dispatcher, as each process has."""
+    sink = Sink(process, name)
     return BackgroundDispatcher(
-        Sink(process, name),
+        sink,
+        on_error=sink.on_error,
         layout=Bytes(spool=process.folder / "spool", max_bytes=process.plan.max_bytes),
         name=name,
         home="thread",

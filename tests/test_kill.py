@@ -194,6 +194,7 @@ def test_a_seed_repeats_the_plans() -> None:
     assert plans != [other.plan(number) for number in range(1, 200)]
     assert {plan.moment for plan in plans} == {*MOMENTS, "poison"}
     assert {len(plan.names) for plan in plans} == {1, 2}
+    assert {plan.sink for plan in plans if plan.moment == "letter"} == {"failing"}
 
 
 def test_the_phase_of_a_death_is_what_was_noted(trial: kill.Trial) -> None:
