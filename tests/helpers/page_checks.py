@@ -249,6 +249,7 @@ def stored_once(run: Run) -> None:
         ) as dispatcher:
             dispatcher.enqueue("a window")
             eventually(lambda: dispatcher.statistics().recovered == 2)
+        eventually(lambda: not path.exists())  # the name is to be used again
     with contextlib.closing(sqlite3.connect("orders.db")) as database:
         rows = [row for (row,) in database.execute("SELECT entry FROM entries")]
     assert rows[:1000] == [f"order {number}".encode() for number in range(1000)]
