@@ -76,7 +76,7 @@ class Batcher:
         self.recovery = self.ring.make_recovery(self.calls, self.now)
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
-        self.room = RoomQueue()
+        self.room = RoomQueue(looks=self.recovery is not None)
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
         self.sink = use_of(self)
@@ -367,6 +367,7 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
             self._leave(call.home)
+        self.room.wake(int(self.room.looks))  # there may be room in the file
         recovers = self.recovery is not None and self.recovery.wants_call
         if not (self.ring.pending or self.ring.closed or recovers):
             self.settlement.finish()

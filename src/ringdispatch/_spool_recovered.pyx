@@ -3,6 +3,7 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """Batches of a file that another process left."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -18,6 +19,7 @@ from ringdispatch._bytes import restore_batch
 MOST_DEATHS = 5
 
 
+@cython.no_gc_clear  # not inherited; freed unsettled, it needs its file
 cdef class RecoveredBatch(Batch):
     """A batch that lies in another file than the ring of its dispatcher.
 
