@@ -43,7 +43,7 @@ IDLE = """
         eventually(asleep)
         # One more for falling asleep here; debug modes are off.
         before = switches()
-        time.sleep(5.0)
+        time.sleep(2.5)
         return switches() - before
 """
 

@@ -356,14 +356,16 @@ def test_what_fails_for_want_of_memory_stays_in_the_spool(
         raise MemoryError
 
     async def main() -> None:
-        async with spooled(Fails(), tmp_path) as dispatcher:
-            with monkeypatch.context() as patch:
-                patch.setattr(DeadFolder, "write", no_memory)
-                assert dispatcher.enqueue(b"entry")
-                await until(lambda: dispatcher.statistics().failed == 1)
-                await until(lambda: not dispatcher._batcher.calls)
-            assert dispatcher._batcher.ring.busy_slots == 0
-            assert kept(dispatcher) == (0, 0)
+        dispatcher = spooled(Fails(), tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(DeadFolder, "write", no_memory)
+            assert dispatcher.enqueue(b"entry")
+            await until(lambda: dispatcher.statistics().failed == 1)
+            await until(lambda: not dispatcher._batcher.calls)
+        assert dispatcher._batcher.ring.busy_slots == 0
+        assert kept(dispatcher) == (0, 0)
+        assert await dispatcher.aflush()  # it is reported
+        assert await dispatcher.aclose()
 
     asyncio.run(main())
     message = "no dead letter was written: the batch stays in the spool"

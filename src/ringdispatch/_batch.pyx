@@ -153,6 +153,12 @@ cdef class Batch:
         if first:
             self.settle_in_file()
 
+    def letter_failed(self):
+        """Leave it in its file, for another process; no flush waits for it."""
+        ring_lock(&self.state.mutex)
+        self.owes = False
+        ring_unlock(&self.state.mutex)
+
     cdef uint64_t count_intact(self) noexcept nogil:
         return self.end - self.start
 

@@ -280,6 +280,7 @@ class Call:
             batch.write_letter(reason)
         except BaseException as error:
             what = "no dead letter was written: the batch stays in the spool"
+            batch.letter_failed()
             self._batcher.reports.log(logging.ERROR, what, error)
 
     def _letter_written(self) -> None:
