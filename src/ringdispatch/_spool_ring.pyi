@@ -2,6 +2,7 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
+from ._batch import Batch
 from ._bytes import ByteRing
 
 BOUND: str
@@ -13,3 +14,4 @@ class SpoolRing(ByteRing):
     def bound(self) -> str: ...
     @property
     def place(self) -> str | None: ...  # type: ignore[override]
+    def write_letter(self, batch: Batch, reason: str) -> None: ...
