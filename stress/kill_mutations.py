@@ -66,6 +66,13 @@ MUTATIONS = {
         "            settle_mark(state.file, self.start, self.end - self.start)\n",
         "has returned|entries were lost",
     ),
+    "settled before the letter": Mutation(
+        "_batch.pyx",
+        "                self.owes = True\n",
+        "                self.owes = True\n"
+        "                settle_mark(file, self.start, count)\n",
+        "is no dead letter",
+    ),
     "one file for two dispatchers": Mutation(
         "_ring_files.py",
         "        return self._make(0, clean=True)\n",
