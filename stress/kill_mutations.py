@@ -64,7 +64,7 @@ MUTATIONS = {
         "            mark_taken(state.file, self.start, self.end - self.start, 1)\n",
         "            mark_taken(state.file, self.start, self.end - self.start, 1)\n"
         "            settle_mark(state.file, self.start, self.end - self.start)\n",
-        "has returned|entries were lost",
+        "has returned|entries were lost|is no dead letter",
     ),
     "settled before the letter": Mutation(
         "_batch.pyx",
