@@ -20,11 +20,13 @@ cdef class Batch:
     cdef Unsettled node
     cdef bint linked  # into the ring's list, until a flush may pass
     cdef bint unsettled
+    cdef bint owes_letter  # it has failed, and is not settled in its file
     cdef char origin[16]  # the uuid in its id; zeros: not known yet
 
     cdef void link(self) noexcept
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil
-    cdef void unlink_once(self) noexcept nogil
+    cdef bint unlink_once(self) noexcept nogil
+    cdef void settle_file(self) noexcept nogil
 
 
 cdef class Slot:

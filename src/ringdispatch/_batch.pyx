@@ -35,6 +35,7 @@ cdef class Batch:
     def __dealloc__(self):
         if self.linked:
             self.settle_once(True, 0.0)
+            self.owes_letter = False  # there is none to write it: the next process
             self.unlink_once()
 
     cdef void link(self) noexcept:
@@ -116,6 +117,14 @@ cdef class Batch:
         ring_unlock(&self.state.mutex)
         return not unsettled
 
+    @property
+    def owes_letter(self):
+        """Whether it has failed, and its dead letter is not settled yet."""
+        ring_lock(&self.state.mutex)
+        cdef bint owes_letter = self.owes_letter
+        ring_unlock(&self.state.mutex)
+        return owes_letter
+
     def release(self):
         """Drop the entries: a reference to their call does not keep them alive."""
         ring_lock(&self.state.mutex)
@@ -132,8 +141,33 @@ cdef class Batch:
         return self.settle_once(failed, seconds)
 
     def reported(self):
-        """Let flushes pass, once it has failed."""
+        """Let flushes pass, once it has failed; False until its letter is settled."""
+        return self.unlink_once()
+
+    def settle_letter(self, bint written, uint64_t kept=0):
+        """Settle in its file a batch that failed, and let flushes pass; once.
+
+        Args:
+            written: Its dead letter is, or can't be; False: the next process has it.
+            kept: Entries in the letter.
+        """
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef bint first = self.owes_letter and self.generation == state.generation
+        self.owes_letter = False
+        if first:
+            state.kept += kept
+        ring_unlock(&state.mutex)
+        if first and written:
+            self.settle_file()
         self.unlink_once()
+
+    def count_dropped(self, uint64_t count):
+        """Count entries of dead letters that were removed to have room for its own."""
+        ring_lock(&self.state.mutex)
+        if self.generation == self.state.generation:
+            self.state.kept_dropped += count
+        ring_unlock(&self.state.mutex)
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
@@ -150,6 +184,8 @@ cdef class Batch:
             left = failed and (state.leaving or file is not NULL and elsewhere)
             if left and not elsewhere:
                 mark_taken(file, self.start, count, 0)  # its process did not die of it
+            elif failed and not elsewhere and state.keeps_letters:
+                self.owes_letter = True
             elif not elsewhere:
                 settle_mark(file, self.start, count)
             state.dispatch_seconds += seconds
@@ -166,14 +202,25 @@ cdef class Batch:
         ring_unlock(&state.mutex)
         return first
 
-    cdef void unlink_once(self) noexcept nogil:
+    cdef void settle_file(self) noexcept nogil:
+        """Settle it in its file, unless that was left."""
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
-        if self.linked and not self.unsettled:
+        cdef FileMap *file = state.file
+        if file is not NULL and file.base is not NULL and self.start >= file.released:
+            settle_mark(file, self.start, self.end - self.start)
+        ring_unlock(&state.mutex)
+
+    cdef bint unlink_once(self) noexcept nogil:
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef bint passes = not self.owes_letter or self.generation != state.generation
+        if self.linked and not self.unsettled and passes:
             self.linked = False
             if self.generation == state.generation:
                 unlink(state, &self.node)
         ring_unlock(&state.mutex)
+        return passes
 
 
 @cython.no_gc_clear  # freed unreleased, it needs its ring

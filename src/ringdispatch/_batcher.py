@@ -435,8 +435,7 @@ class Batcher:
         return [
             call
             for call in self.calls
-            if (home is None or call.home is home)
-            and (call.batch is None or not call.batch.settled)
+            if (home is None or call.home is home) and not call.is_settled
         ]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._atomic import cancel, watch
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
+from ._ring import short_repr
 from ._waiting import OpenerWaiter
 from ._worker import ThreadCall
 
@@ -78,6 +79,8 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         self._thread_call: ThreadCall | None = None
         self._suspended = False  # past its first step, which pump() waits for
+        self._letter_begun = False
+        self._function_ended = False  # and the slot waits for the letter only
         self._ended = False
 
     # ---- the task
@@ -187,6 +190,7 @@ class Call:
             return
         if self._timer is not None:
             self._timer.cancel()
+            self.deadline = None
         if self._thread_call is not None:
             self._thread_call.discard()
         # Dropped here, not by a thread that still sees the call: CPython 3.14.5 without
@@ -195,7 +199,11 @@ class Call:
         batch = self.batch
         if batch is not None:
             batch.settle(True, 0.0)  # interrupted before it was
-            batch.reported()
+            if not batch.reported():
+                self._suspended = self._function_ended = True
+                self._write_letter(batch, "interrupted")
+                if not batch.reported():
+                    return  # _letter_written() goes on
             batch.release()
         if self.openers:
             self._finish_openers()
@@ -247,9 +255,37 @@ class Call:
         try:
             batcher.reports.failed(error, value, count, contexts, quiet=quiet)
         finally:
-            batch.reported()
-        self._finish_openers()
+            passes = batch.reported()
+            if not passes:
+                self._write_letter(batch, short_repr(error))
+        if passes:
+            self._finish_openers()
         return count
+
+    def _write_letter(self, batch: Batch, reason: str) -> None:
+        """Have the failed batch kept, once."""
+        if self._letter_begun:
+            return
+        batcher = self._batcher
+        args = batch, reason, batcher.workers, batcher.reports, self._letter_written
+        batcher.ring.letters.write(*args)
+        self._letter_begun = True  # last: twice is better than never
+
+    def _letter_written(self) -> None:
+        """Free what has waited for the letter; mostly in the thread that wrote it."""
+        if self.batch is not None:
+            self.batch.settle_letter(False)  # its writer was interrupted
+        self._finish_openers()
+        if self._function_ended:
+            self.finish(here=False)
+        else:
+            self._batcher.settlement.finish()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its batch is settled, and its letter if it has one."""
+        batch = self.batch
+        return batch is not None and batch.settled and not batch.owes_letter
 
     def _finish_openers(self) -> None:
         for opener in self.openers:

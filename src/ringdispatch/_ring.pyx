@@ -60,6 +60,7 @@ cdef class Ring:
     # For layouts to override; here is the default of each.
 
     place = None  # the path of the file that the entries lie in
+    letters = None  # what keeps the batches that failed
 
     def end_file(self):
         """Once it is closed and all is settled: remove the file, or leave it."""
@@ -365,7 +366,7 @@ cdef class Ring:
         fresh.cells = self.state.cells
         fresh.slow_path = self.state.slow_path
         fresh.limit = self.state.limit
-        fresh.file = self.state.file
+        fresh.file, fresh.keeps_letters = self.state.file, self.state.keeps_letters
         fresh.room = UINT64_MAX if self.state.room == UINT64_MAX else 0
         fresh.most_bytes = self.state.most_bytes
         fresh.max_batch = self.state.max_batch
@@ -434,7 +435,7 @@ cdef class Ring:
             max(0.0, now - seen.oldest_at) if pending else 0.0,
             seen.max_batch,
             *self.bounds(pending_bytes),
-            seen.left, seen.recovered, seen.recovered_failed,
+            seen.left, seen.recovered, seen.recovered_failed, seen.kept, seen.kept_dropped,
         )
 
 

@@ -7,9 +7,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
+from ._letters import Letters
 from ._recovery import Recovery
 from ._reports import counted
 from ._ring import short_repr
@@ -57,11 +59,12 @@ def make_ring(
     directory: str,
     name: str,
     on_full: str,
+    dead_letters: bool,
     *sizes: Any,
 ) -> SpoolRing:
     """Make a ring whose entries lie in a file of `directory/name`.
 
-    `sizes` is what ByteRing takes.
+    `dead_letters`: it keeps batches that failed. `sizes` is what ByteRing takes.
 
     Raises:
         ValueError: an option that a spool can't have, or the directory can't; or it is
@@ -80,6 +83,8 @@ def make_ring(
         )
     cells = 2 << (capacity - 1).bit_length()
     files = RingFiles(directory, name, cells, 2 * max_bytes, separator)
+    if dead_letters:
+        files.keep_letters()
     file = files.first()
     return SpoolRing(*sizes, file, files)
 
@@ -107,6 +112,12 @@ class RingFiles:
         self._again_at = self._reported_at = -math.inf
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
+        self.letters: Letters | None = None
+
+    def keep_letters(self) -> None:
+        """Keep the batches that fail as dead letters; before the ring is made."""
+        folder = Path(self._directory) / self._name
+        self.letters = Letters(folder, self._separator, self._now)
 
     def first(self) -> SpoolFile:
         """Make the constructor's file, and remove files that hold nothing.

@@ -18,6 +18,15 @@ from ringdispatch._bytes import restore_batch
 MOST_DEATHS = 5
 
 
+def condemn(data):
+    """Make no batch for the dispatch function: its call fails, without it."""
+    raise ProcessDiedError("its process died five times")
+
+
+class ProcessDiedError(Exception):
+    """Each process that called the function with this batch died in that call."""
+
+
 cdef class RecoveredBatch(Batch):
     """A batch that lies in another file than the ring of its dispatcher.
 
@@ -46,7 +55,7 @@ cdef class RecoveredBatch(Batch):
 
     @property
     def attempts(self):
-        return self.deaths + 1
+        return min(self.deaths + 1, MOST_DEATHS)
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
@@ -54,6 +63,8 @@ cdef class RecoveredBatch(Batch):
         cdef bint first = self.unsettled and self.generation == state.generation
         cdef bint given_back = failed and self.file.leaving
         self.unsettled = False
+        cdef bint owes = first and failed and not given_back and state.keeps_letters
+        self.owes_letter = self.owes_letter or owes
         if first and failed and not given_back:
             state.recovered_failed += self.intact
         elif first and not failed:
@@ -61,9 +72,12 @@ cdef class RecoveredBatch(Batch):
         ring_unlock(&state.mutex)
         if first and given_back:  # its process did not die of it
             self.file.give_back(self.at, self.until, self.deaths, True)
-        elif first:
-            self.file.settle_batch(self.at, self.until)
+        elif first and not owes:
+            self.settle_file()
         return first
+
+    cdef void settle_file(self) noexcept nogil:
+        self.file.settle_batch(self.at, self.until)
 
 
 def take_recovered(ByteRing ring not None, SpoolFile file not None):
@@ -81,7 +95,7 @@ def take_recovered(ByteRing ring not None, SpoolFile file not None):
             return None
         start, end, attempts = taken[:3]
         try:
-            if attempts >= MOST_DEATHS:
+            if attempts >= MOST_DEATHS and not ring.state.keeps_letters:
                 file.give_back(start, end, attempts, False)
                 file.poisoned += end - start
                 continue
@@ -93,6 +107,8 @@ def take_recovered(ByteRing ring not None, SpoolFile file not None):
         batch.ring, batch.state, batch.file = ring, &ring.state, file
         batch.at, batch.until = start, end
         batch.intact, batch.deaths = len(taken[4]), attempts
+        if attempts >= MOST_DEATHS:
+            batch.as_value = condemn
         ring_lock(&ring.state.mutex)
         batch.start = batch.end = ring.state.head
         batch.generation = ring.state.generation

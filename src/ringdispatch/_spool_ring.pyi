@@ -3,6 +3,7 @@ from typing import Any, Self
 from typing_extensions import disjoint_base
 
 from ._bytes import ByteRing
+from ._letters import Letters
 
 BOUND: str
 
@@ -11,5 +12,7 @@ class SpoolRing(ByteRing):
     def __new__(cls, *options: Any) -> Self: ...
     @property
     def bound(self) -> str: ...
+    @property
+    def letters(self) -> Letters | None: ...
     @property
     def place(self) -> str | None: ...  # type: ignore[override]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
+from ringdispatch._bytes import restore_batch
+from ringdispatch._dead_letters import DeadLetter, letters
 from spools import filled, left, made, take
 
 if TYPE_CHECKING:
@@ -23,7 +25,18 @@ def made(function, **options):
 
 def spooled(function: Any, folder: Path, **options: Any) -> BackgroundDispatcher[Any]:
     given: dict[str, Any] = {"ms_delay": 1, "name": "audit", **options}
-    return BackgroundDispatcher(function, layout=Bytes(spool=folder), **given)
+    layout = Bytes(spool=folder, dead_letters=given.pop("dead_letters", True))
+    return BackgroundDispatcher(function, layout=layout, **given)
+
+
+def letters_in(folder: Path) -> list[DeadLetter]:
+    """The dead letters there, the oldest first."""
+    found = [each for path in folder.rglob("*.dead") for each in letters(path)]
+    return sorted(found, key=lambda letter: letter.time)
+
+
+def entries_of(letter: DeadLetter, separator: int = 1) -> list[bytes]:
+    return restore_batch(letter.payload, letter.sizes, separator)[:]
 
 
 def orphan(folder: Path, *entries: bytes, taken: tuple[int, ...] = ()) -> Path:

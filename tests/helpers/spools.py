@@ -51,6 +51,8 @@ def made(
 class Files:
     """The files of a ring, without the checks of RingFiles."""
 
+    letters = None
+
     def __init__(self, folder: Path, *sizes: int, separator: bytes = b"\n") -> None:
         self.folder = folder
         self.sizes = sizes
