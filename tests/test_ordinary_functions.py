@@ -243,7 +243,7 @@ def test_cancelled_in_the_moment_its_thread_ends_it_leaves_nothing_behind(
         call._thread_call.ended.add_done_callback(lambda _: cancel(call))
         gate.set()
         await comes_true(lambda: dispatcher.statistics().failed == 1)
-        assert not dispatcher._batcher.calls
+        await comes_true(lambda: not dispatcher._batcher.calls)
         assert await dispatcher.aclose()
 
     run_on(loop_name, main())
