@@ -16,7 +16,7 @@ import pytest
 from forking import each_fork, forked
 from loops import comes_true, eventually
 from recovering import MADE, Got, entries_of, files, letters_in, orphan, spooled, until
-from ringdispatch import _letters, current_batch
+from ringdispatch import _letters, _loop_end, current_batch
 from ringdispatch._atomic import WorkerThreads
 from ringdispatch._dead_letters import DeadFile
 from ringdispatch._letters import Letters
@@ -238,18 +238,68 @@ def test_what_a_close_cuts_short_is_left_and_no_letter(tmp_path: Path) -> None:
     assert sorted(got.entries) == [b"entry", b"new"]
 
 
-def test_a_loop_that_ends_waits_for_the_letter(tmp_path: Path, held: Held) -> None:
+@pytest.mark.parametrize("recovered", [False, True])
+def test_a_loop_that_ends_waits_for_the_letter(
+    tmp_path: Path, held: Held, recovered: bool
+) -> None:
+    if recovered:
+        orphan(tmp_path, b"entry")
     dispatcher = spooled(refuse, tmp_path)
 
     async def main() -> None:
-        assert dispatcher.enqueue(b"entry")
-        await until(held.begun.is_set)
+        async with asyncio.timeout(10):
+            if recovered:
+                await dispatcher.__aenter__()
+            else:
+                assert dispatcher.enqueue(b"entry")
+            await until(held.begun.is_set)
         asyncio.get_running_loop().call_later(0.05, held.may_write.set)
 
     asyncio.run(main())
     assert dispatcher.statistics().kept == 1
     assert dispatcher.close()
-    assert len(letters_in(tmp_path)) == len(files(tmp_path)) == 1
+    (letter,) = letters_in(tmp_path)
+    assert letter.recovered is recovered
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_recovered_batch_has_its_time_when_a_loop_ends(tmp_path: Path) -> None:
+    orphan(tmp_path, b"entry")
+    began = asyncio.Event()
+
+    async def send(batch: Any) -> None:
+        began.set()
+        await asyncio.sleep(0.05)
+
+    dispatcher = spooled(send, tmp_path)
+
+    async def main() -> None:
+        await dispatcher.__aenter__()
+        await began.wait()
+
+    asyncio.run(main())
+    assert dispatcher.statistics().recovered == 1
+    assert dispatcher.close()
+    assert files(tmp_path) == []
+
+
+def test_a_call_that_the_end_of_a_loop_cuts_short_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_loop_end, "END_SECONDS", 0.1)
+    dispatcher = spooled(hang, tmp_path)
+
+    async def main() -> None:
+        assert dispatcher.enqueue(b"entry")
+        await until(lambda: dispatcher.statistics().in_flight == 1)
+
+    asyncio.run(main())
+    assert dispatcher.statistics().failed == 1
+    assert dispatcher.close()
+    assert dispatcher.statistics().kept == 1
+    (letter,) = letters_in(tmp_path)
+    assert "the loop ended" in letter.reason
+    assert len(files(tmp_path)) == 1
 
 
 def test_a_loop_closed_while_a_letter_is_written(tmp_path: Path, held: Held) -> None:

@@ -422,8 +422,9 @@ class Batcher:
             self.pump(home, self.ring.unclaim_window())
             # It may wait for a slow call on another loop, which must not hold this one.
             left = min(left, _LOOK_SECONDS)
-            if await self.settlement.wait(waiter, left) and ending:
-                await asyncio.wait(ending, timeout=left)
+            if await self.settlement.wait(waiter, left):  # for no recovered batch
+                wait = partial(asyncio.wait, ending, timeout=left)
+                await (wait() if ending else asyncio.sleep(_TICK_SECONDS))
         home.ended = home.ended or last
         for call in self.running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
