@@ -422,8 +422,9 @@ class Batcher:
             self.pump(home, self.ring.unclaim_window())
             # It may wait for a slow call on another loop, which must not hold this one.
             left = min(left, _LOOK_SECONDS)
-            if await self.settlement.wait(waiter, left) and ending:
-                await asyncio.wait(ending, timeout=left)
+            if await self.settlement.wait(waiter, left):  # for no recovered batch
+                wait = partial(asyncio.wait, ending, timeout=left)
+                await (wait() if ending else asyncio.sleep(_TICK_SECONDS))
         home.ended = home.ended or last
         for call in self.running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
@@ -431,11 +432,11 @@ class Batcher:
         await asyncio.sleep(0)
 
     def running_on(self, home: Home | None) -> list[Call]:
-        """The calls that are not done with their batch, on that home or on any."""
+        """The calls that are not settled, on that home or on any."""
         return [
             call
             for call in self.calls
-            if call.is_open and (home is None or call.home is home)
+            if (home is None or call.home is home) and not call.is_settled
         ]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:

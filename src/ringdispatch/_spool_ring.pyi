@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from ._batch import Batch
 from ._bytes import ByteRing
+from ._letters import Letters
 
 BOUND: str
 
@@ -12,6 +13,8 @@ class SpoolRing(ByteRing):
     def __new__(cls, *options: Any) -> Self: ...
     @property
     def bound(self) -> str: ...
+    @property
+    def letters(self) -> Letters | None: ...
     @property
     def place(self) -> str | None: ...  # type: ignore[override]
     def write_letter(self, batch: Batch, reason: str) -> None: ...

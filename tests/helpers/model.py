@@ -501,6 +501,8 @@ class ModelRing:
             "left": self.books["left"],
             "recovered": 0,
             "recovered_failed": 0,
+            "kept": 0,
+            "kept_dropped": 0,
         }
 
     def _bounds(self) -> dict[str, Any]:
