@@ -76,7 +76,7 @@ class Batcher:
         self.recovery = self.ring.make_recovery(self.calls, self.now)
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
-        self.room = RoomQueue()
+        self.room = RoomQueue(looks=self.recovery is not None)
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
         self.sink = use_of(self)
@@ -367,8 +367,10 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
             self._leave(call.home)
-        recovers = self.recovery is not None and self.recovery.wants_call
-        if not (self.ring.pending or self.ring.closed or recovers):
+        ring, recovery = self.ring, self.recovery
+        if recovery is not None:
+            self.room.wake(1)  # there may be room in the file
+        if not (ring.pending or ring.closed or (recovery and recovery.wants_call)):
             self.settlement.finish()
         elif here and call.home is self.home:
             self.pump(call.home, self.ring.unclaim_window())
@@ -433,11 +435,8 @@ class Batcher:
 
     def running_on(self, home: Home | None) -> list[Call]:
         """The calls that are not settled, on that home or on any."""
-        return [
-            call
-            for call in self.calls
-            if (home is None or call.home is home) and not call.is_settled
-        ]
+        calls = (call for call in self.calls if home is None or call.home is home)
+        return [call for call in calls if not call.is_settled]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not hasattr(self, "drops"):

@@ -87,7 +87,7 @@ class Recovery:
         """Take the next batch, as a ring does; None if there is none."""
         del most, due  # for the ring's; there is no window to wait for
         self.is_next = False
-        for file in self._file:
+        for file in list(self._file):
             try:
                 batch = take_recovered(self._ring, file)
             except BaseException:
@@ -98,7 +98,7 @@ class Recovery:
             if batch is not None:
                 return batch
             self._look_at = -math.inf  # there may be another
-            self._end_file()
+            self._end_file(file)
         return None
 
     def stop(self, home: Home | None = None) -> None:
@@ -120,11 +120,12 @@ class Recovery:
         """Leave the file for the next process, once no call has a batch of it."""
         if not self.is_open:
             self._look_at = -math.inf
-            self._end_file()
+            for file in list(self._file):
+                self._end_file(file)
 
-    def _end_file(self) -> None:
+    def _end_file(self, file: SpoolFile) -> None:
         try:
-            file = self._file.pop()
-        except IndexError:  # there is none, or another thread was quicker
+            self._file.remove(file)
+        except ValueError:  # another thread was quicker
             return
         self._files.end_adopted(file)

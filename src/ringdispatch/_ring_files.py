@@ -194,11 +194,12 @@ class RingFiles:
         with contextlib.suppress(RuntimeError):  # no thread: stores touch them
             workers.run((file.populate, Finalizer(bool)))
 
-    def end(self, file: SpoolFile) -> None:
+    def end(self, file: SpoolFile | None) -> None:
         """Remove a file in which all is settled, leave any other; leave its folder."""
         if _in_use.get(self._key) is self:
             _in_use.pop(self._key, None)
-        self.discard(file)
+        if file is not None:
+            self.discard(file)
 
     def discard(self, file: SpoolFile) -> None:
         """Remove a file in which all is settled; leave any other to be adopted."""

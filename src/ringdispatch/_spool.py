@@ -143,7 +143,10 @@ class Spool:
 
     def _full(self, error: OSError, size: int) -> OSError:
         """The error of a full disk, with the way out."""
-        left = sum(path.stat().st_size for path in self.folder.glob("*.spool"))
+        left = 0
+        for path in self.folder.glob("*.spool"):
+            with contextlib.suppress(OSError):  # it may be gone by now
+                left += path.lstat().st_size
         return OSError(
             error.errno,
             f"no room for a file of {size:,} B; what ended processes have left there "
@@ -167,9 +170,13 @@ class Spool:
         """Remove files that hold nothing, and those that were never finished."""
         oldest = time.time() - _UNFINISHED_SECONDS
         for path in self.folder.glob("*.new"):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 if path.lstat().st_mtime < oldest:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue  # it is whole by now
+            except OSError as error:  # such as a directory
+                self._report_once(path, error)
         for file in self._orphans():
             file.leave()
 
@@ -251,8 +258,13 @@ class Spool:
 
     def _set_aside(self, path: Path, why: object) -> None:
         aside = path.with_suffix(".bad")
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.rename(aside)
+        except FileNotFoundError:
+            return  # its process has removed it
+        except OSError as error:
+            self._report_once(path, error)
+        else:
             self._report(f"{path} is kept aside as {aside.name}: {why}")
 
 

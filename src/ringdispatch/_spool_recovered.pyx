@@ -3,6 +3,7 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """Batches of a file that another process left."""
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -27,6 +28,7 @@ class ProcessDiedError(Exception):
     """Each process that called the function with this batch died in that call."""
 
 
+@cython.no_gc_clear  # not inherited; freed unsettled, it needs its file
 cdef class RecoveredBatch(Batch):
     """A batch that lies in another file than the ring of its dispatcher.
 

@@ -3,6 +3,7 @@
 # (The second line keeps Cython's extra members out; mypy.stubtest compares the rest.)
 """A ring of bytes in a spool's file."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
@@ -15,6 +16,7 @@ from ringdispatch._state cimport RingState, Unsettled, has_cell, ring_lock, ring
 BOUND = "capacity or max_bytes"
 
 
+@cython.no_gc_clear  # batches freed after it was cleared need its file
 cdef class SpoolRing(ByteRing):
     """A ByteRing whose entries lie in a file, until they are settled.
 
@@ -39,7 +41,7 @@ cdef class SpoolRing(ByteRing):
     cdef bint use(self, SpoolFile file):
         """Keep the entries in a new file from now on; False where it can't be."""
         cdef FileMap *map = &file.map
-        cdef SpoolFile before = self.file  # freed on return, when the lock is free
+        cdef SpoolFile before = None  # freed on return, when the lock is free
         ring_lock(&self.state.mutex)
         cdef bint usable = (
             map.base is not NULL
@@ -47,6 +49,7 @@ cdef class SpoolRing(ByteRing):
             and map.arena_bytes >= self.max_bytes
             and self.state.head == self.state.tail == map.tail
             and self.state.room == 0  # else another thread was quicker
+            and self.state.limit > 0  # else it was closed meanwhile
         )
         if usable:
             before, self.file = self.file, file
@@ -65,6 +68,7 @@ cdef class SpoolRing(ByteRing):
         cdef SpoolFile file = self.files.another(self.tail)
         if file is not None and not self.use(file):
             self.files.discard(file)
+            self.end_file()
         return 0
 
     cdef SpoolFile detach(self):
@@ -139,10 +143,14 @@ cdef class SpoolRing(ByteRing):
 
     def end_file(self):
         cdef SpoolFile file = None
+        cdef bint none = False
         ring_lock(&self.state.mutex)
         if self.state.limit == 0 and self.state.oldest is NULL:
             file = self.detach()
+            none = self.state.file is NULL or self.state.file.base is NULL
         ring_unlock(&self.state.mutex)
+        if file is None and none and self.files is not None:
+            self.files.end(None)  # a child's that had no entry: its name is free, too
         self.end(file)
 
     def close(self, bint reopen=False):

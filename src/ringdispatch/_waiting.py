@@ -207,10 +207,11 @@ class RoomQueue:
     """Serves tasks that wait for room, first come, first served, on any loop.
 
     Only the first tries. A batch that leaves the ring wakes as many as it has entries;
-    a task that was served, or gives up, wakes the next.
+    a task that was served, or gives up, wakes the next; with `looks`, a second does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, looks: bool = False) -> None:
+        self.looks = looks  # never changed
         self.tickets: OrderedSet[_Ticket] = OrderedSet()
         # Woken, but their loop stands still.
         self._stalled: OrderedSet[_Ticket] = OrderedSet()
@@ -243,7 +244,7 @@ class RoomQueue:
                     seconds = None if deadline is None else deadline - loop.time()
                     if seconds is not None and seconds <= 0:
                         return None
-                    if len(self._loops) > 1:  # that of the first may have stopped
+                    if self.looks or len(self._loops) > 1:  # the first may stand still
                         seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
                     await wait_for(ticket.wake, seconds)
                     if len(self._loops) > 1:

@@ -1,4 +1,4 @@
-"""`spool purge`: removes what nobody wants any more."""
+"""`spool purge`: removes what is not wanted any more."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""`spool replay`: dispatches what nobody else will."""
+"""`spool replay`: dispatches what ended processes have left."""
 
 import asyncio
 import signal

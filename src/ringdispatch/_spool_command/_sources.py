@@ -61,7 +61,7 @@ class Source(Protocol):
         """Take the next batch, of `most` entries where it is made here."""
 
     def settle(self, item: Item) -> None:
-        """Note that it was dispatched: nobody gets it again."""
+        """Note that it was dispatched: no process gets it again."""
 
     def keep(self, item: Item, error: BaseException | None) -> None:
         """Have it as before it was taken, for the next replay.
@@ -116,7 +116,7 @@ class SpoolSource:
         )
 
     def settle(self, item: Item) -> None:
-        """Note that it was dispatched: nobody gets it again."""
+        """Note that it was dispatched: no process gets it again."""
         self._file.settle(*item.key[:2])
 
     def keep(self, item: Item, error: BaseException | None) -> None:
@@ -177,7 +177,7 @@ class LetterSource:
         )
 
     def settle(self, item: Item) -> None:
-        """Note that it was dispatched: nobody gets it again."""
+        """Note that it was dispatched: no process gets it again."""
         self._file.store_progress(item.key.end)
 
     def keep(self, item: Item, error: BaseException | None) -> None:
