@@ -6,6 +6,7 @@ import math
 import os
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class RingFiles:
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
         # any thread, by single operations
-        self._notes: list[tuple[int, str]] = []
+        self._notes: deque[tuple[int, str]] = deque()
         # any thread, plain stores
         self._again_at = -math.inf
         self._reported_at: dict[str, float] = {}  # by what was reported
@@ -213,7 +214,10 @@ class RingFiles:
 
     def take_notes(self) -> list[tuple[int, str]]:
         """What is to be logged, each with its level, once."""
-        notes, self._notes = self._notes, []
+        notes = []
+        with contextlib.suppress(IndexError):  # another thread may take some
+            while True:
+                notes.append(self._notes.popleft())
         return notes
 
     def _report(self, level: int, what: str, error: Exception) -> None:
