@@ -50,6 +50,8 @@ def _is_spared(item: pytest.Item) -> bool:
         return False
     layout = item.callspec.params.get("layout", "objects")
     loop = item.callspec.params.get("loop_name", "asyncio")
+    if layout == "spooled" and "in_memory" in item.fixturenames:
+        return True
     if layout == "encoded":
         return "stepped" not in item.fixturenames
     return bool(layout != "objects" and loop != "asyncio")
@@ -60,6 +62,11 @@ def layout(request: pytest.FixtureRequest) -> str:
     """Each layout in turn, for `run_snippet`."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def in_memory() -> None:
+    """Not with a spool: it says nothing of what lies in a file, or becomes of that."""
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree
 
+# Contexts never reach a ring.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 
 

@@ -15,6 +15,9 @@ from loops import comes_true
 from serving import needs
 from subprocesses import run_snippet
 
+# Kinds of loops, not of rings.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 unix = pytest.mark.skipif(sys.platform == "win32", reason="needs exec and fork")
 
 TO_FILE = """

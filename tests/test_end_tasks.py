@@ -7,6 +7,9 @@ import pytest
 from loops import LOOPS
 from subprocesses import run_snippet
 
+# Tasks of an ending loop; test_end has a spool, test_spool_recovery_ends too.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 debug_or_not = pytest.mark.parametrize("debug", [False, True])
 

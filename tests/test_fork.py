@@ -379,6 +379,8 @@ def test_child_has_nothing_of_its_parents_whatever_it_does_first(
 def test_f36_multiprocessing_child_delivers_at_its_exit(
     method: str, kind: str, layout: str
 ) -> None:  # C16, C17
+    if method != "fork" and layout in {"records", "bytes"}:
+        pytest.skip("a child that is started anew inherits nothing")
     outcome = run_snippet(
         f"""
         import multiprocessing

@@ -20,7 +20,9 @@ from support import books_agree
 
 PACKAGE = str(Path(ringdispatch.__file__).parent)
 
-pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
+# Which loop runs a call; test_spool_dispatch begins and ends homes.
+in_memory = pytest.mark.usefixtures("in_memory")
+pytestmark = [in_memory, pytest.mark.parametrize("loop_name", LOOPS)]
 
 
 def test_import_and_constructor_start_nothing(loop_name: str) -> None:  # C13

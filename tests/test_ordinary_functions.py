@@ -17,6 +17,9 @@ from loops import LOOPS, comes_true, eventually, new_loop, run_on
 from ringdispatch._atomic import cancel
 from support import books_agree
 
+# Where the function runs: its batch has left the file's ring by then.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 
 @pytest.mark.parametrize("loop_name", LOOPS)
 def test_runs_in_a_worker_thread(loop_name: str, dispatcher_class: type) -> None:

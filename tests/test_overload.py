@@ -143,8 +143,8 @@ def test_f30_all_is_well_two_windows_after_the_sink_returns(
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param(["overload.py", "--seconds", "2"], id="overload"),
-        pytest.param(["soak.py", "--entries", "1000000"], id="soak"),
+        pytest.param(["overload.py", "--seconds", "1"], id="overload"),
+        pytest.param(["soak.py", "--entries", "500000"], id="soak"),
     ],
 )
 def test_f30_in_short(program: list[str], policy: str, kind: str) -> None:  # C7, C10

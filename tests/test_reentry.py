@@ -17,6 +17,9 @@ from ringdispatch import BackgroundDispatcher
 from subprocesses import needs_signals, run_snippet
 from support import Sink, SteppedLoop, books_agree
 
+# On virtual time, for which dead letters never end; their own tests fail calls.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 each_home = pytest.mark.parametrize("home", ["auto", "thread"])
 

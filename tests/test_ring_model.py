@@ -399,11 +399,11 @@ def settings_of(examples: int) -> settings:
 
 
 TestObjectRing = ObjectMachine.TestCase
-TestObjectRing.settings = settings_of(300)
+TestObjectRing.settings = settings_of(200)
 TestRecordRing = RecordMachine.TestCase
-TestRecordRing.settings = settings_of(150)
+TestRecordRing.settings = settings_of(100)
 TestByteRing = ByteMachine.TestCase
-TestByteRing.settings = settings_of(300)
+TestByteRing.settings = settings_of(200)
 if SUPPORTED:
     TestSpoolRing = SpoolMachine.TestCase
-    TestSpoolRing.settings = settings_of(200)
+    TestSpoolRing.settings = settings_of(150)

@@ -320,7 +320,7 @@ class History:
 
 
 @settings(
-    max_examples=400,  # with each layout
+    max_examples=200,  # with each layout
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # it keeps no state

@@ -11,7 +11,9 @@ import pytest
 from loops import LOOPS, Place, comes_true, eventually, new_loop, put, run_on
 from support import books_agree
 
-pytestmark = pytest.mark.parametrize("loop_name", LOOPS)
+# Which loop runs a call; test_spool_recovery_ends stops loops under a spool.
+in_memory = pytest.mark.usefixtures("in_memory")
+pytestmark = [in_memory, pytest.mark.parametrize("loop_name", LOOPS)]
 
 
 def test_stopped_loop_keeps_its_entries_until_it_runs_again(

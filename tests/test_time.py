@@ -15,6 +15,9 @@ from loops import LOOPS, Place, comes_true, eventually, run_on
 from support import Sink, SteppedLoop
 from watching import WatchedRing
 
+# When a window ends, whatever its entries lie in.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 on_each_loop = pytest.mark.parametrize("loop_name", LOOPS)
 
 

@@ -25,6 +25,9 @@ from ringdispatch import BackgroundDispatcher
 from ringdispatch._batch import Batch
 from watching import WatchedRing
 
+# What is posted to a loop; a ring in a file posts the same.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 ENTRIES = int(os.environ.get("RINGDISPATCH_TEST_WINDOWS", "20000"))
 DEADLINE = 40.0 * max(1.0, ENTRIES / 20_000)  # seconds, for all of them
 

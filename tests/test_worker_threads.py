@@ -16,6 +16,9 @@ from ringdispatch import _atomic
 from ringdispatch._atomic import Finalizer, WorkerThreads
 from ringdispatch._background import Executor
 
+# How threads start and end; a file has none of its own.
+pytestmark = pytest.mark.usefixtures("in_memory")
+
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)], ids=repr)
 def test_error_of_a_call_made_at_once_is_in_its_future(error: BaseException) -> None:
