@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kill_letters import KEPT, read_letters
+from kill_letters import read_letters
 from kill_plan import (
     CLOSING,
     DIED,
@@ -248,8 +248,9 @@ class Judge:
         return verdict
 
     def _judge_logs(self) -> None:
-        for path in self._folder.glob("spool/*/*.spool"):
-            raise WrongError(f"the last process has left {path}")
+        for kind in ("spool", "bad"):
+            for path in self._folder.glob(f"spool/*/*.{kind}"):
+                raise WrongError(f"the last process has left {path}")
         for path in self._folder.glob("log.*"):
             for line in path.read_text(errors="replace").splitlines():
                 wrong = any(word in line for word in ("intact", "damaged", "rror: "))
@@ -278,18 +279,12 @@ class Judge:
             raise WrongError(f"letters of batches that never came: {strange}")
         self._kept = {*letters}
         failed = deadly = 0
-        bad = {path.stem for path in self._folder.glob("spool/*/*.bad")}
         for batch_id, calls in self._by_batch.items():
             fails = [call for call in calls if call.outcome == "fail"]
             if calls[-1].outcome == "fail":
                 failed += 1
-                if not KEPT:
-                    self._kept.add(batch_id)
-                elif batch_id not in letters:
+                if batch_id not in letters:
                     raise WrongError(f"{calls[-1]} has failed, and is no dead letter")
-            elif not calls[-1].outcome and calls[0].file in bad and not KEPT:
-                deadly += 1
-                self._kept.add(batch_id)
             for letter in letters[batch_id]:
                 died = DIED in letter.reason
                 deadly += died
@@ -399,14 +394,13 @@ class Judge:
                 "left": accepted - dispatched - failed,
                 "recovered": self._settled(theirs, "done"),
                 "recovered_failed": self._settled(theirs, "fail") + process.died[name],
+                "kept_dropped": 0,
                 "abandoned": 0,
                 "evicted": 0,
                 "pending": 0,
                 "in_flight": 0,
             }
-            if KEPT:
-                seen["kept"] = seen["failed"] + seen["recovered_failed"]
-                seen["kept_dropped"] = 0
+            seen["kept"] = seen["failed"] + seen["recovered_failed"]
             for key, value in seen.items():
                 if books[key] != value:
                     raise WrongError(

@@ -64,7 +64,14 @@ MUTATIONS = {
         "            mark_taken(state.file, self.start, self.end - self.start, 1)\n",
         "            mark_taken(state.file, self.start, self.end - self.start, 1)\n"
         "            settle_mark(state.file, self.start, self.end - self.start)\n",
-        "has returned|entries were lost",
+        "has returned|entries were lost|is no dead letter",
+    ),
+    "settled before the letter": Mutation(
+        "_batch.pyx",
+        "                self.owes = True\n",
+        "                self.owes = True\n"
+        "                settle_mark(file, self.start, count)\n",
+        "is no dead letter",
     ),
     "one file for two dispatchers": Mutation(
         "_ring_files.py",

@@ -85,7 +85,7 @@ def test_panels_have_their_place() -> None:
         assert max(x for x, _ in cells) < 24
         assert not cells & taken, panel["title"]
         taken |= cells
-    assert len(set(PANELS)) == len({each["id"] for each in DASHBOARD["panels"]}) == 11
+    assert len(set(PANELS)) == len({each["id"] for each in DASHBOARD["panels"]}) == 12
 
 
 @needs_promtool

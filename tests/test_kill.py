@@ -14,6 +14,7 @@ import pytest
 import kill
 from kill_judge import Process, Verdict, WrongError
 from kill_plan import MOMENTS, Drawer
+from ringdispatch._dead_letters import DeadLetter, begin
 from spools import needs_spools
 
 pytestmark = [needs_spools, pytest.mark.timeout(300)]
@@ -26,10 +27,17 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> kill.Trial:
     seed = time.time_ns() % 1_000_000
     print("seed", seed)
     trial = kill.Trial(tmp_path_factory.mktemp("kill"), seed)
+    while failures(trial) < 5:
+        trial.round()
     verdict = kill.run(trial, KILLS)
     verdict.demand_enough()
     assert verdict.kills >= KILLS
     return trial
+
+
+def failures(trial: kill.Trial) -> int:
+    noted = (path.read_text() for path in trial.folder.glob("calls.*"))
+    return sum(text.count("\nfail") for text in noted)
 
 
 def calls_of_the_last(trial: kill.Trial) -> Path:
@@ -49,11 +57,14 @@ def lose(lines: list[str]) -> None:
 
 
 def invent(lines: list[str]) -> None:
-    call = lines[0].split()
-    batch_id, count = call[1].rsplit("-", 1)
-    call[1] = f"{batch_id}-{int(count) + 1}"
-    call[6] += ",1.0.999999999"
-    lines[:2] = [" ".join(call), f"done {call[1]} ."]
+    batch_id = own(lines)
+    uuid_and_start, count = batch_id.rsplit("-", 1)
+    longer = f"{uuid_and_start}-{int(count) + 1}"
+    for at, line in enumerate(lines):
+        if batch_id in line:
+            words = line.replace(batch_id, longer).split()
+            words[-2] += ",1.0.999999999" if words[0] == "call" else ""
+            lines[at] = " ".join(words)
 
 
 def repeat(lines: list[str]) -> None:
@@ -147,6 +158,31 @@ def test_the_judge_finds_what_came_again_though_it_was_settled(
     finally:
         for path, text in before.items():
             path.write_text(text)
+
+
+def test_the_judge_finds_what_is_no_dead_letter(trial: kill.Trial) -> None:
+    found = [*trial.folder.glob("spool/*/*.dead")]
+    hidden = [path.rename(path.with_suffix(".hidden")) for path in found]
+    try:
+        with pytest.raises(WrongError, match="is no dead letter"):
+            trial.judge()
+    finally:
+        for path in hidden:
+            path.rename(path.with_suffix(".dead"))
+
+
+def test_the_judge_finds_a_letter_of_what_has_not_failed(trial: kill.Trial) -> None:
+    batch_id = own(calls_of_the_last(trial).read_text().splitlines())
+    first, count = map(int, batch_id.rsplit("-", 2)[1:])
+    about = (batch_id, first, count, 1, time.time(), "forged", False)
+    path = begin(
+        trial.folder / "spool" / "audit", b"\n", DeadLetter(*about, [1], b"x\n")
+    )
+    try:
+        with pytest.raises(WrongError, match="has other entries"):
+            trial.judge()
+    finally:
+        path.unlink()
 
 
 ENOUGH = dict.fromkeys(["start", "traffic", "recovery", "letter", "close"], 2)

@@ -31,6 +31,8 @@ NAMES = {
     "ringdispatch_entries_dropped_total",
     "ringdispatch_entries_left_total",
     "ringdispatch_entries_recovered_total",
+    "ringdispatch_entries_kept_total",
+    "ringdispatch_entries_kept_dropped_total",
     "ringdispatch_batches_total",
     "ringdispatch_dispatch_seconds_total",
     "ringdispatch_entries_pending",

@@ -15,7 +15,7 @@ import pytest
 
 from forking import each_fork, forked
 from loops import eventually
-from recovering import spooled
+from ringdispatch import BackgroundDispatcher, Bytes
 from ringdispatch._batcher import Batcher
 from ringdispatch._ring_files import RingFiles
 from ringdispatch._spool_file import SpoolFile
@@ -32,6 +32,11 @@ def made(function, **options):
     options = dict(name="audit", ms_delay=1, layout=layout) | options
     return BackgroundDispatcher(function, **options)
 """
+
+
+def spooled(function: Any, folder: Path, **options: Any) -> BackgroundDispatcher[Any]:
+    given: dict[str, Any] = {"ms_delay": 1, "name": "audit", **options}
+    return BackgroundDispatcher(function, layout=Bytes(spool=folder), **given)
 
 
 def files(folder: Path) -> list[Path]:
@@ -169,15 +174,18 @@ def test_after_a_close_cut_short_it_goes_on_in_a_file_of_its_own(
     assert left(tmp_path) == [b"0", b"1"]
 
 
-def test_without_dead_letters_a_batch_that_failed_is_settled(tmp_path: Path) -> None:
+def test_a_batch_that_failed_is_settled(tmp_path: Path) -> None:
+    layout = Bytes(spool=tmp_path, dead_letters=False)
+
     async def send(batch: Any) -> None:
         raise ConnectionError
 
     async def main() -> None:
-        async with spooled(send, tmp_path, dead_letters=False) as dispatcher:
+        async with BackgroundDispatcher(send, ms_delay=1, layout=layout) as dispatcher:
             assert dispatcher.enqueue(b"entry")
             assert await dispatcher.aflush()
-            assert dispatcher.statistics().failed == 1
+            seen = dispatcher.statistics()
+            assert (seen.failed, seen.kept) == (1, 0)
 
     asyncio.run(main())
     assert files(tmp_path) == []

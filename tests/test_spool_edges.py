@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from recovering import MADE, Got, orphan, spooled
+from recovering import MADE, Got, orphan, spooled, until
 from ringdispatch import BackgroundDispatcher, Bytes
 from ringdispatch._enqueue import EnqueueBase, install_enqueue
 from ringdispatch._ring_files import RingFiles
@@ -207,3 +207,30 @@ def test_directories_named_as_files_stop_no_start(
     ]
     for name in ("a.new", "b.spool", "c.spool"):
         assert caplog.text.count(f"{folder / name} is left as it is") == 1
+
+
+def test_recovery_goes_on_where_tasks_were_cancelled_and_the_loop_goes_on(
+    tmp_path: Path,
+) -> None:
+    entries: list[bytes] = []
+
+    async def send(batch: Any) -> None:
+        entries.extend(batch)
+        await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        async with spooled(send, tmp_path) as dispatcher:
+            mine = asyncio.all_tasks()
+            assert dispatcher.enqueue(b"new")
+            await until(lambda: entries)
+            others = asyncio.all_tasks() - mine  # the calls in flight
+            assert all(other.cancel() for other in others)
+            await asyncio.gather(*others)
+            path = orphan(tmp_path, b"left")
+            async with asyncio.timeout(20):
+                while path.exists():
+                    assert dispatcher.enqueue(b"more")  # it looks where one is taken
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert b"left" in entries

@@ -15,7 +15,8 @@ from spools import adopted, needs_spools, spool_of, take_all
 
 pytestmark = needs_spools
 
-KILLS = int(os.environ.get("RINGDISPATCH_TEST_KILLS", "15"))
+KILLS = int(os.environ.get("RINGDISPATCH_TEST_KILLS", "6"))
+GENERATIONS = 6
 
 HELPERS = Path(__file__).parent / "helpers"
 
@@ -69,7 +70,7 @@ def test_killed_again_and_again_it_loses_nothing(tmp_path: Path) -> None:
     seed = time.time_ns() % 1_000_000
     print("seed", seed)
     drawn = random.Random(seed)
-    for generation in range(12):
+    for generation in range(GENERATIONS):
         process = subprocess.Popen(
             [sys.executable, "-c", SERVICE, str(tmp_path), str(seed + generation)],
             stdout=subprocess.PIPE,
@@ -92,7 +93,7 @@ def test_killed_again_and_again_it_loses_nothing(tmp_path: Path) -> None:
     assert len(accepted) > 200
     assert set(accepted) <= set(arrived)
     # Accepted, but killed before it could note that: at most one each time.
-    assert len(set(arrived) - set(accepted)) <= 12
+    assert len(set(arrived) - set(accepted)) <= GENERATIONS
     assert not [path.name for path in tmp_path.iterdir() if path.suffix == ".bad"]
 
 

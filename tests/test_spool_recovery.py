@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 from loops import eventually
-from recovering import Got, books, files, orphan, spooled, until
+from recovering import (
+    Got,
+    books,
+    entries_of,
+    files,
+    letters_in,
+    orphan,
+    spooled,
+    until,
+)
 from ringdispatch import current_batch
-from ringdispatch._spool_recovered import MOST_DEATHS
+from ringdispatch._spool_recovered import MOST_DEATHS, ProcessDiedError
 from spools import filled, left, made, needs_spools, spool_of, take
 
 pytestmark = needs_spools
@@ -108,7 +117,6 @@ def test_a_recovered_batch_that_fails_is_reported_and_settled(
         async with spooled(
             send,
             tmp_path,
-            dead_letters=False,
             on_error=lambda error, batch: errors.append((error, batch[:])),
         ) as dispatcher:
             await until(lambda: dispatcher.statistics().recovered_failed == 2)
@@ -117,15 +125,18 @@ def test_a_recovered_batch_that_fails_is_reported_and_settled(
     asyncio.run(main())
     assert [batch for _, batch in errors] == [[b"0", b"1"]]
     assert "dispatch failed (2 entries)" in caplog.text
-    assert files(tmp_path) == []
+    (letter,) = letters_in(tmp_path)
+    assert (letter.recovered, letter.first, letter.attempts) == (True, 0, 1)
+    assert letter.reason == "ConnectionError()"
+    assert entries_of(letter) == [b"0", b"1"]
+    assert len(files(tmp_path)) == 1
 
 
-def test_a_batch_that_kills_is_not_called_for_ever(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = orphan(tmp_path, b"good", b"poison", b"fine", taken=(1,))
+def poisoned(folder: Path) -> Path:
+    """A file with a batch in whose calls five processes died, and another one."""
+    path = orphan(folder, b"good", b"poison", b"fine", taken=(1,))
     for deaths in range(MOST_DEATHS):
-        file = spool_of(tmp_path / "audit").adopt()
+        file = spool_of(folder / "audit").adopt()
         assert file is not None
         if deaths == 0:
             batch = take(file, 1)
@@ -133,6 +144,42 @@ def test_a_batch_that_kills_is_not_called_for_ever(
             file.settle(batch.start, batch.end)
         assert take(file, 1) == (1, 2, deaths, [b"poison"])
         left(file)
+    return path
+
+
+def test_a_batch_that_kills_becomes_a_letter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # C23
+    path = poisoned(tmp_path)
+    got = Got()
+    errors: list[tuple[BaseException, list[bytes]]] = []
+
+    async def main() -> None:
+        async with spooled(
+            got,
+            tmp_path,
+            on_error=lambda error, batch: errors.append((error, batch[:])),
+        ) as dispatcher:
+            await until(lambda: not path.exists())
+            seen = dispatcher.statistics()
+            assert (seen.recovered, seen.recovered_failed, seen.kept) == (1, 1, 1)
+
+    asyncio.run(main())
+    assert got.entries == [b"fine"]
+    ((error, batch),) = errors
+    assert isinstance(error, ProcessDiedError)
+    assert batch == [b"poison"]
+    assert "dispatch failed (1 entry)" in caplog.text
+    (letter,) = letters_in(tmp_path)
+    assert "its process died five times" in letter.reason
+    assert (letter.id, letter.attempts) == (f"{path.stem}-1-1", MOST_DEATHS)
+    assert entries_of(letter) == [b"poison"]
+
+
+def test_a_batch_that_kills_is_not_called_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = poisoned(tmp_path)
     got = Got()
 
     async def main() -> None:

@@ -20,14 +20,13 @@ cdef class Batch:
     cdef Unsettled node
     cdef bint linked  # into the ring's list, until a flush may pass
     cdef bint unsettled
-    cdef bint owes  # a dead letter: it failed, and stays in its file until that is written
+    cdef bint owes_letter  # it has failed, and is not settled in its file
     cdef char origin[16]  # the uuid in its id; zeros: not known yet
 
     cdef void link(self) noexcept
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil
     cdef bint unlink_once(self) noexcept nogil
-    cdef uint64_t count_intact(self) noexcept nogil
-    cdef void settle_in_file(self) noexcept nogil
+    cdef void settle_file(self) noexcept nogil
 
 
 cdef class Slot:

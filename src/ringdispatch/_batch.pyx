@@ -35,7 +35,7 @@ cdef class Batch:
     def __dealloc__(self):
         if self.linked:
             self.settle_once(True, 0.0)
-            self.owes = False  # no letter comes: in its file it stays for another process
+            self.owes_letter = False  # there is none to write it: the next process
             self.unlink_once()
 
     cdef void link(self) noexcept:
@@ -117,6 +117,14 @@ cdef class Batch:
         ring_unlock(&self.state.mutex)
         return not unsettled
 
+    @property
+    def owes_letter(self):
+        """Whether it has failed, and its dead letter is not settled yet."""
+        ring_lock(&self.state.mutex)
+        cdef bint owes_letter = self.owes_letter
+        ring_unlock(&self.state.mutex)
+        return owes_letter
+
     def release(self):
         """Drop the entries: a reference to their call does not keep them alive."""
         ring_lock(&self.state.mutex)
@@ -133,42 +141,33 @@ cdef class Batch:
         return self.settle_once(failed, seconds)
 
     def reported(self):
-        """Let flushes pass, once it has failed; False while it owes a dead letter."""
+        """Let flushes pass, once it has failed; False until its letter is settled."""
         return self.unlink_once()
 
-    def write_letter(self, reason):
-        """Write the dead letter that it owes, in a thread that may wait for a disk."""
-        self.ring.write_letter(self, reason)
+    def settle_letter(self, bint written, uint64_t kept=0):
+        """Settle in its file a batch that failed, and let flushes pass; once.
 
-    def letter_written(self, bint kept, uint64_t dropped):
-        """Settle it in its file; `kept`: with a letter, for which `dropped` were removed."""
+        Args:
+            written: Its dead letter is, or can't be; False: the next process has it.
+            kept: Entries in the letter.
+        """
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
-        cdef bint first = self.owes and self.generation == state.generation
-        self.owes = False
+        cdef bint first = self.owes_letter and self.generation == state.generation
+        self.owes_letter = False
         if first:
-            state.kept += self.count_intact() if kept else 0
-            state.kept_dropped += dropped
+            state.kept += kept
         ring_unlock(&state.mutex)
-        if first:
-            self.settle_in_file()
+        if first and written:
+            self.settle_file()
+        self.unlink_once()
 
-    def letter_failed(self):
-        """Leave it in its file, for another process; no flush waits for it."""
+    def count_dropped(self, uint64_t count):
+        """Count entries of dead letters that were removed to have room for its own."""
         ring_lock(&self.state.mutex)
-        self.owes = False
+        if self.generation == self.state.generation:
+            self.state.kept_dropped += count
         ring_unlock(&self.state.mutex)
-
-    cdef uint64_t count_intact(self) noexcept nogil:
-        return self.end - self.start
-
-    cdef void settle_in_file(self) noexcept nogil:
-        cdef RingState *state = self.state
-        ring_lock(&state.mutex)
-        cdef FileMap *file = state.file
-        if file is not NULL and file.base is not NULL and self.start >= file.released:
-            settle_mark(file, self.start, self.end - self.start)
-        ring_unlock(&state.mutex)
 
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
@@ -185,8 +184,8 @@ cdef class Batch:
             left = failed and (state.leaving or file is not NULL and elsewhere)
             if left and not elsewhere:
                 mark_taken(file, self.start, count, 0)  # its process did not die of it
-            elif not elsewhere and failed and state.keeps_letters:
-                self.owes = True
+            elif failed and not elsewhere and state.keeps_letters:
+                self.owes_letter = True
             elif not elsewhere:
                 settle_mark(file, self.start, count)
             state.dispatch_seconds += seconds
@@ -203,16 +202,25 @@ cdef class Batch:
         ring_unlock(&state.mutex)
         return first
 
+    cdef void settle_file(self) noexcept nogil:
+        """Settle it in its file, unless that was left."""
+        cdef RingState *state = self.state
+        ring_lock(&state.mutex)
+        cdef FileMap *file = state.file
+        if file is not NULL and file.base is not NULL and self.start >= file.released:
+            settle_mark(file, self.start, self.end - self.start)
+        ring_unlock(&state.mutex)
+
     cdef bint unlink_once(self) noexcept nogil:
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
-        cdef bint owes = self.owes
-        if self.linked and not self.unsettled and not owes:
+        cdef bint passes = not self.owes_letter or self.generation != state.generation
+        if self.linked and not self.unsettled and passes:
             self.linked = False
             if self.generation == state.generation:
                 unlink(state, &self.node)
         ring_unlock(&state.mutex)
-        return not owes
+        return passes
 
 
 @cython.no_gc_clear  # freed unreleased, it needs its ring

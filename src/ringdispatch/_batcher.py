@@ -367,9 +367,10 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
             self._leave(call.home)
-        self.room.wake(int(self.room.looks))  # there may be room in the file
-        recovers = self.recovery is not None and self.recovery.wants_call
-        if not (self.ring.pending or self.ring.closed or recovers):
+        ring, recovery = self.ring, self.recovery
+        if recovery is not None:
+            self.room.wake(1)  # there may be room in the file
+        if not (ring.pending or ring.closed or (recovery and recovery.wants_call)):
             self.settlement.finish()
         elif here and call.home is self.home:
             self.pump(call.home, self.ring.unclaim_window())
@@ -423,8 +424,9 @@ class Batcher:
             self.pump(home, self.ring.unclaim_window())
             # It may wait for a slow call on another loop, which must not hold this one.
             left = min(left, _LOOK_SECONDS)
-            if await self.settlement.wait(waiter, left) and ending:
-                await asyncio.wait(ending, timeout=left)
+            if await self.settlement.wait(waiter, left):  # for no recovered batch
+                wait = partial(asyncio.wait, ending, timeout=left)
+                await (wait() if ending else asyncio.sleep(_TICK_SECONDS))
         home.ended = home.ended or last
         for call in self.running_on(home):
             call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
@@ -432,12 +434,9 @@ class Batcher:
         await asyncio.sleep(0)
 
     def running_on(self, home: Home | None) -> list[Call]:
-        """The calls that are not done with their batch, on that home or on any."""
-        return [
-            call
-            for call in self.calls
-            if call.is_open and (home is None or call.home is home)
-        ]
+        """The calls that are not settled, on that home or on any."""
+        calls = (call for call in self.calls if home is None or call.home is home)
+        return [call for call in calls if not call.is_settled]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not hasattr(self, "drops"):

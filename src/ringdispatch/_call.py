@@ -8,10 +8,10 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._atomic import Finalizer, cancel, watch
+from ._atomic import cancel, watch
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
-from ._reports import described
+from ._ring import short_repr
 from ._waiting import OpenerWaiter
 from ._worker import ThreadCall
 
@@ -79,8 +79,8 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         self._thread_call: ThreadCall | None = None
         self._suspended = False  # past its first step, which pump() waits for
-        self._letter_begun = self._letter_over = False  # the dead letter of its batch
-        self._function_ended = False  # as finish() was called
+        self._letter_begun = False
+        self._function_ended = False  # and the slot waits for the letter only
         self._ended = False
 
     # ---- the task
@@ -190,6 +190,7 @@ class Call:
             return
         if self._timer is not None:
             self._timer.cancel()
+            self.deadline = None
         if self._thread_call is not None:
             self._thread_call.discard()
         # Dropped here, not by a thread that still sees the call: CPython 3.14.5 without
@@ -199,10 +200,10 @@ class Call:
         if batch is not None:
             batch.settle(True, 0.0)  # interrupted before it was
             if not batch.reported():
-                self._function_ended = self._suspended = True
-                self._write_letter("its call was interrupted")
-                if not self._letter_over:
-                    return  # called again then
+                self._suspended = self._function_ended = True
+                self._write_letter(batch, "interrupted")
+                if not batch.reported():
+                    return  # _letter_written() goes on
             batch.release()
         if self.openers:
             self._finish_openers()
@@ -254,48 +255,37 @@ class Call:
         try:
             batcher.reports.failed(error, value, count, contexts, quiet=quiet)
         finally:
-            if not batch.reported():
-                self._write_letter(described(error))
-        self._finish_openers()
+            passes = batch.reported()
+            if not passes:
+                self._write_letter(batch, short_repr(error))
+        if passes:
+            self._finish_openers()
         return count
 
-    def _write_letter(self, reason: str) -> None:
-        """Have a worker thread write the dead letter that the batch owes; once."""
-        if self._letter_begun or self.batch is None:
+    def _write_letter(self, batch: Batch, reason: str) -> None:
+        """Have the failed batch kept, once."""
+        if self._letter_begun:
             return
-        self._letter_begun = True
-        over = Finalizer(self._letter_written)
-        write = partial(self._write, self.batch, reason)
-        try:
-            self._batcher.workers.run((write, over))
-        except RuntimeError:  # no thread starts: the process ends
-            write()
-            over.finish()
-        except BaseException:
-            over.finish()
-            raise
-
-    def _write(self, batch: Batch, reason: str) -> None:
-        try:
-            batch.write_letter(reason)
-        except BaseException as error:
-            what = "no dead letter was written: the batch stays in the spool"
-            batch.letter_failed()
-            self._batcher.reports.log(logging.ERROR, what, error)
+        batcher = self._batcher
+        args = batch, reason, batcher.workers, batcher.reports, self._letter_written
+        batcher.ring.letters.write(*args)
+        self._letter_begun = True  # last: twice is better than never
 
     def _letter_written(self) -> None:
-        """Go on, on the home's thread; where its loop is closed, in the worker's."""
-        if not self.home.post(self._after_letter):
-            self._after_letter(here=False)
-
-    def _after_letter(self, *, here: bool = True) -> None:
-        self._letter_over = True
+        """Free what has waited for the letter; mostly in the thread that wrote it."""
         if self.batch is not None:
-            self.batch.reported()
+            self.batch.settle_letter(False)  # its writer was interrupted
+        self._finish_openers()
         if self._function_ended:
-            self.finish(here=here)
+            self.finish(here=False)
         else:
-            self._batcher.wake_home(self._batcher.home)
+            self._batcher.settlement.finish()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its batch is settled, and its letter if it has one."""
+        batch = self.batch
+        return batch is not None and batch.settled and not batch.owes_letter
 
     def _finish_openers(self) -> None:
         for opener in self.openers:
@@ -305,13 +295,6 @@ class Call:
     def stop(self) -> None:
         """Ask the task to end; from any thread."""
         self.home.post(partial(cancel, self))
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its batch is not settled, or the dead letter of it not written."""
-        batch = self.batch
-        writes = self._letter_begun and not self._letter_over
-        return batch is None or not batch.settled or writes
 
     @property
     def ending_task(self) -> "asyncio.Task[None] | None":

@@ -188,8 +188,8 @@ class Bytes(Layout):
             is missing. On Linux, on a local file system, with `max_bytes` <= 2 GiB, a
             separator of at most 256 bytes, and not with `on_full="drop_oldest"`. None:
             entries are lost with the process.
-        dead_letters: With a spool: whether batches that failed are kept in it. They
-            are not kept so far, whatever this says.
+        dead_letters: With a spool: whether a batch whose dispatch failed is kept, in a
+            file beside the spool's, 64 MiB of them at most; the oldest are removed.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -278,7 +278,6 @@ class Bytes(Layout):
         from . import _ring_files  # noqa: PLC0415, no other needs it
 
         name, on_full = place
-        keeps = self.dead_letters
         return _ring_files.make_ring(
-            self.spool, name, on_full, *sizes, dead_letters=keeps
+            self.spool, name, on_full, self.dead_letters, *sizes
         )

@@ -39,6 +39,9 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     for outcome in await asyncio.gather(*drains, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+    for batcher in () if last else home.batchers():
+        if batcher.recovery is not None:
+            batcher.recovery.resume()  # a loop may go on whose tasks were cancelled
     if last:
         home.ended = True  # first: a call that began now would not be drained
         left = deadline - loop.time()

@@ -106,6 +106,22 @@ METRICS = (
         _recovered,
     ),
     Metric(
+        "entries.kept",
+        "{entry}",
+        "Entries of failed batches that were kept in a spool as dead letters",
+        "counter",
+        None,
+        _field("kept"),
+    ),
+    Metric(
+        "entries.kept_dropped",
+        "{entry}",
+        "Entries in dead letters that were removed to make room for newer ones",
+        "counter",
+        None,
+        _field("kept_dropped"),
+    ),
+    Metric(
         "batches",
         "{batch}",
         "Batches whose dispatch ended, by its outcome",

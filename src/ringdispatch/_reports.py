@@ -40,16 +40,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
-def described(error: BaseException) -> str:
-    """Its repr, or what is left to say where that raises."""
-    try:
-        return repr(error)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as unprintable:
-        return f"{type(error).__name__} ({type(unprintable).__name__} in its repr)"
-
-
 class Reports:
     """Reports to the log and to the user's hooks, whatever these raise.
 
@@ -88,7 +78,12 @@ class Reports:
 
         `contexts` are the openers'; `quiet`: the failure is logged elsewhere.
         """
-        what = described(error)
+        try:
+            what = repr(error)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as unprintable:
+            what = f"{type(error).__name__} ({type(unprintable).__name__} in its repr)"
         message = f"dispatch failed ({counted(count, 'entry')}): {what}"
         if not quiet:
             self._log_failure(error, count, message, what)

@@ -60,6 +60,7 @@ cdef class Ring:
     # For layouts to override; here is the default of each.
 
     place = None  # the path of the file that the entries lie in
+    letters = None  # what keeps the batches that failed
 
     def end_file(self):
         """Once it is closed and all is settled: remove the file, or leave it."""

@@ -6,14 +6,13 @@ import math
 import os
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 from ._atomic import Finalizer, WorkerThreads
-from ._batch import Batch
-from ._dead_folder import DeadFolder
-from ._dead_letters import DeadLetter
+from ._letters import Letters
 from ._recovery import Recovery
 from ._reports import counted
 from ._ring import short_repr
@@ -62,12 +61,12 @@ def make_ring(
     directory: str,
     name: str,
     on_full: str,
-    *sizes: Any,
     dead_letters: bool,
+    *sizes: Any,
 ) -> SpoolRing:
     """Make a ring whose entries lie in a file of `directory/name`.
 
-    `sizes` is what ByteRing takes.
+    `dead_letters`: it keeps batches that failed. `sizes` is what ByteRing takes.
 
     Raises:
         ValueError: an option that a spool can't have, or the directory can't; or it is
@@ -85,10 +84,9 @@ def make_ring(
             f"capacity={capacity}: must be <= {_MOST_ENTRIES} with a spool"
         )
     cells = 2 << (capacity - 1).bit_length()
-    arena_bytes = 2 * max_bytes
-    files = RingFiles(
-        directory, name, cells, arena_bytes, separator, keeps_letters=dead_letters
-    )
+    files = RingFiles(directory, name, cells, 2 * max_bytes, separator)
+    if dead_letters:
+        files.keep_letters()
     file = files.first()
     return SpoolRing(*sizes, file, files)
 
@@ -109,8 +107,6 @@ class RingFiles:
         cells: int,
         arena_bytes: int,
         separator: bytes,
-        *,
-        keeps_letters: bool,
     ) -> None:
         # never changed
         # absolute: the process may go elsewhere
@@ -118,15 +114,19 @@ class RingFiles:
         self._name = name
         self._sizes = cells, min(arena_bytes, MOST_ARENA_BYTES)
         self._separator = separator
-        self.keeps_letters = keeps_letters
         # any thread, by single operations
-        self._notes: list[tuple[int, str]] = []
+        self._notes: deque[tuple[int, str]] = deque()
         # any thread, plain stores
         self._again_at = -math.inf
         self._reported_at: dict[str, float] = {}  # by what was reported
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
-        self._letters: DeadFolder | None = None
+        self.letters: Letters | None = None
+
+    def keep_letters(self) -> None:
+        """Keep the batches that fail as dead letters; before the ring is made."""
+        folder = Path(self._directory) / self._name
+        self.letters = Letters(folder, self._separator, self._now)
 
     def first(self) -> SpoolFile:
         """Make the constructor's file, and remove files that hold nothing.
@@ -188,33 +188,6 @@ class RingFiles:
         finally:
             file.leave()
 
-    # ---- dead letters
-
-    def write_letter(self, batch: Batch, reason: str) -> None:
-        """Write the dead letter that the batch owes; where it can't be, say so."""
-        entries = batch.raw
-        sizes = [len(entry) for entry in entries]
-        letter = DeadLetter(
-            batch.id,
-            batch.first,
-            batch.count,
-            batch.attempts,
-            time.time(),
-            reason,
-            batch.recovered,
-            sizes,
-            entries.payload,
-        )
-        dropped, kept = 0, False
-        try:
-            if self._letters is not None:
-                dropped = self._letters.write(letter)
-                kept = True
-        except OSError as error:
-            what = "a failed batch is lost, no dead letter can be written"
-            self._report(logging.ERROR, what, error)
-        batch.letter_written(kept, dropped)
-
     # ---- its own
 
     def populate(self, file: SpoolFile, workers: WorkerThreads) -> None:
@@ -241,7 +214,10 @@ class RingFiles:
 
     def take_notes(self) -> list[tuple[int, str]]:
         """What is to be logged, each with its level, once."""
-        notes, self._notes = self._notes, []
+        notes = []
+        with contextlib.suppress(IndexError):  # another thread may take some
+            while True:
+                notes.append(self._notes.popleft())
         return notes
 
     def _report(self, level: int, what: str, error: Exception) -> None:
@@ -265,7 +241,6 @@ class RingFiles:
         self._key = key
         try:
             self._spool = Spool(folder, BYTES, self._separator, self._warn)
-            self._letters = DeadFolder(folder, self._separator, self._warn)
             if clean:
                 for warning in warnings_of(folder):
                     self._warn(warning)

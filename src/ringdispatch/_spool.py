@@ -5,6 +5,7 @@ import errno
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,7 +97,8 @@ class Spool:
         self._separator = separator
         self._report = report
         self._reported: set[Path] = set()
-        self._own: SpoolFile | None = None  # the last that was made
+        # The last that was made; its lock may end with its last reference.
+        self._own: weakref.ref[SpoolFile] | None = None
 
     # ---- making
 
@@ -122,7 +124,7 @@ class Spool:
             if isinstance(error, OSError) and error.errno in _UNABLE:
                 raise self._unable(error) from error
             raise
-        self._own = file
+        self._own = weakref.ref(file)
         return file
 
     def new_header(self, cells: int, arena_bytes: int) -> Header:
@@ -185,11 +187,11 @@ class Spool:
 
     def _look_for_own(self) -> None:
         """Report once that the own file was removed or moved by another."""
-        own = self._own
+        own = None if self._own is None else self._own()
         if own is None or Path(own.path).exists():
             return
         # In use it is if it was neither left nor removed meanwhile, nor a parent's.
-        if own is self._own and own.fixed_header:
+        if self._own is not None and own.fixed_header:
             self._report(
                 f"{own.path} is gone, another program has removed or moved it: what "
                 "this process accepts until it is restarted is lost if it is killed"
@@ -249,7 +251,7 @@ class Spool:
             self._set_aside(path, "what was intact in it is dispatched")
         else:
             file.finish()
-            if file is self._own:
+            if self._own is not None and self._own() is file:
                 self._own = None
             path.unlink(missing_ok=True)
         file.leave()

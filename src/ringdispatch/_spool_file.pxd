@@ -24,6 +24,7 @@ ctypedef struct Found:
 
 
 cdef class SpoolFile:
+    cdef object __weakref__
     cdef public str path  # changed by the thread that renames it
     # never changed
     cdef readonly uint64_t size

@@ -1,3 +1,5 @@
+from typing import NoReturn
+
 from typing_extensions import disjoint_base
 
 from ._batch import Batch
@@ -5,6 +7,10 @@ from ._bytes import ByteRing
 from ._spool_file import SpoolFile
 
 MOST_DEATHS: int
+
+class ProcessDiedError(Exception): ...
+
+def condemn(data: object) -> NoReturn: ...
 
 @disjoint_base
 class RecoveredBatch(Batch):

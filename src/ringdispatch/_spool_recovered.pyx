@@ -19,6 +19,15 @@ from ringdispatch._bytes import restore_batch
 MOST_DEATHS = 5
 
 
+def condemn(data):
+    """Make no batch for the dispatch function: its call fails, without it."""
+    raise ProcessDiedError("its process died five times")
+
+
+class ProcessDiedError(Exception):
+    """Each process that called the function with this batch died in that call."""
+
+
 @cython.no_gc_clear  # not inherited; freed unsettled, it needs its file
 cdef class RecoveredBatch(Batch):
     """A batch that lies in another file than the ring of its dispatcher.
@@ -50,19 +59,14 @@ cdef class RecoveredBatch(Batch):
     def attempts(self):
         return min(self.deaths + 1, MOST_DEATHS)
 
-    @property
-    def value(self):
-        if self.deaths >= MOST_DEATHS:
-            raise RuntimeError("its process died five times")
-        return Batch.value.__get__(self)
-
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
         cdef bint first = self.unsettled and self.generation == state.generation
         cdef bint given_back = failed and self.file.leaving
-        self.owes |= first and failed and not given_back and state.keeps_letters
         self.unsettled = False
+        cdef bint owes = first and failed and not given_back and state.keeps_letters
+        self.owes_letter = self.owes_letter or owes
         if first and failed and not given_back:
             state.recovered_failed += self.intact
         elif first and not failed:
@@ -70,14 +74,11 @@ cdef class RecoveredBatch(Batch):
         ring_unlock(&state.mutex)
         if first and given_back:  # its process did not die of it
             self.file.give_back(self.at, self.until, self.deaths, True)
-        elif first and not self.owes:
-            self.file.settle_batch(self.at, self.until)
+        elif first and not owes:
+            self.settle_file()
         return first
 
-    cdef uint64_t count_intact(self) noexcept nogil:
-        return self.intact
-
-    cdef void settle_in_file(self) noexcept nogil:
+    cdef void settle_file(self) noexcept nogil:
         self.file.settle_batch(self.at, self.until)
 
 
@@ -108,6 +109,8 @@ def take_recovered(ByteRing ring not None, SpoolFile file not None):
         batch.ring, batch.state, batch.file = ring, &ring.state, file
         batch.at, batch.until = start, end
         batch.intact, batch.deaths = len(taken[4]), attempts
+        if attempts >= MOST_DEATHS:
+            batch.as_value = condemn
         ring_lock(&ring.state.mutex)
         batch.start = batch.end = ring.state.head
         batch.generation = ring.state.generation

@@ -2,7 +2,9 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
+from ._batch import Batch
 from ._bytes import ByteRing
+from ._letters import Letters
 
 BOUND: str
 
@@ -12,4 +14,7 @@ class SpoolRing(ByteRing):
     @property
     def bound(self) -> str: ...
     @property
+    def letters(self) -> Letters | None: ...
+    @property
     def place(self) -> str | None: ...  # type: ignore[override]
+    def write_letter(self, batch: Batch, reason: str) -> None: ...

@@ -25,12 +25,15 @@ cdef class SpoolRing(ByteRing):
     the first entry has another made; until that succeeds it is full.
     """
 
-    cdef object files  # never changed
+    # never changed
+    cdef object files
+    cdef readonly object letters
     cdef SpoolFile file  # under the ring's lock
 
     def __cinit__(self, *options):
         self.files = options[-1]
-        self.state.keeps_letters = self.files is not None and self.files.keeps_letters
+        self.letters = None if self.files is None else self.files.letters
+        self.state.keeps_letters = self.letters is not None
         cdef SpoolFile file = options[-2]
         if not self.use(file):
             raise ValueError(f"file={file.path}: not made for this ring")
@@ -137,9 +140,6 @@ cdef class SpoolRing(ByteRing):
 
     def take_notes(self):
         return self.files.take_notes()
-
-    def write_letter(self, batch, reason):
-        self.files.write_letter(batch, reason)
 
     def end_file(self):
         cdef SpoolFile file = None

@@ -82,8 +82,8 @@ ctypedef struct RingState:
     uint64_t left  # in the file, for another process: what a close cut short
     uint64_t recovered  # entries of other processes; in no sum of this ring's own
     uint64_t recovered_failed
-    uint64_t kept  # entries in dead letters, of this ring and recovered
-    uint64_t kept_dropped  # entries of letters that were removed for newer ones
+    uint64_t kept  # entries in dead letters
+    uint64_t kept_dropped  # entries of dead letters that were removed again
     uint64_t rejected_full
     uint64_t rejected_closed
     uint64_t rejected_oversized
@@ -93,7 +93,7 @@ ctypedef struct RingState:
     uint64_t peak_pending
     uint64_t abandoning  # calls of abandon(); nothing may be taken meanwhile
     char origin[16]  # the uuid in batches' ids, its file's; zeros: not drawn yet
-    bint keeps_letters  # a failed batch stays in its file until its dead letter is written
+    bint keeps_letters  # a failed batch is settled in its file once its letter is
     bint leaving  # a close has cut short what lies in the file: that is left in it
     uint64_t urgent_end  # entries below it are to go out now: a flush waits for them
     uint64_t busy_slots  # calls of the dispatch function that have not ended

@@ -41,9 +41,10 @@ class Statistics:
             left in the spool, and whose dispatch here returned. This and the next count
             in no other number.
         recovered_failed: The same, whose dispatch raised, timed out or was cancelled.
-        kept: Entries of `failed` and `recovered_failed` that are in a dead letter.
-        kept_dropped: Entries of dead letters, of any process, that were removed for
-            newer ones.
+        kept: Entries of failed batches, recovered ones too, that were kept in the spool
+            as dead letters.
+        kept_dropped: Entries in dead letters, of any process, that were removed to keep
+            the newest within their limit.
     """
 
     accepted: int

@@ -7,7 +7,6 @@ again. So what a test says of lists of objects must hold of every layout.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import importlib.util
 import os
@@ -20,7 +19,6 @@ from typing import Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, BytesBatch, Records, _options
 from ringdispatch._spool_file import SUPPORTED
-from support import SteppedLoop
 
 TICKET = struct.Struct("<Q")
 SEPARATOR = b"\r\n\0"  # of no size that divides anything
@@ -204,9 +202,7 @@ class OfSpool(OfBytes):
         # Tests make several of one name, which may not share a folder.
         folder = tempfile.mkdtemp(dir=spools())
         most = plain.max_bytes, plain.max_batch_bytes
-        # Dead letters are written in a thread, which no stepped loop waits for.
-        stepped = isinstance(asyncio._get_running_loop(), SteppedLoop)
-        return Bytes(None, SEPARATOR, *most, spool=folder, dead_letters=not stepped)
+        return Bytes(None, SEPARATOR, *most, spool=folder)
 
 
 def in_file(dispatcher: Any) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Bytes, current_batch
-from ringdispatch._dead_letters import LETTERS_AT, DeadFile, DeadLetter
+from ringdispatch._bytes import restore_batch
+from ringdispatch._dead_letters import DeadLetter, letters
 from spools import filled, left, made, take
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def spooled(
     given: dict[str, Any] = {"ms_delay": 1, "name": "audit", **options}
     layout = Bytes(spool=folder, dead_letters=dead_letters)
     return BackgroundDispatcher(function, layout=layout, **given)
+
+
+def letters_in(folder: Path) -> list[DeadLetter]:
+    """The dead letters there, the oldest first."""
+    found = [each for path in folder.rglob("*.dead") for each in letters(path)]
+    return sorted(found, key=lambda letter: letter.time)
+
+
+def entries_of(letter: DeadLetter, separator: int = 1) -> list[bytes]:
+    return restore_batch(letter.payload, letter.sizes, separator)[:]
 
 
 def orphan(
@@ -64,15 +75,6 @@ class Got:
     @property
     def entries(self) -> list[bytes]:
         return [entry for batch in self.batches for entry in batch]
-
-
-def letters(folder: Path) -> list[DeadLetter]:
-    """All that are in the files of a spool."""
-    found = []
-    for path in sorted(folder.rglob("*.dead")):
-        with DeadFile(path, locked=False) as file:
-            found += file.letters(LETTERS_AT)
-    return found
 
 
 def books(dispatcher: BackgroundDispatcher[Any]) -> tuple[int, ...]:

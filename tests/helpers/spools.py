@@ -51,7 +51,7 @@ def made(
 class Files:
     """The files of a ring, without the checks of RingFiles and dead letters."""
 
-    keeps_letters = False
+    letters = None
 
     def __init__(self, folder: Path, *sizes: int, separator: bytes = b"\n") -> None:
         self.folder = folder

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 from ringdispatch import BackgroundDispatcher, Statistics
+from ringdispatch._letters import Letters
 from ringdispatch.testing import SteppedClock
 
 if TYPE_CHECKING:  # races.py does without
     import pytest
+
+
+WRITE = Letters.write
+
+
+class _NoThreads:
+    def run(self, job: Any) -> None:
+        raise RuntimeError("no thread starts")
+
+
+def _write_here(
+    letters: Letters, whole: Any, batch: Any, reason: str, workers: Any, *more: Any
+) -> None:
+    del workers
+    whole(letters, batch, reason, _NoThreads(), *more)
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
@@ -23,6 +40,8 @@ class SteppedLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._clock = SteppedClock(self)
         self._clock.__enter__()
+        # A thread takes real time, so letters are written as where none starts.
+        Letters.write = partialmethod(_write_here, WRITE)  # type: ignore[assignment]
         self.block = self._clock.block
         self.advance = self._clock.advance
         self.settle = self._clock.settle
@@ -31,6 +50,7 @@ class SteppedLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
         if not self.is_closed():
             self._clock.__exit__(None, None, None)
+            Letters.write = WRITE  # type: ignore[method-assign]
         super().close()
 
 
