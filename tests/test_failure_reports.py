@@ -13,7 +13,7 @@ from loops import LOOPS, run_on
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, logged
 
-# What is logged of a failure; test_spool_failures has what is kept of it.
+# What is logged of a failure; test_letters has what is kept of it.
 pytestmark = pytest.mark.usefixtures("in_memory")
 
 OURS = "ringdispatch[n1]"
