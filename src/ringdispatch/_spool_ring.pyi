@@ -2,7 +2,6 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from ._batch import Batch
 from ._bytes import ByteRing
 from ._letters import Letters
 
@@ -17,4 +16,3 @@ class SpoolRing(ByteRing):
     def letters(self) -> Letters | None: ...
     @property
     def place(self) -> str | None: ...  # type: ignore[override]
-    def write_letter(self, batch: Batch, reason: str) -> None: ...
