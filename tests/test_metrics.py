@@ -408,4 +408,4 @@ def test_global_provider_is_the_default() -> None:
         """,
         warnings=("ignore::DeprecationWarning",),
     )
-    assert ended.lines == ["10"]  # a layout of objects counts no bytes
+    assert ended.lines == ["14"]  # a layout of objects counts no bytes
