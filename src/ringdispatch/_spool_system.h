@@ -17,6 +17,12 @@ enum { NOT_PLAIN = -1, NOT_OURS = -2, LINKED = -3, MOVED = -4, TOO_SHORT = -5 };
 
 #define SPOOL_SUPPORTED 1
 
+/* Linux 3.15 has them; an older glibc, or one without _GNU_SOURCE, does not name them. */
+#ifndef F_OFD_SETLK
+#define F_OFD_GETLK 36
+#define F_OFD_SETLK 37
+#endif
+
 /* As in <linux/fs.h>, which a C compiler alone does not bring along. */
 #define SPOOL_GET_FLAGS _IOR('f', 1, long)
 #define SPOOL_SET_FLAGS _IOW('f', 2, long)
