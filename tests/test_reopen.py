@@ -174,8 +174,11 @@ def test_close_that_gave_up_is_no_verdict_on_the_next(
             closing = asyncio.ensure_future(dispatcher.aclose(timeout=1))
             await stepped.settle()
             assert closing.result() is True
-        again = [1] if in_file(dispatcher) else []  # what was left, it has recovered
-        assert sink.entries == [1, *again, 3]
+        again = sink.entries[1:]
+        again.remove(3)
+        # What was left it recovers, as far as it comes until it is closed.
+        assert again == [1, 2][: len(again)]
+        assert bool(again) is in_file(dispatcher)
         assert dispatcher.statistics().dispatched == 1
         assert dispatcher.statistics().recovered == len(again)
         assert is_cut_short(dispatcher, in_flight=1, pending=1)
