@@ -65,10 +65,13 @@ class Letters:
 
     def _write(self, batch: "Batch", reason: str, reports: Reports) -> None:
         """Write the letter; only then settle the batch, or where there can be none."""
+        data = batch.raw
+        if not batch.owes_letter:
+            return  # interrupted or in two threads, its call asked twice
         kept = 0
         lost = False
         try:
-            _, (payload, sizes, _) = batch.raw.__reduce__()
+            _, (payload, sizes, _) = data.__reduce__()
             about = batch.id, batch.first, batch.count, batch.attempts, time.time()
             letter = DeadLetter(*about, reason, batch.recovered, sizes, payload)
             self._make_room(len(payload), batch, reports)
