@@ -229,3 +229,20 @@ def test_a_loop_closed_while_a_letter_is_written(tmp_path: Path, held: Held) -> 
     assert dispatcher.statistics().kept == 2
     assert dispatcher.close()
     assert len(letters_in(tmp_path)) == 2
+
+
+def test_tools_may_look_at_all_tasks_while_a_letter_is_written(
+    tmp_path: Path, held: Held
+) -> None:
+    async def main() -> None:
+        async with spooled(refuse, tmp_path) as dispatcher:
+            assert dispatcher.enqueue(b"entry")
+            await until(held.begun.is_set)
+            mine = asyncio.current_task()
+            assert mine is not None
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            assert names == [mine.get_name()]
+            held.may_write.set()
+
+    asyncio.run(main())
+    assert len(letters_in(tmp_path)) == 1
