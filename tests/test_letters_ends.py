@@ -11,7 +11,7 @@ import pytest
 
 from loops import comes_true, eventually
 from recovering import Got, entries_of, files, letters_in, orphan, spooled, until
-from ringdispatch import _loop_end
+from ringdispatch import _loop_end, current_batch
 from ringdispatch._letters import Letters
 from ringdispatch._spool_place import is_locked
 from spools import needs_spools
@@ -246,3 +246,40 @@ def test_tools_may_look_at_all_tasks_while_a_letter_is_written(
 
     asyncio.run(main())
     assert len(letters_in(tmp_path)) == 1
+
+
+def test_a_recovered_batch_without_memory_for_its_letter_waits_and_did_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    may_write = threading.Event()
+    keep = Letters._keep
+
+    def fails(letters: Letters, letter: Any) -> None:
+        if not may_write.is_set():
+            raise MemoryError
+        keep(letters, letter)
+
+    async def refuse_all(batch: Any) -> None:
+        info = current_batch()
+        assert info is not None
+        seen.append((info.start, info.attempts))
+        raise ConnectionError
+
+    async def main() -> None:
+        async with spooled(refuse_all, tmp_path, max_batch=1) as dispatcher:
+            await until(lambda: seen)
+            await until(lambda: not dispatcher._batcher.calls)
+            recovery: Any = dispatcher._batcher.recovery
+            assert not recovery.wants_call  # for a second
+            may_write.set()
+            monkeypatch.setattr(recovery, "_again_at", 0.0)
+            dispatcher._batcher.wake()
+            await until(lambda: dispatcher.statistics().kept == 2)
+
+    monkeypatch.setattr(Letters, "_keep", fails)
+    orphan(tmp_path, b"0", b"1")
+    asyncio.run(main())
+    assert seen == [(0, 1), (0, 1), (1, 1)]
+    assert [each.attempts for each in letters_in(tmp_path)] == [1, 1]
+    assert len(files(tmp_path)) == 1
