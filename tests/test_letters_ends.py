@@ -13,6 +13,7 @@ from loops import comes_true, eventually
 from recovering import Got, entries_of, files, letters_in, orphan, spooled, until
 from ringdispatch import _loop_end, current_batch
 from ringdispatch._letters import Letters
+from ringdispatch._recovery import Recovery
 from ringdispatch._spool_place import is_locked
 from spools import needs_spools
 
@@ -283,3 +284,27 @@ def test_a_recovered_batch_without_memory_for_its_letter_waits_and_did_not_die(
     assert seen == [(0, 1), (0, 1), (1, 1)]
     assert [each.attempts for each in letters_in(tmp_path)] == [1, 1]
     assert len(files(tmp_path)) == 1
+
+
+def test_only_the_home_looks_for_what_to_recover(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: set[int] = set()
+    wants_call: Any = Recovery.wants_call
+
+    def wants(recovery: Recovery) -> bool:
+        looked.add(threading.get_ident())
+        return bool(wants_call.fget(recovery))
+
+    monkeypatch.setattr(Recovery, "wants_call", property(wants))
+
+    async def main() -> None:
+        orphan(tmp_path, b"0", b"1")
+        async with spooled(refuse, tmp_path, max_batch=1) as dispatcher:
+            await until(held.begun.is_set)
+            held.may_write.set()
+            await until(lambda: dispatcher.statistics().kept == 2)
+            assert looked == {threading.get_ident()}
+
+    asyncio.run(main())
+    assert len(letters_in(tmp_path)) == 2
