@@ -75,7 +75,7 @@ class InFlight:
         return None if home is None else home.loop
 
     def done(self) -> bool:
-        """Whether no call's task is in flight there; a letter's thread may still run."""
+        """Whether no call's task is in flight there; a letter's thread may be."""
         return not self._tasks
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
