@@ -11,8 +11,9 @@ import pytest
 
 from loops import comes_true, eventually
 from recovering import Got, entries_of, files, letters_in, orphan, spooled, until
-from ringdispatch import _loop_end
+from ringdispatch import _loop_end, current_batch
 from ringdispatch._letters import Letters
+from ringdispatch._recovery import Recovery
 from ringdispatch._spool_place import is_locked
 from spools import needs_spools
 
@@ -228,4 +229,82 @@ def test_a_loop_closed_while_a_letter_is_written(tmp_path: Path, held: Held) -> 
     assert dispatcher.flush()
     assert dispatcher.statistics().kept == 2
     assert dispatcher.close()
+    assert len(letters_in(tmp_path)) == 2
+
+
+def test_tools_may_look_at_all_tasks_while_a_letter_is_written(
+    tmp_path: Path, held: Held
+) -> None:
+    async def main() -> None:
+        async with spooled(refuse, tmp_path) as dispatcher:
+            assert dispatcher.enqueue(b"entry")
+            await until(held.begun.is_set)
+            mine = asyncio.current_task()
+            assert mine is not None
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            assert names == [mine.get_name()]
+            held.may_write.set()
+
+    asyncio.run(main())
+    assert len(letters_in(tmp_path)) == 1
+
+
+def test_a_recovered_batch_without_memory_for_its_letter_waits_and_did_not_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    may_write = threading.Event()
+    keep = Letters._keep
+
+    def fails(letters: Letters, letter: Any) -> None:
+        if not may_write.is_set():
+            raise MemoryError
+        keep(letters, letter)
+
+    async def refuse_all(batch: Any) -> None:
+        info = current_batch()
+        assert info is not None
+        seen.append((info.start, info.attempts))
+        raise ConnectionError
+
+    async def main() -> None:
+        async with spooled(refuse_all, tmp_path, max_batch=1) as dispatcher:
+            await until(lambda: seen)
+            await until(lambda: not dispatcher._batcher.calls)
+            recovery: Any = dispatcher._batcher.recovery
+            assert not recovery.wants_call  # for a second
+            may_write.set()
+            monkeypatch.setattr(recovery, "_again_at", 0.0)
+            dispatcher._batcher.wake()
+            await until(lambda: dispatcher.statistics().kept == 2)
+
+    monkeypatch.setattr(Letters, "_keep", fails)
+    orphan(tmp_path, b"0", b"1")
+    asyncio.run(main())
+    assert seen == [(0, 1), (0, 1), (1, 1)]
+    assert [each.attempts for each in letters_in(tmp_path)] == [1, 1]
+    assert len(files(tmp_path)) == 1
+
+
+def test_only_the_home_looks_for_what_to_recover(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: set[int] = set()
+    wants_call: Any = Recovery.wants_call
+
+    def wants(recovery: Recovery) -> bool:
+        looked.add(threading.get_ident())
+        return bool(wants_call.fget(recovery))
+
+    monkeypatch.setattr(Recovery, "wants_call", property(wants))
+
+    async def main() -> None:
+        orphan(tmp_path, b"0", b"1")
+        async with spooled(refuse, tmp_path, max_batch=1) as dispatcher:
+            await until(held.begun.is_set)
+            held.may_write.set()
+            await until(lambda: dispatcher.statistics().kept == 2)
+            assert looked == {threading.get_ident()}
+
+    asyncio.run(main())
     assert len(letters_in(tmp_path)) == 2

@@ -234,3 +234,34 @@ def test_recovery_goes_on_where_tasks_were_cancelled_and_the_loop_goes_on(
 
     asyncio.run(main())
     assert b"left" in entries
+
+
+def test_recovery_goes_on_where_tasks_were_cancelled_twice(tmp_path: Path) -> None:
+    """The second time that is the task, too, which gives the calls their time."""
+    entries: list[bytes] = []
+    may_end = asyncio.Event()
+
+    async def send(batch: Any) -> None:
+        entries.extend(batch)
+        await may_end.wait()
+
+    async def main() -> None:
+        async with spooled(send, tmp_path) as dispatcher:
+            mine = asyncio.all_tasks()
+            assert dispatcher.enqueue(b"new")
+            await until(lambda: entries)
+            others = asyncio.all_tasks() - mine
+            for _ in range(2):
+                for other in others:
+                    other.cancel()
+                await asyncio.sleep(0.01)
+                others = asyncio.all_tasks() - mine
+            may_end.set()
+            path = orphan(tmp_path, b"left")
+            async with asyncio.timeout(20):
+                while path.exists():
+                    assert dispatcher.enqueue(b"more")
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert b"left" in entries

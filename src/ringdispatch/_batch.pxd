@@ -27,6 +27,7 @@ cdef class Batch:
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil
     cdef bint unlink_once(self) noexcept nogil
     cdef void settle_file(self) noexcept nogil
+    cdef void return_to_file(self) noexcept nogil
 
 
 cdef class Slot:

@@ -160,6 +160,8 @@ cdef class Batch:
         ring_unlock(&state.mutex)
         if first and written:
             self.settle_file()
+        elif first:
+            self.return_to_file()
         self.unlink_once()
 
     def count_dropped(self, uint64_t count):
@@ -210,6 +212,9 @@ cdef class Batch:
         if file is not NULL and file.base is not NULL and self.start >= file.released:
             settle_mark(file, self.start, self.end - self.start)
         ring_unlock(&state.mutex)
+
+    cdef void return_to_file(self) noexcept nogil:
+        """Leave it in its file for another call: the ring's, for the next process."""
 
     cdef bint unlink_once(self) noexcept nogil:
         cdef RingState *state = self.state

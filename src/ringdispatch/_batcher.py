@@ -370,13 +370,15 @@ class Batcher:
         ring, recovery = self.ring, self.recovery
         if recovery is not None:
             self.room.wake(1)  # there may be room in the file
-        if not (ring.pending or ring.closed or (recovery and recovery.wants_call)):
+        here = here and call.home is self.home
+        idle = not (ring.pending or ring.closed)
+        if idle and (recovery is None or (here and not recovery.wants_call)):
             self.settlement.finish()
-        elif here and call.home is self.home:
+        elif here:
             self.pump(call.home, self.ring.unclaim_window())
         else:
             self.settlement.finish()
-            self.wake_home(self._ensure_home())
+            self.wake_home(self.home if idle else self._ensure_home())
 
     # ---- flush
 
@@ -435,8 +437,7 @@ class Batcher:
 
     def running_on(self, home: Home | None) -> list[Call]:
         """The calls that are not settled, on that home or on any."""
-        calls = (call for call in self.calls if home is None or call.home is home)
-        return [call for call in calls if not call.is_settled]
+        return [c for c in self.calls if home in {None, c.home} and not c.is_settled]
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_finalizing() or not hasattr(self, "drops"):

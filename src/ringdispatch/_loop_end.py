@@ -36,12 +36,15 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     drains = [one.drain(home, seconds, last=last) for one in home.batchers()]
-    for outcome in await asyncio.gather(*drains, return_exceptions=True):
+    try:
+        outcomes = await asyncio.gather(*drains, return_exceptions=True)
+    finally:  # this task may be cancelled, too; and the loop go on
+        for batcher in () if last else home.batchers():
+            if batcher.recovery is not None:
+                batcher.recovery.resume()
+    for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
-    for batcher in () if last else home.batchers():
-        if batcher.recovery is not None:
-            batcher.recovery.resume()  # a loop may go on whose tasks were cancelled
     if last:
         home.ended = True  # first: a call that began now would not be drained
         left = deadline - loop.time()
@@ -72,9 +75,8 @@ class InFlight:
         return None if home is None else home.loop
 
     def done(self) -> bool:
-        """Whether no call is in flight on the loop."""
-        home = self._home()
-        return home is None or not any(b.running_on(home) for b in home.batchers())
+        """Whether no call's task is in flight there; a letter's thread may be."""
+        return not self._tasks
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002, a task's
         """Give the calls their time, once; returns whether there are any."""
@@ -125,12 +127,15 @@ class InFlight:
 
     def __getattr__(self, name: str) -> Any:
         """What tools ask of a task, of one of the calls."""
-        home = self._home()
-        for batcher in home.batchers() if home else ():
-            for call in batcher.running_on(home):
-                if call.task is not None:
-                    return getattr(call.task, name)
+        for task in self._tasks:
+            return getattr(task, name)
         raise AttributeError(name)
+
+    @property
+    def _tasks(self) -> list[Any]:
+        home = self._home()
+        calls = [c for b in home.batchers() for c in b.running_on(home)] if home else []
+        return [task for call in calls if (task := call.task) is not None]
 
 
 # ---- its async generators are closed

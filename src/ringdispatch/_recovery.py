@@ -54,10 +54,12 @@ class Recovery:
 
     @property
     def wants_call(self) -> bool:
-        """Whether there is a batch, and no call for one."""
+        """Whether there is a batch, and no call for one; on the home's thread."""
         if self._stopped or self._ring.closed or self.is_open:
             return False
-        self._call = None
+        call, self._call = self._call, None
+        if isinstance(batch := call and call.batch, RecoveredBatch) and batch.returned:
+            self._again_at = self._now() + _LOOK_SECONDS  # at once, it would fail again
         if self._now() < self._again_at:
             return False
         if not self._file and self._now() >= self._look_at:

@@ -40,12 +40,15 @@ cdef class RecoveredBatch(Batch):
     cdef uint64_t until
     cdef uint64_t intact  # entries; the others were damaged
     cdef uint32_t deaths  # in calls for it
+    cdef readonly bint returned  # it failed, and no memory was left for its letter
 
     recovered = True
 
     def __dealloc__(self):
         if self.unsettled:
             self.settle_once(True, 0.0)
+        if self.owes_letter:  # there is none to write it
+            self.return_to_file()
 
     @property
     def first(self):
@@ -80,6 +83,10 @@ cdef class RecoveredBatch(Batch):
 
     cdef void settle_file(self) noexcept nogil:
         self.file.settle_batch(self.at, self.until)
+
+    cdef void return_to_file(self) noexcept nogil:
+        self.returned = True
+        self.file.give_back(self.at, self.until, self.deaths, True)
 
 
 def take_recovered(ByteRing ring not None, SpoolFile file not None):
