@@ -118,7 +118,7 @@ def test_a_batch_has_an_id_in_every_layout() -> None:
         infos.extend([current_batch(), current_batch()])
         done.set()
 
-    dispatcher = BackgroundDispatcher(send, ms_delay=1, max_batch=2)
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000, max_batch=2)
     for number in range(4):
         assert dispatcher.enqueue(number)
     assert dispatcher.close()
