@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._atomic import Finalizer, WorkerThreads
 from ._dead_letters import DeadLetter, append, begin, remove
-from ._reports import REPORT_SECONDS, Reports, counted
+from ._reports import Periods, Reports, counted
 
 if TYPE_CHECKING:
     from ._batch import Batch
@@ -32,11 +31,10 @@ class Letters:
         # never changed
         self._folder = folder
         self._separator = separator
-        self._now = now
         # any thread, by single operations
         self._paths: deque[Path] = deque()  # of files that may take another letter
         # any thread, plain stores
-        self._failed_at = self._removed_at = -math.inf  # when it was logged
+        self._logged = Periods(now)
 
     def write(
         self,
@@ -81,7 +79,7 @@ class Letters:
             lost = isinstance(error, OSError)  # else the next process has the batch
             what = "lost" if lost else "left in the spool"
             why = f"a failed batch is {what}, no dead letter can be written: {error!r}"
-            if self._is_due("_failed_at"):
+            if self._logged.begin("failed"):
                 reports.log(logging.ERROR, why)
         batch.settle_letter(bool(kept) or lost, kept)
 
@@ -115,18 +113,10 @@ class Letters:
                 dropped += count
                 removed.append(path.name)
         batch.count_dropped(dropped)
-        if removed and self._is_due("_removed_at"):
+        if removed and self._logged.begin("removed"):
             reports.log(
                 logging.WARNING,
                 f"{self._folder}: more than {MOST_BYTES >> 20} MiB of dead letters and "
                 f"damaged files; the oldest are removed, with "
                 f"{counted(dropped, 'entry')} just now: {', '.join(removed)}",
             )
-
-    def _is_due(self, name: str) -> bool:
-        """Whether a line may be logged again; then it counts as logged."""
-        now = self._now()
-        due: bool = now >= getattr(self, name) + REPORT_SECONDS
-        if due:
-            setattr(self, name, now)
-        return due

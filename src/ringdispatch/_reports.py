@@ -40,6 +40,26 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
+class Periods:
+    """Says of what may come again and again whether it is to be logged now."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._began_at: dict[str, float] = {}
+
+    def begin(self, what: str) -> bool:
+        """Begin a period for it; False while one runs."""
+        now = self._now()
+        if now < self._began_at.get(what, -math.inf) + REPORT_SECONDS:
+            return False
+        self._began_at[what] = now
+        return True
+
+    def end(self, what: str) -> None:
+        """End its period: the next time is the first again."""
+        self._began_at.pop(what, None)
+
+
 class Reports:
     """Reports to the log and to the user's hooks, whatever these raise.
 

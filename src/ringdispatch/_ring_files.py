@@ -14,7 +14,7 @@ from typing import Any
 from ._atomic import Finalizer, WorkerThreads
 from ._letters import Letters
 from ._recovery import Recovery
-from ._reports import counted
+from ._reports import Periods, counted
 from ._ring import short_repr
 from ._spool import Spool, make_folder, warnings_of
 from ._spool_file import SUPPORTED, SpoolFile
@@ -24,9 +24,8 @@ from ._spool_ring import SpoolRing
 MOST_BYTES = 2**31  # pending; the file has twice as many
 _MOST_ENTRIES = MOST_CELLS // 2
 
-# How long after a failure to make a file it is tried again; how often that is logged.
+# How long after a failure to make a file it is tried again.
 _AGAIN_SECONDS = 1.0
-_REPORT_SECONDS = 10.0
 _NO_FILE = "entries are refused, there is no file for them"
 
 # The folders that this process has a file in, and whose it is.
@@ -118,7 +117,7 @@ class RingFiles:
         self._notes: deque[tuple[int, str]] = deque()
         # any thread, plain stores
         self._again_at = -math.inf
-        self._reported_at: dict[str, float] = {}  # by what was reported
+        self._reported = Periods(self._now)
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
         self.letters: Letters | None = None
@@ -151,7 +150,7 @@ class RingFiles:
             self._again_at = now + _AGAIN_SECONDS
             self._report(logging.ERROR, _NO_FILE, error)
             return None
-        self._reported_at.pop(_NO_FILE, None)
+        self._reported.end(_NO_FILE)
         return file
 
     # ---- what other processes left
@@ -222,9 +221,7 @@ class RingFiles:
 
     def _report(self, level: int, what: str, error: Exception) -> None:
         """Log what may come again and again, once a period."""
-        now = self._now()
-        if now >= self._reported_at.get(what, -math.inf) + _REPORT_SECONDS:
-            self._reported_at[what] = now
+        if self._reported.begin(what):
             self._notes.append((level, f"{what}: {error}"))
 
     def _warn(self, message: str) -> None:

@@ -136,9 +136,6 @@ class Spool:
             self._kind,
             self._separator,
             int(time.time()),
-            _boot(),
-            _started(),
-            os.getpid(),
         )
 
     def _full(self, error: OSError, size: int) -> OSError:
@@ -307,17 +304,3 @@ def _reserve(fd: int, size: int) -> None:
         for at in range(0, size, len(_CHUNK)):
             file.write(_CHUNK[: size - at])
     return None
-
-
-def _boot() -> uuid.UUID:
-    try:
-        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    except (OSError, ValueError):
-        return uuid.UUID(int=0)
-
-
-def _started() -> int:
-    try:  # the 22nd field; the second may have spaces
-        return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -26,7 +26,7 @@ MOST_ARENA_BYTES = 2**32 - 1
 
 _MAGIC = b"RINGSPL\n"
 _START = "<8sII16sQQI"
-_FORMAT = _START + "IQ16sQI4x256s"
+_FORMAT = _START + "IQ256s"
 _CRC_AT = 12
 _SIZES_AT = 32
 
@@ -41,9 +41,6 @@ class Header(NamedTuple):
         kind: The layout's.
         separator: What follows each entry.
         made: When, in seconds of the wall clock since 1970.
-        boot: The id of the system's boot then; zeros where it has none.
-        started: When that process started, in ticks since the boot.
-        pid: The process, as it saw its own number.
     """
 
     uuid: uuid.UUID
@@ -52,9 +49,6 @@ class Header(NamedTuple):
     kind: int
     separator: bytes
     made: int
-    boot: uuid.UUID
-    started: int
-    pid: int
 
     @property
     def size(self) -> int:
@@ -79,9 +73,6 @@ class Header(NamedTuple):
             self.kind,
             len(self.separator),
             self.made,
-            self.boot.bytes,
-            self.started,
-            self.pid,
             self.separator,
         ).ljust(FIXED_SIZE, b"\0")
         return _with_crc(fields, crc32c_of(fields))
@@ -108,10 +99,9 @@ def unpack(data: bytes) -> Header:
     if crc != crc32c_of(_with_crc(data, 0)):
         raise DamagedError("its header fails its check")
     fields = struct.unpack_from(_FORMAT, data)
-    _, version, _, own, cells, arena_bytes, kind, length, made, boot, *rest = fields
+    _, version, _, own, cells, arena_bytes, kind, length, made, separator = fields
     if version > VERSION:
         raise NewerError(f"its version is {version}; this one reads up to {VERSION}")
-    started, pid, separator = rest
     is_power = cells >= 2 and cells & (cells - 1) == 0
     if (
         version < 1
@@ -121,17 +111,8 @@ def unpack(data: bytes) -> Header:
         or length > LONGEST_SEPARATOR
     ):
         raise DamagedError("its header has impossible sizes")
-    return Header(
-        uuid.UUID(bytes=own),
-        cells,
-        arena_bytes,
-        kind,
-        separator[:length],
-        made,
-        uuid.UUID(bytes=boot),
-        started,
-        pid,
-    )
+    own = uuid.UUID(bytes=own)
+    return Header(own, cells, arena_bytes, kind, separator[:length], made)
 
 
 def unpack_leniently(data: bytes, size: int, name: str) -> Iterator[Header]:
