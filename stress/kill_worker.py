@@ -41,7 +41,7 @@ from kill_plan import (
     loads,
     send_after,
 )
-from ringdispatch import BackgroundDispatcher, Bytes, current_batch
+from ringdispatch import BackgroundDispatcher, Bytes, _recovery, current_batch
 
 PAUSE = 0.001
 LAST_PAUSE = 0.02
@@ -49,6 +49,9 @@ FULL_PAUSE = 0.0002
 QUIET_SECONDS = 0.01
 LAST_SECONDS = 60.0
 PADDING = b"x" * 20_000
+
+# A process lives for less than a second here.
+_recovery._PAUSES.update({2: 0.005, 3: 0.01, 4: 0.02})
 
 
 class Notes:

@@ -223,6 +223,8 @@ def test_a_batch_that_ends_five_processes_is_kept_and_the_rest_goes_on(
     program = (
         MADE.format(folder=str(tmp_path))
         + """
+from ringdispatch import _recovery
+_recovery._PAUSES.update({2: 0.05, 3: 0.1, 4: 0.2})
 async def send(batch):
     if b"poison" in batch[:]:
         os._exit(7)
@@ -259,6 +261,34 @@ time.sleep(60)
         str(b"fine"),
     }
     assert [Path(name).suffix for name in files(tmp_path)] == [".bad"]
+
+
+def test_kills_in_an_outage_make_no_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # C23
+    run_snippet(
+        service(tmp_path, "async def die(): os._exit(7)\nserve(die)\ntime.sleep(60)"),
+        code=7,
+    )
+    restarted = MADE.format(folder=str(tmp_path)) + (
+        """
+async def send(batch):
+    if b"2" in batch[:]:
+        await asyncio.sleep(3600)
+dispatcher = made(send, home="thread", max_in_flight=2)
+for _ in range(3):
+    assert dispatcher.enqueue(b"new")
+    assert dispatcher.flush()
+os._exit(7)
+"""
+    )
+    for _ in range(MOST_DEATHS + 1):
+        run_snippet(restarted, code=7)
+    assert not list(tmp_path.rglob("*.dead"))
+    monkeypatch.setattr("ringdispatch._recovery._PAUSES", {})
+    got = succeed(tmp_path)
+    assert got.entries == LEFT
+    assert got.infos[0].attempts > 2  # the first of them have called
 
 
 def test_services_and_workers_share_a_directory(tmp_path: Path) -> None:  # C23

@@ -1,8 +1,11 @@
 """What other processes left in a spool: the batches of one file after the other."""
 
+import asyncio
 import math
+import weakref
 from collections.abc import Callable, Container
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._call import Call
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from ._spool_ring import SpoolRing
 
 _LOOK_SECONDS = 1.0  # between two looks into the folder, once it has nothing
+
+# So long after a call began, the death of its process is another's fault.
+_OUTLIVED_SECONDS = 60.0
+
+# Between adopting a file and the call for a batch of it, by how many processes died in
+# one. Where each lives equally long, only what kills comes to the fifth: any other is
+# either outlived, or waits longer than a process lives.
+_PAUSES = {2: 1.0, 3: 10.0, 4: 60.0}
 
 
 class Recovery:
@@ -45,7 +56,8 @@ class Recovery:
         self._call: Call | None = None  # the last
         self._stopped = False
         self._stopped_on: Home | None = None
-        self._look_at = self._again_at = -math.inf
+        self._look_at = self._again_at = self._adopted_at = -math.inf
+        self._timer: tuple[Home, asyncio.TimerHandle] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -66,8 +78,17 @@ class Recovery:
             self._look_at = self._now() + _LOOK_SECONDS
             file = self._files.adopt()
             if file is not None:
+                self._adopted_at = self._now()
                 self._file.append(file)
         return bool(self._file)
+
+    @property
+    def _pause_left(self) -> float:
+        """Seconds until the next batch may be called for."""
+        for file in list(self._file):
+            pause = _PAUSES.get(file.next_attempts, 0.0)
+            return self._adopted_at + pause - self._now()
+        return 0.0
 
     def pump(self, batcher: "Batcher", home: Home) -> None:
         """Start a call if a slot is free for one; on the home's thread."""
@@ -77,13 +98,38 @@ class Recovery:
         if self._stopped and self._stopped_on not in {None, home}:
             self.resume()  # another's loop has ended
         if self.wants_call:
-            self._call = Call(batcher, home, self)
-            self._call.start(loop)
-            if self.wants_call:  # it has ended at once; so may many
-                wake = self._ring.make_wake(home, batcher.pump)
-                loop.call_soon(wake, context=Context())
+            if (left := self._pause_left) > 0:
+                self._time(home, loop, left, _wake_home, batcher)
+            else:
+                self._start_call(batcher, home, loop)
         for level, note in self._ring.take_notes():
             batcher.reports.log(level, note)
+
+    def _start_call(
+        self, batcher: "Batcher", home: Home, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._call = call = Call(batcher, home, self)
+        call.start(loop)
+        if call in self._calls:
+            self._time(home, loop, _OUTLIVED_SECONDS, _outlive, call)
+        elif self.wants_call:  # it has ended at once; so may many
+            wake = self._ring.make_wake(home, batcher.pump)
+            loop.call_soon(wake, context=Context())
+
+    def _time(
+        self,
+        home: Home,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        function: Callable[[weakref.ref[Any]], None],
+        of: object,
+    ) -> None:
+        """Have one timer, whatever it was for before; it keeps nothing alive."""
+        before, self._timer = self._timer, None
+        if before is not None and before[0] is home:  # else its loop is not ours
+            before[1].cancel()
+        callback = partial(function, weakref.ref(of))
+        self._timer = home, loop.call_later(seconds, callback, context=Context())
 
     def take(self, most: int, due: int) -> RecoveredBatch | None:
         """Take the next batch, as a ring does; None if there is none."""
@@ -93,9 +139,8 @@ class Recovery:
             try:
                 batch = take_recovered(self._ring, file)
             except BaseException:
-                self._again_at = (
-                    self._now() + _LOOK_SECONDS
-                )  # no memory, or interrupted
+                # No memory, or interrupted.
+                self._again_at = self._now() + _LOOK_SECONDS
                 raise
             if batch is not None:
                 return batch
@@ -131,3 +176,16 @@ class Recovery:
         except ValueError:  # another thread was quicker
             return
         self._files.end_adopted(file)
+
+
+def _outlive(ref: "weakref.ref[Call]") -> None:
+    """Note that the process has lived on in that call, if it is not over."""
+    call = ref()
+    if call is not None and isinstance(call.batch, RecoveredBatch):
+        call.batch.outlive()
+
+
+def _wake_home(ref: "weakref.ref[Batcher]") -> None:
+    batcher = ref()
+    if batcher is not None:
+        batcher.wake_home(batcher.home)

@@ -47,6 +47,9 @@ cdef class SpoolFile:
     cdef bint find(self, uint64_t most, uint64_t most_bytes, Found *found) noexcept nogil
     cdef void copy(self, Found *found, char *to) noexcept nogil
     cdef void settle_batch(self, uint64_t start, uint64_t end) noexcept nogil
+    cdef void count_attempts(
+        self, uint64_t start, uint64_t end, uint32_t attempts
+    ) noexcept nogil
     cdef void give_back(
         self, uint64_t start, uint64_t end, uint32_t attempts, bint again
     ) noexcept nogil

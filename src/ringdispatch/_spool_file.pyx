@@ -151,6 +151,22 @@ cdef class SpoolFile:
         return is_done
 
     @property
+    def next_attempts(self):
+        """How many calls count for the batch that comes next; 0 where none was made."""
+        cdef uint64_t position
+        cdef uint32_t word = 0
+        ring_lock(&self.mutex)
+        position = self.next
+        while self.map.base is not NULL and position < self.map.tail:
+            word = read_mark(&self.map, position)
+            if not word & SETTLED:
+                break
+            position += word & COUNT_MASK
+            word = 0
+        ring_unlock(&self.mutex)
+        return word >> ATTEMPTS_SHIFT & MOST_ATTEMPTS
+
+    @property
     def poisoned(self):
         """How many entries stay in it, as each process that took them died."""
         ring_lock(&self.mutex)
@@ -374,6 +390,15 @@ cdef class SpoolFile:
         self.in_flight -= 1
         if self.map.base is not NULL:
             settle_mark(&self.map, start, end - start)
+        ring_unlock(&self.mutex)
+
+    cdef void count_attempts(
+        self, uint64_t start, uint64_t end, uint32_t attempts
+    ) noexcept nogil:
+        """Have so many calls count for a batch that was taken, unless it is settled."""
+        ring_lock(&self.mutex)
+        if self.map.base is not NULL and not read_mark(&self.map, start) & SETTLED:
+            mark_taken(&self.map, start, end - start, attempts)
         ring_unlock(&self.mutex)
 
     cdef void give_back(

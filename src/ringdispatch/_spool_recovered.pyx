@@ -62,6 +62,10 @@ cdef class RecoveredBatch(Batch):
     def attempts(self):
         return min(self.deaths + 1, MOST_DEATHS)
 
+    def outlive(self):
+        """Count its call no more: the process has lived on, and dies of something else."""
+        self.file.count_attempts(self.at, self.until, self.deaths)
+
     cdef bint settle_once(self, bint failed, double seconds) noexcept nogil:
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
