@@ -228,7 +228,7 @@ async def send(batch):
         if {how == "killed"}:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(60)
-dispatcher = made(send, max_batch=2)
+dispatcher = made(send, max_batch=2, ms_delay=60_000)  # each batch is full
 for number in range(7):
     assert dispatcher.enqueue(b"%d" % number)
 eventually(lambda: dispatcher.statistics().in_flight == 2
