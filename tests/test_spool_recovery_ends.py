@@ -212,9 +212,9 @@ logging.basicConfig(format="%(message)s")
 begun = threading.Event()
 async def send(batch):
     if b"2" in batch[:]:
-        begun.set()
         if {how == "killed"}:
             os.kill(os.getpid(), signal.SIGKILL)
+        begun.set()
         await asyncio.sleep(60)
 dispatcher = made(send, max_batch=3, home="thread", max_in_flight=2)
 assert dispatcher.enqueue(b"new")
