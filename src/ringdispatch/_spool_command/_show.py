@@ -45,7 +45,9 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line."""
+    """Print a line, with escapes for what the encoding of the output has not."""
+    encoding = sys.stdout.encoding or "utf-8"
+    line = line.encode(encoding, "backslashreplace").decode(encoding)
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -80,6 +82,7 @@ def as_json(state: State) -> str:
             "kind": state.place.kind or None,
             "owner": None if state.holder in {"", "?"} else state.holder,
             "entries": state.entries,
+            "damaged": state.damaged,
             "letters": state.letters,
             "bytes": state.bytes,
             "age": None if state.age is None else round(state.age, 3),
