@@ -134,10 +134,11 @@ def test_without_a_terminal_purge_asks_for_yes(folder: Path) -> None:
     status, out, err = run(folder, "purge", "--orphans", "spool")
     assert status == 2
     assert len(out) == 3
-    assert err == [
+    [line] = err
+    assert line == (
         "ringdispatch spool: 2 files would be removed, and no terminal is there to "
         "ask: add --yes to remove without being asked"
-    ]
+    )
     assert len(files(folder)) == 2
 
 

@@ -48,9 +48,7 @@ def read(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
             report(f"{damage}, and left out" if reader.damaged else damage)
 
 
-def _read_letters(
-    place: Place, report: Callable[[str], object]
-) -> Iterator[Entries]:
+def _read_letters(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
     with opened_letters(place) as file:
         separator = len(file.header.separator)
         end = file.progress

@@ -21,6 +21,7 @@ from ringdispatch._spool_header import (
     unpack,
 )
 from ringdispatch._spool_place import is_locked
+from ringdispatch._spool_recovered import MOST_DEATHS
 
 from ._reading import Reader, read_header
 
@@ -253,7 +254,10 @@ def _look_inside(state: State, fd: int, size: int) -> None:
     state.made_at = header.made
     reader = Reader(fd, size, header)
     at_once = reader.unsettled
-    entries = sum(len(lying.entries) for lying in reader.read())
+    entries = poisoned = 0
+    for lying in reader.read():
+        entries += len(lying.entries)
+        poisoned += len(lying.entries) if lying.attempts >= MOST_DEATHS else 0
     if state.owner == "alive" and reader.makes_sense:
         entries = at_once - reader.damaged  # others are dispatched meanwhile
     state.entries = entries
@@ -261,7 +265,7 @@ def _look_inside(state: State, fd: int, size: int) -> None:
     state.is_known = True
     words = [state.reason, damage_of(reader, size)]
     if kind == "bad" and not any(words):
-        words = [_why_aside(fd, entries)]
+        words = [_why_aside(fd, entries, poisoned)]
     state.reason = "; ".join(filter(None, words))
 
 
@@ -274,16 +278,22 @@ def damage_of(reader: Reader, size: int) -> str:
     elif not reader.makes_sense:
         words.append("damaged: its entries are looked for one by one")
     if damaged:
-        words.append(f"{damaged:,} {'entry is' if damaged == 1 else 'entries are'} damaged")
+        words.append(f"{_entries_are(damaged)} damaged")
     return ", ".join(words)
 
 
-def _why_aside(fd: int, entries: int) -> str:
+def _entries_are(count: int) -> str:
+    return "1 entry is" if count == 1 else f"{count:,} entries are"
+
+
+def _why_aside(fd: int, entries: int, poisoned: int) -> str:
     """Why a file was kept aside in which no entry that is left is damaged."""
     try:
         unpack(os.pread(fd, FIXED_SIZE, 0))
     except DamagedError as error:
         return str(error)
+    if poisoned:
+        return f"{_entries_are(poisoned)} in batches whose processes died"
     return "" if entries else "what was intact in it is dispatched"
 
 

@@ -45,9 +45,9 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line, with escapes for what the encoding of the output has not."""
+    """Print a line, with escapes for what the output's encoding has no bytes for."""
     encoding = sys.stdout.encoding or "utf-8"
-    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    line = printable(line).encode(encoding, "backslashreplace").decode(encoding)
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -214,7 +214,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar."""
-        say(printable(line))
+        say(line)
 
     def advance(self, count: int) -> None:
         """Show that so many more entries are done."""

@@ -140,7 +140,6 @@ class SpoolSource:
         finally:
             file.leave()
 
-
     def _report_shown(self, line: str) -> None:
         place = self._place
         self._report(line.replace(str(place.path), place.shown))
