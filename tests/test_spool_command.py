@@ -63,6 +63,7 @@ def test_purge_never_removes_a_living_owners_file(folder: Path) -> None:
         assert (status, out[-1], err) == (0, "removed 2 files", [])
         [own] = files(folder)
         assert own.parent.name == "other"
+        assert out[0] == f"other/{own.name}: skipped, a process has it"
         assert service.poll() is None
 
 
@@ -133,9 +134,11 @@ def test_without_a_terminal_purge_asks_for_yes(folder: Path) -> None:
     status, out, err = run(folder, "purge", "--orphans", "spool")
     assert status == 2
     assert len(out) == 3
-    assert err == [
-        "ringdispatch spool: 2 files would be removed: --yes does that unasked"
-    ]
+    [line] = err
+    assert line == (
+        "ringdispatch spool: 2 files would be removed, and no terminal is there to "
+        "ask: add --yes to remove without being asked"
+    )
     assert len(files(folder)) == 2
 
 

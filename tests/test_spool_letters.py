@@ -207,7 +207,11 @@ def test_a_service_goes_on_in_another_file_while_one_is_replayed(folder: Path) -
     assert entries(folder)[15:] == expected(20, 25)
     assert not another.exists()
     kept = run(folder, "purge", "--dead", "--yes", "spool")
-    assert kept.out == ["nothing to remove"]
+    assert (kept.status, kept.err) == (0, [])
+    assert kept.out == [
+        f"audit/{path.name}: skipped, a process has it",
+        "nothing to remove",
+    ]
     (folder / "go").touch()
     assert end(process).status == 0
     assert entries(folder)[20:] == expected(15)
@@ -221,15 +225,26 @@ def test_damaged_letters_end_the_file_which_is_kept_aside(
     data = bytearray(path.read_bytes())
     data[data.index(b"entry-10")] ^= 1
     path.write_bytes(data)
+    with DeadFile(path, locked=False) as file:
+        *_, last = file.letters()
+    damage = f"damaged behind the last letter: {len(data) - last.end} B"
     row = json.loads(tell("ls", "--json", "spool")[1][0])
-    assert (row["letters"], row["reason"]) == (2, "damaged behind the last letter")
+    assert (row["letters"], row["reason"]) == (2, damage)
+    assert (row["entries"], row["damaged"]) == (10, None)
+    line = f"ringdispatch spool: audit/{path.name}: {damage}, left out"
+    assert tell("cat", "spool") == (1, expected(0, 10), [line])
+    with DeadFile(path):  # a service may be writing it
+        assert tell("cat", "spool") == (0, expected(0, 10), [])
+        row = json.loads(tell("ls", "--json", "spool")[1][0])
+        assert (row["owner"], row["damaged"]) == ("alive", 0)
     status, out, err = tell("replay", "--to", "functions:plain", "spool")
     assert (status, err) == (0, [])
     bad = path.with_suffix(".bad")
     assert f"audit/{path.name} is kept aside as {bad.name}: what was intact" in out[-2]
     assert entries(folder) == expected(0, 10)
     assert files(folder) == [bad]
-    assert tell("cat", "spool") == (0, [], [])
+    line = line.replace(".dead", ".bad")
+    assert tell("cat", "spool") == (1, [], [line])
     with bad.open("r+b") as file:  # as if none had been replayed
         file.seek(512)
         file.write(bytes(16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ringdispatch._spool_command import _command
+from ringdispatch._spool_command import _command, _files
 from ringdispatch._spool_command._reading import Reader, read_header
 from ringdispatch._spool_file import SpoolFile, crc32c_of
 from ringdispatch._spool_header import unpack
@@ -66,6 +67,7 @@ def test_ls_exactly(folder: Path, tell: Any) -> None:
             "kind": "spool",
             "owner": "dead",
             "entries": ENTRIES,
+            "damaged": 0,
             "letters": None,
             "bytes": path.stat().st_size,
             "reason": None,
@@ -114,13 +116,14 @@ def test_ls_says_why_a_file_cannot_be_read(folder: Path, tell: Any) -> None:
         6: "must be a regular file",
         7: "must be a file with one name",
         8: "never finished",
-        9: None,
+        9: "its header fails its check",
     }
     assert tell("ls", "spool")[0] == 0
-    status, out, _ = tell(
-        "cat", f"spool/audit/{5:08x}-0000-4000-8000-000000000000.spool"
-    )
-    assert (status, out) == (0, expected("audit"))
+    fifth = f"{5:08x}-0000-4000-8000-000000000000.spool"
+    status, out, err = tell("cat", f"spool/audit/{fifth}")
+    # How many there were, nothing says.
+    assert (status, out) == (1, expected("audit"))
+    assert err == [f"ringdispatch spool: {fifth}: {reasons[5]}"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root gives away")
@@ -131,9 +134,36 @@ def test_files_of_others_are_rows_that_say_so(folder: Path, tell: Any) -> None:
     assert first["reason"] == "belongs to user 12345: run this as that user"
     assert (first["entries"], first["owner"]) == (None, None)
     assert second["entries"] == ENTRIES
-    assert tell("purge", "--orphans", "--yes", "spool")[1][-1] == "removed 1 file"
+    line = f"ringdispatch spool: audit/{audit.name}: skipped, {first['reason']}"
+    status, out, err = tell("purge", "--orphans", "--yes", "spool")
+    assert (status, out[-1], err) == (1, "removed 1 file", [line])
     assert files(folder) == [audit]
     assert not meter.exists()
+    status, out, err = tell("purge", "--orphans", "--yes", "spool")
+    assert (status, out, err) == (1, ["nothing to remove"], [line])
+    assert tell("purge", "--dead", "--yes", "spool") == (0, ["nothing to remove"], [])
+    assert tell("replay", "--to", "functions:plain", "spool")[::2] == (1, [line])
+    assert tell("cat", "spool") == (1, [], [line.replace("skipped, ", "")])
+    assert tell("ls", "spool")[0] == 0
+
+
+def test_a_file_that_can_only_be_read_is_shown(
+    folder: Path, tell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(_files, "is_locked", refuse)
+    audit, meter = files(folder)
+    first, second = rows(tell("ls", "--json", "spool")[1])
+    reason = "can't be asked for its lock: Read-only file system"
+    assert [first["reason"], second["reason"]] == [reason, reason]
+    assert (first["owner"], first["entries"]) == (None, ENTRIES)
+    assert tell("cat", "spool") == (0, expected("audit", "meter"), [])
+    status, out, err = tell("purge", "--orphans", "--yes", "spool")
+    assert (status, out) == (1, ["nothing to remove"])
+    assert [line.endswith(f"skipped, {reason}") for line in err] == [True, True]
+    assert files(folder) == [audit, meter]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads all")
@@ -217,15 +247,22 @@ def test_cat_leaves_out_what_is_settled_or_damaged(tmp_path: Path, tell: Any) ->
     path = left(file)
     flip(path, path.read_bytes().index(b"entry 7"))
     shown = [f"entry {number}" for number in (0, 1, 4, 5, 6, 8)]
-    assert tell("cat", str(tmp_path))[1] == shown
-    assert rows(tell("ls", "--json", str(tmp_path))[1])[0]["entries"] == 7
+    line = f"ringdispatch spool: audit/{path.name}: 1 entry is damaged, and left out"
+    assert tell("cat", str(tmp_path)) == (1, shown, [line])
+    [row] = rows(tell("ls", "--json", str(tmp_path))[1])
+    assert (row["entries"], row["damaged"]) == (6, 1)
+    assert row["reason"] == "1 entry is damaged"
     # Words that make no sense, or a header that does not.
     data = path.read_bytes()
     for at in (1024 + 3, 1088 + 5, 33, 42, 60, 4, 20, 50, 70):
         aside = path.with_suffix(".bad")
         aside.write_bytes(data)
         flip(aside, at)
-        assert tell("cat", str(aside))[1] == shown, at
+        status, out, err = tell("cat", str(aside))
+        assert (status, out, len(err)) == (1, shown, 1), at
+        known = at not in {1024 + 3, 1088 + 5}
+        [row] = rows(tell("ls", "--json", str(aside))[1])
+        assert (row["entries"], row["damaged"]) == (6, 1 if known else None), at
     aside.write_bytes(bytes(len(data)))
     status, out, err = tell("cat", str(aside))
     assert (status, out) == (1, [])
@@ -302,7 +339,7 @@ def test_a_file_is_read_while_its_owner_writes(tmp_path: Path) -> None:
         with path.open("rb") as opened:
             fd, size = opened.fileno(), path.stat().st_size
             header = read_header(fd, size, path.stem)
-            reads = seen = 0
+            reads = seen = overwritten = 0
             deadline = time.monotonic() + 20
             while reads < 200 or (seen <= 200 and time.monotonic() < deadline):
                 reads += 1
@@ -310,9 +347,12 @@ def test_a_file_is_read_while_its_owner_writes(tmp_path: Path) -> None:
                 read = [int(each) for lying in reader.read() for each in lying.entries]
                 assert read == sorted(set(read))
                 assert all(reader.released <= each < reader.tail for each in read)
+                overwritten += reader.tail - reader.released - len(read)
+                assert reader.damaged == 0
                 seen += len(read)
     finally:
         stop.set()
         owner.join()
         file.leave()
     assert seen > 200
+    assert overwritten

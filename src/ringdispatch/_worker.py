@@ -53,11 +53,8 @@ class ThreadCall:
                 del error  # or its traceback would keep this frame, and this frame it
         if isawaitable(outcome):
             await outcome
-        elif isgenerator(outcome) or isasyncgen(outcome):
-            raise TypeError(
-                f"returned {outcome!r}, which nothing iterates: must be a plain or "
-                "async function, not a generator"
-            )
+        else:
+            refuse_generator(outcome)
 
     def discard(self) -> None:
         """Discard an outcome that will never be awaited."""
@@ -79,3 +76,16 @@ class ThreadCall:
             self._outcome.append(outcome)
         if self._loop.is_closed():
             self.discard()
+
+
+def refuse_generator(outcome: object) -> None:
+    """Refuse what a function returned if it is a generator, of which nothing has run.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if isgenerator(outcome) or isasyncgen(outcome):
+        raise TypeError(
+            f"returned {outcome!r}, which nothing iterates: must be a plain or async "
+            "function, not a generator"
+        )

@@ -100,6 +100,14 @@ def leaves(batch):
 def generates(batch):
     yield
 
+def returns_generator(batch):
+    return (each for each in batch)
+
+def returns_async_generator(batch):
+    async def generate():
+        yield
+    return generate()
+
 class Sink:
     def prepare(self, layout, timeout):
         self.say("prepare", layout.separator.decode(), timeout)

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextvars import copy_context
-from inspect import isasyncgen, isawaitable, isgenerator
+from inspect import isawaitable
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,6 +16,7 @@ from ringdispatch._layouts import Bytes
 from ringdispatch._load import NotLoadedError, load, one_line
 from ringdispatch._options import dispatch_function, is_async
 from ringdispatch._sink import is_sink
+from ringdispatch._worker import refuse_generator
 
 from ._files import UsageError
 from ._show import complain
@@ -75,11 +76,8 @@ class Caller:
                 outcome = await self._in_thread(batch)
             if isawaitable(outcome):
                 await outcome
-            elif isgenerator(outcome) or isasyncgen(outcome):
-                raise TypeError(
-                    f"returned {outcome!r}, which nothing iterates: must be a plain or "
-                    "async function, not a generator"
-                )
+            else:
+                refuse_generator(outcome)
         finally:
             _current.reset(token)
 

@@ -3,12 +3,14 @@
 import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ._files import (
     Place,
     UnreadableError,
+    damage_behind,
+    damage_of,
     header_of,
     holds_letters,
     opened,
@@ -26,8 +28,8 @@ class Entries(NamedTuple):
     more: dict[str, object]
 
 
-def read(place: Place) -> Iterator[Entries]:
-    """Read a file: what is whole in it, and not dispatched.
+def read(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
+    """Read a file: what is whole in it, and not dispatched; report what is damaged.
 
     Raises:
         UnreadableError: it can't be read.
@@ -36,34 +38,43 @@ def read(place: Place) -> Iterator[Entries]:
         if place.kind == "new":
             raise UnreadableError("it was never finished, and has no entries")
         if holds_letters(place, fd):
-            yield from _read_letters(place)
+            yield from _read_letters(place, report)
             return
         header = header_of(place, fd, found.st_size)
-        for lying in Reader(fd, found.st_size, header).read():
-            yield Entries(lying.id, lying.entries, {})
+        reader = Reader(fd, found.st_size, header)
+        for lying in reader.read():
+            yield Entries(lying.id, lying.entries, {"attempts": lying.attempts})
+        if damage := damage_of(reader, found.st_size):
+            report(f"{damage}, and left out" if reader.damaged else damage)
 
 
-def _read_letters(place: Place) -> Iterator[Entries]:
+def _read_letters(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
     with opened_letters(place) as file:
-        end = len(file.header.separator)
-        for letter in file.letters():
+        separator = len(file.header.separator)
+        end = file.progress
+        for letter in file.letters(end):
+            end = letter.end
             entries = []
             at = 0
             for size in letter.sizes:
                 entries.append(letter.payload[at : at + size])
-                at += size + end
-            failed = {"time": letter.time, "attempts": letter.attempts}
+                at += size + separator
+            failed = {"attempts": letter.attempts, "time": letter.time}
             yield Entries(letter.id, entries, failed | {"reason": letter.reason})
+        if damage := damage_behind(file, end):
+            report(f"{damage}, left out")
 
 
-def print_entries(place: Place, *, exactly: bool) -> None:
-    """Print the entries of a file, one a line.
+def print_entries(
+    place: Place, report: Callable[[str], object], *, exactly: bool
+) -> None:
+    """Print the entries of a file, one a line; report what is damaged, and left out.
 
     Raises:
         UnreadableError: it can't be read.
     """
     out = sys.stdout.buffer
-    for batch in read(place):
+    for batch in read(place, report):
         for entry in batch.entries:
             if exactly:
                 known = {"file": place.shown, "id": batch.id, **batch.more}

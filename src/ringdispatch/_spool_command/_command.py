@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -156,17 +157,19 @@ def _ls(options: argparse.Namespace) -> int:
 
 
 def _cat(options: argparse.Namespace) -> int:
-    status = 0
+    wrong: list[str] = []
     for place in find(options.directory):
+        before = len(wrong)
         try:
             if place.kind != "new":
-                print_entries(place, exactly=options.json)
+                print_entries(place, wrong.append, exactly=options.json)
         except GoneError:
             continue
         except UnreadableError as error:
-            complain(f"{place.shown}: {error}")
-            status = 1
-    return status
+            wrong.append(str(error))
+        for words in wrong[before:]:
+            complain(f"{place.shown}: {words}")
+    return 1 if wrong else 0
 
 
 # ---- replay
@@ -229,26 +232,39 @@ def _purge(options: argparse.Namespace) -> int:
     wanted = Wanted(options.dead, options.bad, options.orphans, options.older_than)
     if not (options.dead or options.bad or options.orphans):
         raise UsageError("name what to remove: --dead, --bad or --orphans")
-    states = [each for each in look_at_all(find(options.directory)) if wanted.has(each)]
+    status, removed = 0, 0
+    states = []
+    for state in filter(wanted.has, look_at_all(find(options.directory))):
+        if state.owner == "dead":
+            states.append(state)
+        elif state.owner == "alive":
+            say(f"{state.place.shown}: skipped, a process has it")
+        else:
+            complain(f"{state.place.shown}: skipped, {state.reason}")
+            status = 1
     if not states:
         say("nothing to remove")
-        return 0
+        return status
     print_table(states, make_console())
     files = counted(len(states), "file")
     entries = counted(sum(state.entries or 0 for state in states), "entry")
     if not options.yes:
-        if not sys.stdin.isatty():
-            raise UsageError(f"{files} would be removed: --yes does that unasked")
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError(
+                f"{files} would be removed, and no terminal is there to ask: add --yes "
+                "to remove without being asked"
+            )
         sys.stdout.write(f"Remove {files}, with {entries} not dispatched? [y/N] ")
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             say("nothing was removed")
-            return 0
-    status, removed = 0, 0
+            return status
     for state in states:
         try:
             remove(state)
             removed += 1
+        except GoneError:
+            say(f"{state.place.shown}: skipped, it is gone")
         except UnreadableError as error:
             complain(f"{state.place.shown}: stays, {error}")
             status = 1
@@ -270,4 +286,4 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # What read our lines has ended; nor can the exit's own flush be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + signal.SIGPIPE

@@ -12,8 +12,16 @@ from pathlib import Path
 
 from ringdispatch._dead_letters import _MAGIC, DeadFile
 from ringdispatch._spool_file import NotASpoolError
-from ringdispatch._spool_header import BYTES, DamagedError, Header, NewerError
+from ringdispatch._spool_header import (
+    BYTES,
+    FIXED_SIZE,
+    DamagedError,
+    Header,
+    NewerError,
+    unpack,
+)
 from ringdispatch._spool_place import is_locked
+from ringdispatch._spool_recovered import MOST_DEATHS
 
 from ._reading import Reader, read_header
 
@@ -98,6 +106,8 @@ def find(given: str) -> list[Place]:
             if folder.is_dir():
                 names = sorted(each.name for each in folder.iterdir())
                 places += _ours(folder, f"{name}/", names)
+        except FileNotFoundError:
+            continue  # it was removed meanwhile
         except OSError as error:
             places.append(Place(folder, f"{name}/", _unreadable(error)))
     return places
@@ -162,7 +172,8 @@ class State:
     Attributes:
         place: Where it is.
         owner: Whether a process has it: alive, dead, or ? where that can't be found.
-        entries: What is not dispatched, as far as it is known.
+        entries: What is whole and not dispatched.
+        damaged: How many entries more there were, as far as that can be known.
         letters: How many dead letters were not replayed.
         bytes: How large it is.
         made_at: When it was made, in seconds since 1970.
@@ -174,6 +185,7 @@ class State:
     place: Place
     owner: str = "?"
     entries: int | None = None
+    damaged: int | None = None
     letters: int | None = None
     bytes: int | None = None
     made_at: float | None = None
@@ -211,7 +223,10 @@ def look(place: Place) -> State:
         with opened(place) as (fd, found):
             state.bytes = found.st_size
             state.changed_at = found.st_mtime
-            state.owner = "alive" if is_locked(place.path) else "dead"
+            try:
+                state.owner = "alive" if is_locked(place.path) else "dead"
+            except OSError as error:  # it can only be read
+                state.reason = f"can't be asked for its lock: {error.strerror}"
             _look_inside(state, fd, found.st_size)
     except GoneError:
         raise
@@ -238,28 +253,78 @@ def _look_inside(state: State, fd: int, size: int) -> None:
     header = header_of(state.place, fd, size)
     state.made_at = header.made
     reader = Reader(fd, size, header)
-    if kind == "bad":  # what is damaged is not to be dispatched
-        state.entries = sum(len(lying.entries) for lying in reader.read())
-    else:
-        state.entries = reader.unsettled
+    at_once = reader.unsettled
+    entries = poisoned = 0
+    for lying in reader.read():
+        entries += len(lying.entries)
+        poisoned += len(lying.entries) if lying.attempts >= MOST_DEATHS else 0
+    if state.owner == "alive" and reader.makes_sense:
+        entries = at_once - reader.damaged  # others are dispatched meanwhile
+    state.entries = entries
+    state.damaged = reader.damaged if reader.makes_sense else None
     state.is_known = True
-    if size < header.size:
-        state.reason = f"cut to {size:,} of {header.size:,} B"
+    words = [state.reason, damage_of(reader, size)]
+    if kind == "bad" and not any(words):
+        words = [_why_aside(fd, entries, poisoned)]
+    state.reason = "; ".join(filter(None, words))
+
+
+def damage_of(reader: Reader, size: int) -> str:
+    """What is damaged in a file that was read; empty where nothing is."""
+    damaged = reader.damaged
+    words = []
+    if size < reader.whole_size:
+        words.append(f"cut to {size:,} of {reader.whole_size:,} B")
     elif not reader.makes_sense:
-        state.reason = "damaged: its entries are looked for one by one"
+        words.append("damaged: its entries are looked for one by one")
+    if damaged:
+        words.append(f"{_entries_are(damaged)} damaged")
+    return ", ".join(words)
+
+
+def _entries_are(count: int) -> str:
+    return "1 entry is" if count == 1 else f"{count:,} entries are"
+
+
+def _why_aside(fd: int, entries: int, poisoned: int) -> str:
+    """Why a file was kept aside in which no entry that is left is damaged."""
+    try:
+        unpack(os.pread(fd, FIXED_SIZE, 0))
+    except DamagedError as error:
+        return str(error)
+    if poisoned:
+        return f"{_entries_are(poisoned)} in batches whose processes died"
+    return "" if entries else "what was intact in it is dispatched"
 
 
 def _look_at_letters(state: State) -> None:
     with opened_letters(state.place) as file:
         state.made_at = file.header.made
-        state.entries = state.letters = 0
-        for letter in file.letters():
+        state.entries = state.letters = state.damaged = 0
+        end = file.progress
+        for letter in file.letters(end):
+            end = letter.end
             state.entries += len(letter.sizes)
             state.letters += 1
             state.reason = letter.reason
-        if file.has_damage and state.owner != "alive":  # which may be writing
-            state.reason = "damaged behind the last letter"
+        if damage := damage_behind(file, end):
+            state.damaged = None
+            state.reason = damage
         state.is_known = True
+
+
+def damage_behind(file: DeadFile, end: int) -> str:
+    """What is damaged behind the last intact letter; empty where nothing is."""
+    size = file.size
+    if size <= end:
+        return ""
+    with suppress(OSError):  # it can only be read
+        if is_locked(file.path):
+            return ""  # a letter may be in the writing
+    # What wrote one has ended, since or before.
+    if next(file.letters(end), None) is not None or file.size <= end:
+        return ""
+    return f"damaged behind the last letter: {size - end:,} B"
 
 
 def holds_letters(place: Place, fd: int) -> bool:

@@ -31,13 +31,15 @@ class Wanted:
     older_than: float
 
     def has(self, state: State) -> bool:
-        """Whether the file is one of them."""
+        """Whether the file is one of them, if no process has it."""
         kind, idle = state.place.kind, state.idle
-        if idle is None or idle < self.older_than or state.owner != "dead":
+        if idle is not None and idle < self.older_than:
             return False
         if kind == "new":
-            return self.orphans and idle >= _MAKING_SECONDS
-        return {"dead": self.dead, "bad": self.bad, "spool": self.orphans}[kind]
+            return self.orphans and (idle is None or idle >= _MAKING_SECONDS)
+        # Of a directory that can't be read there is no kind.
+        kinds = {"dead": self.dead, "bad": self.bad, "spool": self.orphans}
+        return kinds.get(kind, True)
 
 
 def remove(state: State) -> None:

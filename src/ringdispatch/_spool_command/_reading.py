@@ -27,6 +27,7 @@ _COUNT_MASK = 0xFFFFFFF
 _ATTEMPTS_SHIFT = 28
 _MOST_ATTEMPTS = 7
 _SETTLED = 1 << 31
+_BLOCK = 2048  # cells that are read at once
 _TRIES = 5  # to read two words while their owner stores both
 
 
@@ -43,6 +44,7 @@ class Lying(NamedTuple):
     """Entries as they lie in the file: a batch that was taken, or one entry."""
 
     id: str | None
+    attempts: int  # calls that were made for it
     entries: list[bytes]
 
 
@@ -53,14 +55,22 @@ class Reader:
         fd: The file.
         size: How large it is.
         header: What its fixed header says.
+
+    Attributes:
+        makes_sense: Whether it says which entries are in it. If not, they are looked
+            for one by one, and nothing says how many there were.
+        damaged: How many entries `read()` has left out so far as they are not whole.
     """
 
     def __init__(self, fd: int, size: int, header: Header) -> None:
         self._fd = fd
         self._size = size
         self._header = header
+        self._seed = header.seed
         self._mask = header.cells - 1
         self._cells = min(max(size - CELLS_AT, 0) // CELL_SIZE, header.cells)  # there
+        self._block: tuple[int, bytes] = -1, b""  # the last that was read
+        self.damaged = 0
         self._arena_at = CELLS_AT + CELL_SIZE * header.cells
         words = self._read_words()
         self.makes_sense = words is not None
@@ -104,13 +114,21 @@ class Reader:
         return newest
 
     @property
+    def whole_size(self) -> int:
+        """The size that the file was made with."""
+        return self._header.size
+
+    @property
     def has_entries(self) -> bool:
         """Whether there is any that is whole, dispatched or not."""
         return any(self._entry(position) is not None for position in self._positions())
 
     def _cell(self, position: int) -> bytes:
-        at = CELLS_AT + CELL_SIZE * (position & self._mask)
-        return os.pread(self._fd, CELL_SIZE, at)
+        block, index = divmod(position & self._mask, _BLOCK)
+        if block != self._block[0]:
+            size = CELL_SIZE * _BLOCK
+            self._block = block, os.pread(self._fd, size, CELLS_AT + size * block)
+        return self._block[1][CELL_SIZE * index : CELL_SIZE * (index + 1)]
 
     def _mark(self, position: int) -> Mark | None:
         """The mark of the batch that begins there; None where none does."""
@@ -118,10 +136,12 @@ class Reader:
         if len(cell) < CELL_SIZE:
             return None
         word, crc = struct.unpack_from("<II", cell, 24)
+        if not word:
+            return None
         data = struct.pack("<QI", position, word)
         count = word & _COUNT_MASK
         most = min(self.tail - position, self._header.cells)
-        if crc != crc32c_of(data, self._header.seed) or not 1 <= count <= most:
+        if crc != crc32c_of(data, self._seed) or not 1 <= count <= most:
             return None
         attempts = word >> _ATTEMPTS_SHIFT & _MOST_ATTEMPTS
         return Mark(count, attempts, bool(word & _SETTLED))
@@ -139,8 +159,9 @@ class Reader:
         if self._arena_at + start + first > self._size:
             return None
         data = os.pread(self._fd, first, self._arena_at + start)
-        data += os.pread(self._fd, size - first, self._arena_at)
-        seen = crc32c_of(data, crc32c_of(cell[:16], self._header.seed))
+        if first < size:
+            data += os.pread(self._fd, size - first, self._arena_at)
+        seen = crc32c_of(data, crc32c_of(cell[:16], self._seed))
         if len(data) < size or seen != crc or not data.endswith(separator):
             return None
         return data[: size - len(separator)]
@@ -155,22 +176,44 @@ class Reader:
         return self.tail - self.released - settled
 
     def read(self) -> Iterator[Lying]:
-        """What is whole and not settled, in its order."""
+        """What is whole and not settled, in its order; then `damaged` is known."""
         position = self.released
+        missing = []
+        cut = 0
         while position < self.tail:
             index = position & self._mask
             if index >= self._cells:  # the file was cut
-                position += self._header.cells - index
+                following = min(position + self._header.cells - index, self.tail)
+                cut += following - position
+                position = following
                 continue
             mark = self._mark(position)
-            count = 1 if mark is None else mark.count
+            following = position + (1 if mark is None else mark.count)
             if mark is None or not mark.settled:
-                each = (self._entry(position + index) for index in range(count))
-                entries = [entry for entry in each if entry is not None]
-                which = f"{self._header.uuid}-{position}-{count}"
-                if entries:
-                    yield Lying(which if mark else None, entries)
-            position += count
+                entries = []
+                for each in range(position, following):
+                    entry = self._entry(each)
+                    if entry is None:
+                        missing.append(each)
+                    else:
+                        entries.append(entry)
+                if entries and mark:
+                    which = f"{self._header.uuid}-{position}-{mark.count}"
+                    yield Lying(which, mark.attempts, entries)
+                elif entries:
+                    yield Lying(None, 0, entries)
+            position = following
+        if self.makes_sense:
+            self.damaged = cut + self._count_damaged(missing)
+
+    def _count_damaged(self, missing: list[int]) -> int:
+        """How many of these positions an owner can't have overwritten meanwhile.
+
+        It does that only behind the word of what is released.
+        """
+        words = self._read_words() if missing else None
+        released = self.released if words is None else words[1]
+        return sum(position >= released for position in missing)
 
 
 def read_header(fd: int, size: int, name: str, *, leniently: bool = False) -> Header:

@@ -27,7 +27,7 @@ class Outcome:
         failed: The ids of the batches that failed.
         unread: How many files could not be replayed or removed, and should be.
         signal: What ended it before all was done; 0 where nothing did.
-    stopped: That in words.
+        stopped: That in words.
     """
 
     entries: int = 0
@@ -131,18 +131,28 @@ class Replay:
         before = self._outcome.entries
         try:
             await self._replay_batches(place, source)
+        except BrokenPipeError:
+            raise  # of what reads our lines
         except OSError as error:
             self._outcome.unread += 1
             complain(f"{place.shown}: can't be written to: {error.strerror}")
         finally:
             entries = counted(self._outcome.entries - before, "entry")
-            self._progress.say(f"{place.shown}: {entries} replayed")
             try:
-                source.end()
-            except OSError as error:
-                self._outcome.unread += 1
-                why = f"can't be removed: {error.strerror}"
-                complain(f"{place.shown}: all of it is dispatched, and it {why}")
+                self._progress.say(f"{place.shown}: {entries} replayed")
+            finally:
+                self._end(place, source)
+
+    def _end(self, place: Place, source: Source) -> None:
+        """Unlock a file, and remove it where all of it is dispatched."""
+        try:
+            source.end()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._outcome.unread += 1
+            why = f"can't be removed: {error.strerror}"
+            complain(f"{place.shown}: all of it is dispatched, and it {why}")
 
     async def _replay_batches(self, place: Place, source: Source) -> None:
         """Dispatch what is in a file."""

@@ -45,7 +45,9 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line."""
+    """Print a line, with escapes for what the output's encoding has no bytes for."""
+    encoding = sys.stdout.encoding or "utf-8"
+    line = printable(line).encode(encoding, "backslashreplace").decode(encoding)
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -80,6 +82,7 @@ def as_json(state: State) -> str:
             "kind": state.place.kind or None,
             "owner": None if state.holder in {"", "?"} else state.holder,
             "entries": state.entries,
+            "damaged": state.damaged,
             "letters": state.letters,
             "bytes": state.bytes,
             "age": None if state.age is None else round(state.age, 3),
@@ -211,7 +214,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar."""
-        say(printable(line))
+        say(line)
 
     def advance(self, count: int) -> None:
         """Show that so many more entries are done."""

@@ -136,9 +136,13 @@ class SpoolSource:
                 return
             kind, separator = self._header.kind, self._header.separator
             folder = self._place.path.parent
-            Spool(folder, kind, separator, self._report).remove(file)
+            Spool(folder, kind, separator, self._report_shown).remove(file)
         finally:
             file.leave()
+
+    def _report_shown(self, line: str) -> None:
+        place = self._place
+        self._report(line.replace(str(place.path), place.shown))
 
 
 class LetterSource:
