@@ -15,9 +15,9 @@ class BatchInfo:
         start: The position of the first entry among all that were accepted there.
         count: How many entries were accepted as this batch; a damaged one is missing in
             a recovered batch.
-        attempts: How many calls were made for it, this one included. One that left it
-            in the spool as it was is not counted: a close cut a recovered batch short,
-            or it failed in a replay and stayed.
+        attempts: How many calls were made for it, this one included. Not counted is
+            one of a recovered batch that a close cut short, that ran for a minute
+            before its process was killed, or that failed in a replay.
     """
 
     id: str

@@ -128,19 +128,19 @@ cdef class SpoolFile:
         ring_unlock(&self.mutex)
         return PyBytes_FromStringAndSize(data, size)
 
+    cdef uint64_t read(self, uint64_t *word) noexcept nogil:
+        ring_lock(&self.mutex)
+        cdef uint64_t value = word[0]
+        ring_unlock(&self.mutex)
+        return value
+
     @property
     def tail(self):
-        ring_lock(&self.mutex)
-        cdef uint64_t tail = self.map.tail
-        ring_unlock(&self.mutex)
-        return tail
+        return self.read(&self.map.tail)
 
     @property
     def released(self):
-        ring_lock(&self.mutex)
-        cdef uint64_t released = self.map.released
-        ring_unlock(&self.mutex)
-        return released
+        return self.read(&self.map.released)
 
     @property
     def is_done(self):
@@ -153,26 +153,18 @@ cdef class SpoolFile:
     @property
     def next_attempts(self):
         """How many calls count for the batch that comes next; 0 where none was made."""
-        cdef uint64_t position
         cdef uint32_t word = 0
         ring_lock(&self.mutex)
-        position = self.next
-        while self.map.base is not NULL and position < self.map.tail:
-            word = read_mark(&self.map, position)
-            if not word & SETTLED:
-                break
-            position += word & COUNT_MASK
-            word = 0
+        cdef uint64_t position = self.next
+        if self.map.base is not NULL:
+            word = self.skip_settled(&position)
         ring_unlock(&self.mutex)
         return word >> ATTEMPTS_SHIFT & MOST_ATTEMPTS
 
     @property
     def poisoned(self):
         """How many entries stay in it, as each process that took them died."""
-        ring_lock(&self.mutex)
-        cdef uint64_t poisoned = self.poisoned
-        ring_unlock(&self.mutex)
-        return poisoned
+        return self.read(&self.poisoned)
 
     @property
     def is_damaged(self):
@@ -269,20 +261,27 @@ cdef class SpoolFile:
         piece.start, piece.size = cell.start, cell.size
         return True
 
+    cdef uint32_t skip_settled(self, uint64_t *position) noexcept nogil:
+        """Move on to what is not settled; returns the mark there, or 0."""
+        cdef uint32_t word
+        while position[0] < self.map.tail:
+            word = read_mark(&self.map, position[0])
+            if not word & SETTLED:
+                return word
+            position[0] += word & COUNT_MASK
+        return 0
+
     cdef bint find(self, uint64_t most, uint64_t most_bytes, Found *found) noexcept nogil:
         """Find the next batch; False if there is no memory for its pieces."""
         cdef uint64_t position = self.next, end
         cdef uint32_t word = 0
         cdef Piece piece
-        while position < self.map.tail:
-            word = read_mark(&self.map, position)
-            if word & SETTLED:
-                position += word & COUNT_MASK
-            elif word or self.read_cell(position, &piece):
+        while True:
+            word = self.skip_settled(&position)
+            if word or position >= self.map.tail or self.read_cell(position, &piece):
                 break
-            else:
-                position += 1
-                found.skipped += 1
+            position += 1
+            found.skipped += 1
         found.start = found.end = position
         if position >= self.map.tail:
             return True
