@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 from ._atomic import Wake, WorkerThreads
 from ._batch import Batch, Slot
 from ._recovery import Recovery
+from ._ring_files import RingFiles
 
 @disjoint_base
 class Ring:
@@ -41,6 +42,7 @@ class Ring:
     def wants_batch(self, skip: int, due: int) -> bool: ...
     def take(self, most: int, due: int = ...) -> Batch | None: ...
     def abandon(self) -> int: ...
+    files: RingFiles | None
     place: str | None
     letters: Any  # of Letters, where it has such
     def end_file(self) -> None: ...

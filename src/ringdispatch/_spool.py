@@ -196,6 +196,14 @@ class Spool:
         self._look_for_own()
         return next(self._orphans(), None)
 
+    def count_orphans(self) -> int:
+        """How many files no process has, but for those that were reported."""
+        count = 0
+        for path in self.folder.glob("*.spool"):
+            with contextlib.suppress(OSError):  # it may be gone, or another user's
+                count += path not in self._reported and not is_locked(path)
+        return count
+
     def _look_for_own(self) -> None:
         """Report once that the own file was removed or moved by another."""
         own = None if self._own is None else self._own()

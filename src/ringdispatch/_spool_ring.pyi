@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from ._bytes import ByteRing
 from ._letters import Letters
+from ._ring_files import RingFiles
 
 BOUND: str
 
@@ -12,6 +13,8 @@ class SpoolRing(ByteRing):
     def __new__(cls, *options: Any) -> Self: ...
     @property
     def bound(self) -> str: ...
+    @property
+    def files(self) -> RingFiles | None: ...  # type: ignore[override]
     @property
     def letters(self) -> Letters | None: ...
     @property
