@@ -92,7 +92,7 @@ def test_pages_are_touched_when_there_is_a_home(
     assert touched == []
     with dispatcher:
         assert dispatcher.enqueue(b"entry")
-        assert touched == [str(path) for path in files(tmp_path)]
+        eventually(lambda: touched == [str(path) for path in files(tmp_path)])
     assert files(tmp_path) == []
 
 

@@ -21,7 +21,7 @@ from racing import race
 from ringdispatch import _spool
 from ringdispatch._spool_file import NotASpoolError, SpoolFile
 from ringdispatch._spool_header import unpack
-from ringdispatch._spool_place import is_locked
+from ringdispatch._spool_place import allocate, is_locked
 from spools import (
     RELEASED_AT,
     adopted,
@@ -236,6 +236,34 @@ def test_a_file_in_the_making_is_left_for_an_hour(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 3700, time.time() - 3700))
     spool_of(tmp_path).clean()
     assert [path.name for path in tmp_path.iterdir()] == ["young.new"]
+
+
+def test_a_file_that_a_process_still_makes_stays_however_old_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_still(fd: int, size: int) -> None:
+        os.utime(fd, (0, 0))
+        spool_of(folder).clean()
+        allocate(fd, size)
+
+    monkeypatch.setattr(_spool, "allocate", stand_still)
+    path = left(made(folder))
+    assert list(folder.iterdir()) == [path]
+
+
+def test_a_file_that_is_removed_while_it_is_made_is_an_error_that_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(fd: int, size: int) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        allocate(fd, size)
+
+    monkeypatch.setattr(_spool, "allocate", lose)
+    with pytest.raises(FileNotFoundError) as raised:
+        made(folder)
+    assert "another program has removed it while it was made" in str(raised.value)
+    assert str(raised.value.filename).endswith(".new")
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing(

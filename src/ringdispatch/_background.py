@@ -58,6 +58,11 @@ def background_home() -> Home:
         Context().run(_Background().start)
 
 
+def is_exiting() -> bool:
+    """Whether the process ends."""
+    return bool(_exiting)
+
+
 def stop_background(seconds: float) -> None:
     """Have the background thread drain and end, and wait for it."""
     _exiting.append(True)

@@ -21,6 +21,7 @@ cdef class Batch:
     cdef bint linked  # into the ring's list, until a flush may pass
     cdef bint unsettled
     cdef bint owes_letter  # it has failed, and is not settled in its file
+    cdef bint leaving  # failed, it is left in its file for the next process
     cdef char origin[16]  # the uuid in its id; zeros: not known yet
 
     cdef void link(self) noexcept

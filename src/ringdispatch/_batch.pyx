@@ -132,6 +132,12 @@ cdef class Batch:
         self._data = None
         ring_unlock(&self.state.mutex)
 
+    def leave(self):
+        """If it fails, leave it in its file: the end of the process cuts it short."""
+        ring_lock(&self.state.mutex)
+        self.leaving = True
+        ring_unlock(&self.state.mutex)
+
     def settle(self, bint failed, double seconds):
         """Enter the outcome in the books; False if that was done before.
 
@@ -183,7 +189,8 @@ cdef class Batch:
             file = state.file
             # It may lie in a file that was left, and another be in use by now.
             elsewhere = file is NULL or file.base is NULL or self.start < file.released
-            left = failed and (state.leaving or file is not NULL and elsewhere)
+            left = file is not NULL and (elsewhere or self.leaving)
+            left = failed and (left or state.leaving)
             if left and not elsewhere:
                 mark_taken(file, self.start, count, 0)  # its process did not die of it
             elif failed and not elsewhere and state.keeps_letters:

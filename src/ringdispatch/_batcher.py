@@ -86,6 +86,7 @@ class Batcher:
         self._posted: Wake | None = None
         self._posted_at = -math.inf
         self.gave_up = False  # an end came before all was settled
+        self.cut_short = [0, 0]  # by exit: entries in flight of its own, of others
         self.reports.reset()
         self.drops = Drops(self.ring, self.reports, self.now)
 
@@ -194,9 +195,7 @@ class Batcher:
         for call in self.calls:
             if call.is_orphaned():
                 call.orphan()
-        if before is None:
-            self.ring.populate(self.workers)
-        else:
+        if before is not None:
             self._leave(before)
 
     def _leave(self, home: Home) -> None:
@@ -431,7 +430,7 @@ class Batcher:
                 await (wait() if ending else asyncio.sleep(_TICK_SECONDS))
         home.ended = home.ended or last
         for call in self.running_on(home):
-            call.fail(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
+            call.cut(TimeoutError(f"the loop ended, {timeout:.3g} s were not enough"))
             call.stop()
         await asyncio.sleep(0)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._atomic import cancel, watch
+from ._background import is_exiting
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
 from ._ring import short_repr
@@ -262,6 +263,15 @@ class Call:
             self._finish_openers()
         return count
 
+    def cut(self, error: BaseException) -> None:
+        """Fail a batch that its loop's end cuts short; the process's leaves it."""
+        batcher, batch = self._batcher, self.batch
+        if batch is None or batcher.ring.place is None or not is_exiting():
+            self.fail(error)
+            return
+        batch.leave()
+        batcher.cut_short[batch.recovered] += self.fail(error, quiet=True)
+
     def _write_letter(self, batch: Batch, reason: str) -> None:
         """Have the failed batch kept, once."""
         if self._letter_begun:
@@ -315,7 +325,7 @@ class Call:
             if self.batch is None:
                 coroutine: Any = task.get_coro()
                 coroutine.close()  # or Python would complain that it was never awaited
-        self.fail(RuntimeError("the event loop was closed during the dispatch"))
+        self.cut(RuntimeError("the event loop was closed during the dispatch"))
         self.finish(here=False)
 
     # ---- the timeout

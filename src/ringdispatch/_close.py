@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextvars import Context
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._atomic import WorkerThreads
@@ -76,26 +78,40 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
     if batcher.recovery is not None:
         batcher.recovery.stop()
     abandoned = batcher.ring.abandon()
-    failed = returned = 0
+    failed, batcher.cut_short = batcher.cut_short, [0, 0]
+    unwritten = 0
     for call in batcher.calls:
         if call is not excused:
             count = call.fail(TimeoutError(why), quiet=True)
-            recovers = call.batch is not None and call.batch.recovered
-            failed += 0 if recovers else count
-            returned += count if recovers else 0
+            if call.batch is not None:
+                failed[call.batch.recovered] += count
+                unwritten += call.batch.count if call.batch.owes_letter else 0
             call.stop()
-    if abandoned or failed or returned:
+    if abandoned or any(failed) or unwritten:
         batcher.gave_up = True
-        lost = f"{counted(failed, 'entry')} in flight failed"
-        lost += f", {counted(abandoned, 'entry')} pending abandoned"
-        if (place := batcher.ring.place) is not None:
-            lost = f"{counted(failed, 'entry')} in flight and "
-            lost += f"{counted(abandoned, 'entry')} pending left in {place}"
-        if returned:
-            lost += f"; {counted(returned, 'entry')} of another process, too"
-        batcher.reports.log(logging.WARNING, f"{why}: {lost}")
+        lost = _describe(batcher, failed[0], abandoned, unwritten)
+        batcher.reports.log(logging.WARNING, f"{why}: {'; '.join(lost)}")
     batcher.room.wake_all()
     batcher.settlement.finish()
+
+
+def _describe(
+    batcher: "Batcher", failed: int, abandoned: int, unwritten: int
+) -> Iterator[str]:
+    """What was not settled in time, and where it is."""
+    if failed or abandoned:
+        counts = counted(failed, "entry"), counted(abandoned, "entry")
+        place = batcher.ring.place
+        if place is None:
+            yield "{} in flight failed, {} pending abandoned".format(*counts)
+        else:
+            gone = ", which another program has removed or moved"
+            gone = "" if Path(place).exists() else gone
+            yield "{} in flight and {} pending left in ".format(*counts) + place + gone
+    if unwritten:
+        yield f"dead letters of {counted(unwritten, 'entry')} still being written"
+    if batcher.ring.files is not None:
+        yield from batcher.ring.files.others_left()
 
 
 def end(batcher: "Batcher") -> None:
@@ -110,6 +126,8 @@ def end_files(batcher: "Batcher") -> None:
     batcher.ring.end_file()
     if batcher.recovery is not None:
         batcher.recovery.end()
+    for level, note in batcher.ring.take_notes():
+        batcher.reports.log(level, note)
 
 
 def _close_books(batcher: "Batcher") -> None:

@@ -106,6 +106,8 @@ async def _end_all(waiting: "list[Batcher]", seconds: float) -> None:
 async def _end_one(batcher: "Batcher", seconds: float) -> None:
     loop = asyncio.get_running_loop()
     try:
+        if batcher.recovery is not None:
+            batcher.recovery.stop()  # until bind(): what is cut short is left
         # A loop in a daemon thread runs on meanwhile, and so do the calls there.
         for call in batcher.calls:
             if call.home.stalled:

@@ -92,6 +92,7 @@ class Recovery:
 
     def pump(self, batcher: "Batcher", home: Home) -> None:
         """Start a call if a slot is free for one; on the home's thread."""
+        self._ring.populate(batcher.workers)
         loop = home.loop
         if loop is None or self._ring.busy_slots >= batcher.max_in_flight:
             return

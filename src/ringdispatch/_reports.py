@@ -36,7 +36,7 @@ REMEDIES = {
 
 def counted(count: int, noun: str) -> str:
     """The number with its noun: 1 entry, 2 entries, 3 batches."""
-    plural = {"entry": "entries", "batch": "batches"}[noun]
+    plural = {"entry": "entries", "batch": "batches", "file": "files"}[noun]
     return f"{count} {noun if count == 1 else plural}"
 
 

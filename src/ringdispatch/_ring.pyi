@@ -3,9 +3,10 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from ._atomic import Wake, WorkerThreads
+from ._atomic import Wake
 from ._batch import Batch, Slot
 from ._recovery import Recovery
+from ._ring_files import RingFiles
 
 @disjoint_base
 class Ring:
@@ -41,10 +42,10 @@ class Ring:
     def wants_batch(self, skip: int, due: int) -> bool: ...
     def take(self, most: int, due: int = ...) -> Batch | None: ...
     def abandon(self) -> int: ...
+    files: RingFiles | None
     place: str | None
     letters: Any  # of Letters, where it has such
     def end_file(self) -> None: ...
-    def populate(self, workers: WorkerThreads) -> None: ...
     def make_recovery(
         self, calls: Container[Any], now: Callable[[], float]
     ) -> Recovery | None: ...

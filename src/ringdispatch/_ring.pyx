@@ -59,14 +59,12 @@ cdef class Ring:
 
     # For layouts to override; here is the default of each.
 
-    place = None  # the path of the file that the entries lie in
+    files = None  # that the entries lie in, one after the other
+    place = None  # the path of the one that they lie in now
     letters = None  # what keeps the batches that failed
 
     def end_file(self):
         """Once it is closed and all is settled: remove the file, or leave it."""
-
-    def populate(self, workers):
-        """Have a worker thread touch the file's pages, before entries do."""
 
     def make_recovery(self, calls, now):
         """Make a source of what other processes left; None: there is no such thing."""
@@ -368,8 +366,7 @@ cdef class Ring:
         fresh.limit = self.state.limit
         fresh.file, fresh.keeps_letters = self.state.file, self.state.keeps_letters
         fresh.room = UINT64_MAX if self.state.room == UINT64_MAX else 0
-        fresh.most_bytes = self.state.most_bytes
-        fresh.max_batch = self.state.max_batch
+        fresh.most_bytes, fresh.max_batch = self.state.most_bytes, self.state.max_batch
         fresh.generation = self.state.generation + 1
         fresh.pumps = self.state.pumps + 1  # what the parent claimed is void
         set_notify_at(&fresh)

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,8 @@ class RingFiles:
         self._reported = Periods(self._now)
         self._key = ""  # in _in_use
         self._spool: Spool | None = None
+        self._adopted: SpoolFile | None = None
+        self._others_told = False
         self.letters: Letters | None = None
 
     def keep_letters(self) -> None:
@@ -175,7 +177,21 @@ class RingFiles:
                 f"an ended process has left up to {count}, dispatched now: {file.path}"
             )
             self._notes.append((logging.INFO, why))
+            self._adopted = file
         return file
+
+    def others_left(self) -> Iterator[str]:
+        """What ended processes left and this one leaves; `end` says it if not asked."""
+        self._others_told = True
+        if self._spool is None:
+            return
+        file = self._adopted
+        if file is not None and file.fixed_header and not file.is_done:
+            count = counted(file.tail - file.released, "entry")
+            yield f"up to {count} of an ended process left in {file.path}"
+        if orphans := self._spool.count_orphans():
+            files = counted(orphans, "file")
+            yield f"{files} of ended processes left in {self._spool.folder}"
 
     def end_adopted(self, file: SpoolFile) -> None:
         """Remove a file in which all is settled; else leave it."""
@@ -185,6 +201,7 @@ class RingFiles:
         except OSError as error:
             self._warn(f"{file.path} is done with, and stays: {error}")
         finally:
+            self._adopted = None
             file.leave()
 
     # ---- its own
@@ -199,7 +216,10 @@ class RingFiles:
         if _in_use.get(self._key) is self:
             _in_use.pop(self._key, None)
         if file is not None:
+            if not self._others_told and (others := "; ".join(self.others_left())):
+                self._notes.append((logging.INFO, others))
             self.discard(file)
+        self._others_told = False
 
     def discard(self, file: SpoolFile) -> None:
         """Remove a file in which all is settled; leave any other to be adopted."""

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from ._spool_file import NotASpoolError, SpoolFile
 from ._spool_header import DamagedError, Header, NewerError, unpack
-from ._spool_place import allocate, filesystem, is_locked, write_in_place
+from ._spool_place import (
+    allocate,
+    filesystem,
+    is_locked,
+    lock,
+    unlock,
+    write_in_place,
+)
 
 # Numbers of statfs(2) (linux/magic.h): locks or mappings of these don't reach from one
 # process to another, or a store may fail. A mapping of overlayfs is one of the file
@@ -35,9 +42,6 @@ _UNABLE = {errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENO
 
 _UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
 _CHUNK = bytes(1 << 20)
-_OTHER_LAYOUT = (
-    "it is of another layout; python -m ringdispatch spool replay dispatches it"
-)
 
 
 def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
@@ -119,6 +123,8 @@ class Spool:
             made.rename(file.path)
         except BaseException as error:
             made.unlink(missing_ok=True)
+            if isinstance(error, FileNotFoundError):
+                raise self._removed(error) from error
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise self._full(error, header.size) from error
             if isinstance(error, OSError) and error.errno in _UNABLE:
@@ -152,6 +158,11 @@ class Spool:
             str(self.folder),
         )
 
+    def _removed(self, error: OSError) -> OSError:
+        """The error of a file, or a folder, that went while the file was made."""
+        why = "another program has removed it while it was made; try again"
+        return FileNotFoundError(error.errno, why, error.filename)
+
     def _unable(self, error: OSError) -> OSError:
         """The error of a file system that can't hold a spool."""
         return OSError(
@@ -168,7 +179,7 @@ class Spool:
         oldest = time.time() - _UNFINISHED_SECONDS
         for path in self.folder.glob("*.new"):
             try:
-                if path.lstat().st_mtime < oldest:
+                if path.lstat().st_mtime < oldest and not is_locked(path):
                     path.unlink(missing_ok=True)
             except FileNotFoundError:
                 continue  # it is whole by now
@@ -181,6 +192,14 @@ class Spool:
         """Attach to a file that a process left; None if there is none."""
         self._look_for_own()
         return next(self._orphans(), None)
+
+    def count_orphans(self) -> int:
+        """How many files no process has, but for those that were reported."""
+        count = 0
+        for path in self.folder.glob("*.spool"):
+            with contextlib.suppress(OSError):  # it may be gone, or another user's
+                count += path not in self._reported and not is_locked(path)
+        return count
 
     def _look_for_own(self) -> None:
         """Report once that the own file was removed or moved by another."""
@@ -226,10 +245,22 @@ class Spool:
             self._report_once(path, error)
             return False
         if (header.kind, header.separator) != (self._kind, self._separator):
-            self._report_once(path, _OTHER_LAYOUT)
+            self._report_once(path, self._other_layout(header))
             return False
         _begin(file, header)
         return True
+
+    def _other_layout(self, header: Header) -> str:
+        """Why a file is not for us, and what is."""
+        there, here = f"kind={header.kind}", f"kind={self._kind}"
+        if there == here:
+            there, here = (
+                f"separator={each!r}" for each in (header.separator, self._separator)
+            )
+        return (
+            f"it is of another layout, {there} there and {here} here; "
+            "python -m ringdispatch spool replay dispatches it"
+        )
 
     def _report_once(self, path: Path, why: object) -> None:
         if path not in self._reported:
@@ -281,10 +312,12 @@ def _write_new(path: Path, header: Header) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o600)
     try:
+        lock(fd)  # however long this takes, it is no file of an ended process
         if filesystem(path) == _BTRFS:
             write_in_place(fd)
         _reserve(fd, header.size)
         os.pwrite(fd, header.pack(), 0)
+        unlock(fd)  # for the mapping
     finally:
         os.close(fd)
 

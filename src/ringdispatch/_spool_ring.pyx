@@ -26,9 +26,12 @@ cdef class SpoolRing(ByteRing):
     """
 
     # never changed
-    cdef object files
+    cdef readonly object files
     cdef readonly object letters
-    cdef SpoolFile file  # under the ring's lock
+    # under the ring's lock
+    cdef SpoolFile file
+    cdef uint64_t left_before  # entries, in the files before this one
+    cdef bint untouched  # its pages
 
     def __cinit__(self, *options):
         self.files = options[-1]
@@ -59,6 +62,8 @@ cdef class SpoolRing(ByteRing):
             self.byte_room = 0
             self.state.file = map
             self.state.leaving = False
+            self.left_before = self.state.left
+            self.untouched = True
             memcpy(self.state.origin, map.base + UUID_AT, 16)
             has_cell(&self.state)
         ring_unlock(&self.state.mutex)
@@ -129,8 +134,10 @@ cdef class SpoolRing(ByteRing):
         return file.path if mapped else None
 
     def populate(self, workers):
+        """Have a worker thread touch the pages of a new file, before entries do."""
         ring_lock(&self.state.mutex)
-        cdef SpoolFile file = self.file
+        cdef SpoolFile file = self.file if self.untouched else None
+        self.untouched = False
         ring_unlock(&self.state.mutex)
         if file is not None:
             self.files.populate(file, workers)
@@ -155,10 +162,14 @@ cdef class SpoolRing(ByteRing):
 
     def close(self, bint reopen=False):
         cdef SpoolFile file = None
-        ring_lock(&self.state.mutex)
-        if reopen and self.state.leaving:
-            # a call may go on with what was left in it
-            file = self.detach()
+        cdef RingState *state = &self.state
+        ring_lock(&state.mutex)
+        cdef uint64_t ended = state.dispatched + state.failed + state.abandoned + state.left
+        if reopen and state.leaving:
+            if state.left > self.left_before or ended < state.head:
+                file = self.detach()  # a call may go on with what was left in it
+            else:
+                state.leaving = False  # nothing was: a dead letter is still written
         ring_unlock(&self.state.mutex)
         Ring.close(self, reopen)
         self.end(file)
