@@ -31,6 +31,8 @@
 # make import-price  what the import costs, against its limit
 # make logging-price  what a line of logging costs, against its limits
 # make otlp-price  what a log record costs OtlpLogSink, against OpenTelemetry's SDK
+# make spool-disk  how long an enqueue takes with a spool on a disk, also beside a program
+#             that writes there; ARGS="--directory /mnt" is another disk
 # make linear what grows with tasks, calls and dispatchers: it doubles when they do
 # make replay-check  what the tuner predicts, against the real dispatcher, in half an hour;
 #             ARGS=--quick takes three minutes
@@ -103,8 +105,8 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: kill mutations servers ends windows hammer interruptions peers cases
-.PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price linear replay-check
-.PHONY: bench figures still layouts sdist wheels reproducible installed sanitize coverage
+.PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price spool-disk linear
+.PHONY: replay-check bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
 demo: $(call needs,demo)
@@ -157,6 +159,9 @@ $(prices:%=%-price) import-price logging-price: %-price: $(call needs,test)
 
 otlp-price: $(call needs,test sinks)
 	$(python) benchmarks/otlp_price.py --check $(ARGS)
+
+spool-disk: $(call needs)
+	$(python) benchmarks/spool_disk.py $(ARGS)
 
 linear: $(call needs)
 	$(python) benchmarks/linear.py --check $(ARGS)

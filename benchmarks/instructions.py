@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 CALLS = 20_000
 
@@ -41,6 +42,9 @@ Cases = Mapping[str, Callable[[], Loop]]
 # A case, what it is measured against, and the highest ratio: with the GIL, and without;
 # None where that has no limit.
 Limit = tuple[str, str, float, float | None]
+# Measures what is not counted, and prints it: figures by name, for the file of --json,
+# and how many limits they don't meet. Its argument says whether they are for a file.
+More = Callable[[bool], tuple[dict[str, Any], int]]
 
 
 def bare_loop() -> Loop:
@@ -72,7 +76,13 @@ def serve(cases: Cases) -> None:
         _child({**_EMPTY, **cases}[sys.argv[2]], *sys.argv[3:])
 
 
-def compare(about: str, cases: Cases, base: str, limits: Sequence[Limit]) -> int:
+def compare(
+    about: str,
+    cases: Cases,
+    base: str,
+    limits: Sequence[Limit],
+    more: More | None = None,
+) -> int:
     """What a script does that measures prices; returns its exit status.
 
     Args:
@@ -80,6 +90,7 @@ def compare(about: str, cases: Cases, base: str, limits: Sequence[Limit]) -> int
         cases: What to measure.
         base: The case that the table's ratios are to.
         limits: What must hold.
+        more: What else is measured.
     """
     serve(cases)
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
@@ -104,8 +115,12 @@ def compare(about: str, cases: Cases, base: str, limits: Sequence[Limit]) -> int
             verdict = f"limit {limit:.2f}: {'met' if ratio <= limit else 'NOT MET'}"
             failed += ratio > limit
         print(f"  {case:<36}{ratio:8.2f}   of {against}, {verdict}")
+    figures = {"python": version, "build": build, "unit": unit, "prices": measured}
+    if more is not None:
+        found, missed = more(options.json is not None)
+        figures |= found
+        failed += missed
     if options.json:
-        figures = {"python": version, "build": build, "unit": unit, "prices": measured}
         options.json.write_text(json.dumps(figures, indent=2))
     return 1 if options.check and failed else 0
 

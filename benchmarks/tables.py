@@ -3,6 +3,7 @@
     python benchmarks/enqueue_price.py --json benchmarks/results/enqueue/3.13.json
     python benchmarks/record_price.py --json benchmarks/results/records/3.13.json
     python benchmarks/spool_price.py --json benchmarks/results/spool/3.13.json
+    python benchmarks/spool_disk.py --json benchmarks/results/spool_disk.json
     python benchmarks/end_to_end.py --json benchmarks/results/end_to_end.json
     make figures  # the suite, into suite.json and sinks.json there, and then this
     make ends  # the servers, into benchmarks/results/servers.json, and then this
@@ -22,6 +23,7 @@ from typing import Any
 
 import figures
 import server_table
+import spool_tables
 from charts import charts
 from drawing import STYLE
 from peers import PEERS
@@ -30,10 +32,10 @@ from promises import table as promises
 from ringdispatch._tune._advice import advice, figure, versus
 from ringdispatch._tune._grid import function_name
 from ringdispatch._tune._results import Cell, Results, Setting
+from runs import RESULTS, name, runs
 from sinks import SINKS
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 
 COLUMNS = {
     "enqueue(entry)": "`enqueue(entry)`",
@@ -42,18 +44,6 @@ COLUMNS = {
     "SimpleQueue.put": "`SimpleQueue.put`",
     "asyncio.Queue.put_nowait": "`asyncio.Queue.put_nowait`",
 }
-
-
-def runs(folder: str) -> list[dict[str, Any]]:
-    """The measurements of one script on each Python."""
-    found = [json.loads(path.read_text()) for path in (RESULTS / folder).glob("*.json")]
-    found.sort(key=lambda run: (run["build"] != "GIL", run["python"].split(".")))
-    return found
-
-
-def name(run: dict[str, Any]) -> str:
-    """The Python of a run."""
-    return run["python"] + (" free-threaded" if run["build"] != "GIL" else "")
 
 
 def rows(heads: list[str], cells: list[list[str]]) -> list[str]:
@@ -89,28 +79,6 @@ def enqueue_prices() -> list[str]:
         "Instructions per call, as callgrind counts them around the loop alone, the",
         "empty loop taken off; in brackets the ratio to `deque.append` in the same",
         "interpreter.",
-        "",
-    ]
-
-
-def spool_prices() -> list[str]:
-    """Instructions of an enqueue into a file, and their ratio to one in memory."""
-    found = runs("spool")
-    sizes = [case.split(", ")[1] for case in found[0]["prices"] if "file" in case]
-    cells = []
-    for run in found:
-        line = [name(run)]
-        for size in sizes:
-            memory, file = (
-                run["prices"][f"in {where}, {size}"] for where in ("memory", "a file")
-            )
-            line.append(f"{memory:,.0f}, {file:,.0f} ({figure(file / memory)})")
-        cells.append(line)
-    return [
-        *rows(["CPython", *(f"an entry of {size}" for size in sizes)], cells),
-        "Instructions of one `enqueue` with `Bytes`: in memory, in a spool's file on",
-        "tmpfs, and in brackets their ratio. `make spool-price` counts them, and fails",
-        "above 1.3, 1.4 and 1.6. The more bytes, the more of it is the checksum.",
         "",
     ]
 
@@ -301,6 +269,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     "docs/benchmarks.md": {
         "machine": machine,
         "prices": enqueue_prices,
+        "spool": spool_tables.figures,
         "peers": peers,
         "more": more,
         "batches": lambda: figures.batches(suite()).markdown(),
@@ -312,7 +281,10 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
         "predictions": predictions,
         "recommended": recommended,
     },
-    "docs/durability.md": {"spool-prices": spool_prices},
+    "docs/durability.md": {
+        "spool-disk": spool_tables.on_disk,
+        "spool-prices": spool_tables.prices,
+    },
     "docs/guarantees.md": {"tests": promises},
     "docs/layouts.md": {"layouts": layout_prices},
     "docs/servers.md": {
