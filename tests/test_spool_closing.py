@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -376,3 +378,23 @@ def test_the_pages_of_a_childs_file_are_touched_where_it_has_a_home(
         fork=fork,
     )
     assert outcome.lines == ["parent True", "child True"]
+
+
+def test_a_close_ends_its_file_where_the_folder_cant_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process has no descriptors left."""
+
+    def refuse(self: Path, pattern: str) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        async with spooled(Got(), tmp_path) as dispatcher:
+            assert dispatcher.enqueue(b"entry")
+            assert await dispatcher.aflush()
+            monkeypatch.setattr(Path, "glob", refuse)
+            assert await dispatcher.aclose()
+            monkeypatch.undo()
+
+    asyncio.run(main())
+    assert files(tmp_path) == []

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from recovering import orphan
 from ringdispatch._spool_command import _command, _files
 from ringdispatch._spool_command._reading import Reader, read_header
 from ringdispatch._spool_file import SpoolFile, crc32c_of
@@ -127,6 +128,19 @@ def test_ls_says_why_a_file_cannot_be_read(folder: Path, tell: Any) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root gives away")
+def test_ls_of_a_damaged_time_says_that_it_is_not_known(
+    tmp_path: Path, tell: Any
+) -> None:
+    path = orphan(tmp_path, b"entry")
+    data = bytearray(path.read_bytes())
+    data[63] ^= 0x7F  # the highest byte of when it was made
+    path.write_bytes(data)
+    path.rename(path.with_suffix(".bad"))
+    status, out, _ = tell("ls", "--json", str(tmp_path))
+    (row,) = rows(out)
+    assert (status, row["made"], row["entries"]) == (0, None, 1)
+
+
 def test_files_of_others_are_rows_that_say_so(folder: Path, tell: Any) -> None:
     audit, meter = files(folder)
     os.chown(audit, 12345, 12345)

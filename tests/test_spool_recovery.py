@@ -20,7 +20,7 @@ from recovering import (
     spooled,
     until,
 )
-from ringdispatch import _recovery, current_batch
+from ringdispatch import current_batch
 from ringdispatch._spool_recovered import MOST_DEATHS, ProcessDiedError
 from spools import filled, left, made, needs_spools, spool_of, take
 
@@ -145,91 +145,6 @@ def poisoned(folder: Path) -> Path:
         assert take(file, 1) == (1, 2, deaths, [b"poison"])
         left(file)
     return path
-
-
-@pytest.mark.parametrize("deaths", [2, 3, 4])
-def test_after_the_pause_the_call_comes_without_a_new_entry(
-    tmp_path: Path, deaths: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(_recovery._PAUSES, deaths, 0.1)
-    orphan(tmp_path, b"in flight", b"rest", taken=(1,))
-    for _ in range(deaths - 1):
-        die_in_a_call(tmp_path)
-    got = Got()
-
-    async def main() -> None:
-        async with spooled(got, tmp_path) as dispatcher:
-            await until(lambda: dispatcher.statistics().recovered == 2)
-
-    asyncio.run(main())
-    assert got.entries == [b"in flight", b"rest"]
-    assert [info.attempts for info in got.infos] == [deaths + 1, 1]
-
-
-def test_a_process_that_dies_in_the_pause_has_made_no_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(_recovery._PAUSES, 2, 3600.0)
-    path = orphan(tmp_path, b"in flight", taken=(1,))
-    die_in_a_call(tmp_path)
-    got = Got()
-
-    async def main() -> None:
-        async with spooled(got, tmp_path) as dispatcher:
-            for number in range(3):
-                assert dispatcher.enqueue(b"%d" % number)
-                assert await dispatcher.aflush()
-
-    for _ in range(MOST_DEATHS):
-        asyncio.run(main())
-    assert b"in flight" not in got.entries
-    file = spool_of(tmp_path / "audit").adopt()
-    assert file is not None
-    assert file.path == str(path)
-    assert file.next_attempts == 2
-
-
-def test_a_call_that_its_process_outlived_counts_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_recovery, "_OUTLIVED_SECONDS", 0.05)
-    path = orphan(tmp_path, b"in flight", b"rest", taken=(1,))
-    (tmp_path / "copies").mkdir()
-
-    async def attempts() -> int:
-        """As the next process would find it, were this one killed now."""
-        copy = tmp_path / "copies" / path.name
-        copy.write_bytes(path.read_bytes())
-        found = spool_of(tmp_path / "copies").adopt()
-        assert found is not None
-        try:
-            return found.next_attempts
-        finally:
-            left(found)
-
-    async def send(batch: Any) -> None:
-        if batch[0] == b"in flight":
-            assert await attempts() == 2
-            deadline = asyncio.get_running_loop().time() + 10
-            while await attempts() == 2:
-                assert asyncio.get_running_loop().time() < deadline
-                await asyncio.sleep(0.01)
-            assert await attempts() == 1
-
-    async def main() -> None:
-        async with spooled(send, tmp_path) as dispatcher:
-            await until(lambda: dispatcher.statistics().recovered == 2)
-
-    asyncio.run(main())
-    assert files(tmp_path / "audit") == []
-
-
-def die_in_a_call(folder: Path) -> None:
-    """Take the next batch, and leave its file as a process does that is killed."""
-    file = spool_of(folder / "audit").adopt()
-    assert file is not None
-    assert take(file, 1) is not None
-    left(file)
 
 
 def test_a_batch_that_kills_becomes_a_letter(

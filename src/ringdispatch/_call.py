@@ -74,7 +74,7 @@ class Call:
         # the home's thread, or the one that orphans it; the ring decides races
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
-        self._began = 0.0
+        self.began = 0.0
         self.openers: list[OpenerWaiter] = []
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -138,13 +138,13 @@ class Call:
             )
             if batch is None:
                 return
-            self._began = batcher.now()
-            batcher.on_taken(self, batch, self._began)
+            self.began = batcher.now()
+            batcher.on_taken(self, batch, self.began)
             if batcher.options.is_async:
                 await batcher.options.function(batch.value)
             else:
                 await self._in_thread(batch.value)
-            settled = batch.settle(False, batcher.now() - self._began)
+            settled = batch.settle(False, batcher.now() - self.began)
             if settled and batcher.reports.failing:
                 batcher.reports.succeeded()
         except (KeyboardInterrupt, SystemExit) as error:
@@ -247,7 +247,7 @@ class Call:
             value = batch.value  # once it is settled, the home may release it
         except Exception:
             value = batch.raw  # no batch could be made of it
-        if not batch.settle(True, batcher.now() - self._began):
+        if not batch.settle(True, batcher.now() - self.began):
             return 0
         if self._thread_call is not None:
             self._thread_call.skip()
@@ -264,13 +264,19 @@ class Call:
         return count
 
     def cut(self, error: BaseException) -> None:
-        """Fail a batch that its loop's end cuts short; the process's leaves it."""
+        """Fail a batch that its loop's end cuts short; or leave it in its file.
+
+        That is one of another process, and any where this process ends.
+        """
         batcher, batch = self._batcher, self.batch
-        if batch is None or batcher.ring.place is None or not is_exiting():
+        exits = batcher.ring.place is not None and is_exiting()
+        if batch is None or not (exits or batch.recovered):
             self.fail(error)
             return
         batch.leave()
-        batcher.cut_short[batch.recovered] += self.fail(error, quiet=True)
+        count = self.fail(error, quiet=True)
+        if exits:
+            batcher.cut_short[batch.recovered] += count
 
     def _write_letter(self, batch: Batch, reason: str) -> None:
         """Have the failed batch kept, once."""

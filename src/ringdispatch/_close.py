@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterator
 from contextvars import Context
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._atomic import WorkerThreads
@@ -89,8 +89,8 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
             call.stop()
     if abandoned or any(failed) or unwritten:
         batcher.gave_up = True
-        lost = _describe(batcher, failed[0], abandoned, unwritten)
-        batcher.reports.log(logging.WARNING, f"{why}: {'; '.join(lost)}")
+        if lost := "; ".join(_describe(batcher, failed[0], abandoned, unwritten)):
+            batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
 
@@ -106,7 +106,7 @@ def _describe(
             yield "{} in flight failed, {} pending abandoned".format(*counts)
         else:
             gone = ", which another program has removed or moved"
-            gone = "" if Path(place).exists() else gone
+            gone = "" if os.path.exists(place) else gone  # noqa: PTH110, it raises nothing
             yield "{} in flight and {} pending left in ".format(*counts) + place + gone
     if unwritten:
         yield f"dead letters of {counted(unwritten, 'entry')} still being written"

@@ -50,14 +50,16 @@ class Recovery:
         self._now = now
         # home's thread only
         self.is_next = True  # the ring had its turn
+        self._paused: dict[str, tuple[float, float]] = {}  # by path: since, and until
+        self._watched_on: Home | None = None  # where the timer for the call is
         # any thread, by single operations
         self._file: list[SpoolFile] = []  # one at most
         # any thread, plain stores
         self._call: Call | None = None  # the last
+        self._batcher: weakref.ref[Batcher] | None = None
         self._stopped = False
         self._stopped_on: Home | None = None
         self._look_at = self._again_at = self._adopted_at = -math.inf
-        self._timer: tuple[Home, asyncio.TimerHandle] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -76,19 +78,12 @@ class Recovery:
             return False
         if not self._file and self._now() >= self._look_at:
             self._look_at = self._now() + _LOOK_SECONDS
-            file = self._files.adopt()
+            until = {path: times[1] for path, times in self._paused.items()}
+            file = self._files.adopt(until)
             if file is not None:
                 self._adopted_at = self._now()
                 self._file.append(file)
         return bool(self._file)
-
-    @property
-    def _pause_left(self) -> float:
-        """Seconds until the next batch may be called for."""
-        for file in list(self._file):
-            pause = _PAUSES.get(file.next_attempts, 0.0)
-            return self._adopted_at + pause - self._now()
-        return 0.0
 
     def pump(self, batcher: "Batcher", home: Home) -> None:
         """Start a call if a slot is free for one; on the home's thread."""
@@ -99,53 +94,60 @@ class Recovery:
         if self._stopped and self._stopped_on not in {None, home}:
             self.resume()  # another's loop has ended
         if self.wants_call:
-            if (left := self._pause_left) > 0:
-                self._time(home, loop, left, _wake_home, batcher)
-            else:
-                self._start_call(batcher, home, loop)
+            self._batcher = weakref.ref(batcher)
+            self._call = call = Call(batcher, home, self)
+            call.start(loop)
+            if call in self._calls:
+                self._watch(home, loop)
+            elif self.wants_call:  # it has ended at once; so may many
+                wake = self._ring.make_wake(home, batcher.pump)
+                loop.call_soon(wake, context=Context())
         for level, note in self._ring.take_notes():
             batcher.reports.log(level, note)
 
-    def _start_call(
-        self, batcher: "Batcher", home: Home, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._call = call = Call(batcher, home, self)
-        call.start(loop)
-        if call in self._calls:
-            self._time(home, loop, _OUTLIVED_SECONDS, _outlive, call)
-        elif self.wants_call:  # it has ended at once; so may many
-            wake = self._ring.make_wake(home, batcher.pump)
-            loop.call_soon(wake, context=Context())
+    def _watch(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        """Have one timer look whether its process outlives the call."""
+        if self._watched_on is not home:
+            self._watched_on = home
+            callback = partial(_look_at_call, weakref.ref(self), home)
+            loop.call_later(_OUTLIVED_SECONDS, callback, context=Context())
 
-    def _time(
-        self,
-        home: Home,
-        loop: asyncio.AbstractEventLoop,
-        seconds: float,
-        function: Callable[[weakref.ref[Any]], None],
-        of: object,
-    ) -> None:
-        """Have one timer, whatever it was for before; it keeps nothing alive."""
-        before, self._timer = self._timer, None
-        if before is not None and before[0] is home:  # else its loop is not ours
-            before[1].cancel()
-        callback = partial(function, weakref.ref(of))
-        self._timer = home, loop.call_later(seconds, callback, context=Context())
+    def look_at_call(self, home: Home) -> None:
+        """Note that the process has outlived the call, if it has."""
+        self._watched_on = None
+        loop, call = home.loop, self._call
+        if loop is None or call is None or call not in self._calls:
+            return
+        if self._now() - call.began >= _OUTLIVED_SECONDS:
+            if isinstance(call.batch, RecoveredBatch):
+                call.batch.outlive()
+        else:
+            self._watch(home, loop)
 
     def take(self, most: int, due: int) -> RecoveredBatch | None:
         """Take the next batch, as a ring does; None if there is none."""
         del most, due  # for the ring's; there is no window to wait for
         self.is_next = False
         for file in list(self._file):
+            since, _ = self._paused.get(file.path, (self._adopted_at, 0.0))
+            left = {n: since + pause - self._now() for n, pause in _PAUSES.items()}
+            waiting = sum(1 << n for n, seconds in left.items() if seconds > 0)
             try:
-                batch = take_recovered(self._ring, file)
+                batch = take_recovered(self._ring, file, waiting)
             except BaseException:
                 # No memory, or interrupted.
                 self._again_at = self._now() + _LOOK_SECONDS
                 raise
-            if batch is not None:
+            if isinstance(batch, RecoveredBatch):
                 return batch
             self._look_at = -math.inf  # there may be another
+            if batch is None:
+                self._paused.pop(file.path, None)
+            else:
+                self._paused[file.path] = since, since + _PAUSES[batch]
+                callback = partial(_look_again, weakref.ref(self))
+                loop = asyncio.get_running_loop()
+                loop.call_later(left[batch], callback, context=Context())
             self._end_file(file)
         return None
 
@@ -178,15 +180,21 @@ class Recovery:
             return
         self._files.end_adopted(file)
 
+    def look_again(self) -> None:
+        """Adopt a file whose pause is over."""
+        self._look_at = -math.inf
+        if self._batcher is not None and (batcher := self._batcher()) is not None:
+            batcher.wake_home(batcher.home)
 
-def _outlive(ref: "weakref.ref[Call]") -> None:
-    """Note that the process has lived on in that call, if it is not over."""
-    call = ref()
-    if call is not None and isinstance(call.batch, RecoveredBatch):
-        call.batch.outlive()
+
+# The timers keep nothing alive.
 
 
-def _wake_home(ref: "weakref.ref[Batcher]") -> None:
-    batcher = ref()
-    if batcher is not None:
-        batcher.wake_home(batcher.home)
+def _look_at_call(ref: "weakref.ref[Recovery]", home: Home) -> None:
+    if (recovery := ref()) is not None:
+        recovery.look_at_call(home)
+
+
+def _look_again(ref: "weakref.ref[Recovery]") -> None:
+    if (recovery := ref()) is not None:
+        recovery.look_again()

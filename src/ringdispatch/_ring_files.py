@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,21 +163,28 @@ class RingFiles:
         """Make what hands out the batches that they left."""
         return Recovery(ring, self, calls, now)
 
-    def adopt(self) -> SpoolFile | None:
-        """Attach to a file that a process left; None if there is none."""
+    def adopt(self, paused: Mapping[str, float]) -> SpoolFile | None:
+        """Attach to a file that a process left; None if there is none.
+
+        `paused`: those that were adopted before, and until when none of them is.
+        """
+        now = self._now()
+        skipped = [path for path, until in paused.items() if now < until]
         try:
-            file = None if self._spool is None else self._spool.adopt()
+            file = None if self._spool is None else self._spool.adopt(skipped)
         except OSError as error:
             what = "no file of ended processes can be adopted"
             self._report(logging.WARNING, what, error)
             return None
+        self._adopted = file
         if file is not None:
+            self._others_told = False
+        if file is not None and file.path not in paused:
             count = counted(file.tail - file.released, "entry")
             why = (
                 f"an ended process has left up to {count}, dispatched now: {file.path}"
             )
             self._notes.append((logging.INFO, why))
-            self._adopted = file
         return file
 
     def others_left(self) -> Iterator[str]:
@@ -216,10 +223,11 @@ class RingFiles:
         if _in_use.get(self._key) is self:
             _in_use.pop(self._key, None)
         if file is not None:
-            if not self._others_told and (others := "; ".join(self.others_left())):
-                self._notes.append((logging.INFO, others))
-            self.discard(file)
-        self._others_told = False
+            try:
+                if not self._others_told and (others := "; ".join(self.others_left())):
+                    self._notes.append((logging.INFO, others))
+            finally:
+                self.discard(file)
 
     def discard(self, file: SpoolFile) -> None:
         """Remove a file in which all is settled; leave any other to be adopted."""
@@ -256,6 +264,7 @@ class RingFiles:
                 f"spool={self._directory!r}: give each a name of its own"
             )
         self._key = key
+        self._others_told = False
         try:
             self._spool = Spool(folder, BYTES, self._separator, self._warn)
             if clean:

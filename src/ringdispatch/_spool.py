@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 from ._spool_file import NotASpoolError, SpoolFile
@@ -188,17 +188,18 @@ class Spool:
         for file in self._orphans():
             file.leave()
 
-    def adopt(self) -> SpoolFile | None:
-        """Attach to a file that a process left; None if there is none."""
+    def adopt(self, skipped: Container[str] = ()) -> SpoolFile | None:
+        """Attach to a file that a process left, but these; None if there is none."""
         self._look_for_own()
-        return next(self._orphans(), None)
+        return next(self._orphans(skipped), None)
 
     def count_orphans(self) -> int:
         """How many files no process has, but for those that were reported."""
         count = 0
-        for path in self.folder.glob("*.spool"):
-            with contextlib.suppress(OSError):  # it may be gone, or another user's
-                count += path not in self._reported and not is_locked(path)
+        with contextlib.suppress(OSError):  # the folder may be gone, or closed to us
+            for path in self.folder.glob("*.spool"):
+                with contextlib.suppress(OSError):  # so may be the file
+                    count += path not in self._reported and not is_locked(path)
         return count
 
     def _look_for_own(self) -> None:
@@ -214,9 +215,11 @@ class Spool:
             )
         self._own = None
 
-    def _orphans(self) -> Iterator[SpoolFile]:
+    def _orphans(self, skipped: Container[str] = ()) -> Iterator[SpoolFile]:
         """Attach to each orphan with entries for us; remove those without."""
         for path in sorted(self.folder.glob("*.spool")):
+            if str(path) in skipped:
+                continue
             try:
                 file = SpoolFile(path)
             except (BlockingIOError, FileNotFoundError):

@@ -45,7 +45,6 @@ cdef class SpoolFile:
     cdef bint words_make_sense(self) noexcept nogil
     cdef uint64_t newest(self) noexcept nogil
     cdef bint read_cell(self, uint64_t position, Piece *piece) noexcept nogil
-    cdef uint32_t skip_settled(self, uint64_t *position) noexcept nogil
     cdef bint find(self, uint64_t most, uint64_t most_bytes, Found *found) noexcept nogil
     cdef void copy(self, Found *found, char *to) noexcept nogil
     cdef void settle_batch(self, uint64_t start, uint64_t end) noexcept nogil

@@ -151,17 +151,6 @@ cdef class SpoolFile:
         return is_done
 
     @property
-    def next_attempts(self):
-        """How many calls count for the batch that comes next; 0 where none was made."""
-        cdef uint32_t word = 0
-        ring_lock(&self.mutex)
-        cdef uint64_t position = self.next
-        if self.map.base is not NULL:
-            word = self.skip_settled(&position)
-        ring_unlock(&self.mutex)
-        return word >> ATTEMPTS_SHIFT & MOST_ATTEMPTS
-
-    @property
     def poisoned(self):
         """How many entries stay in it, as each process that took them died."""
         return self.read(&self.poisoned)
@@ -261,27 +250,20 @@ cdef class SpoolFile:
         piece.start, piece.size = cell.start, cell.size
         return True
 
-    cdef uint32_t skip_settled(self, uint64_t *position) noexcept nogil:
-        """Move on to what is not settled; returns the mark there, or 0."""
-        cdef uint32_t word
-        while position[0] < self.map.tail:
-            word = read_mark(&self.map, position[0])
-            if not word & SETTLED:
-                return word
-            position[0] += word & COUNT_MASK
-        return 0
-
     cdef bint find(self, uint64_t most, uint64_t most_bytes, Found *found) noexcept nogil:
         """Find the next batch; False if there is no memory for its pieces."""
         cdef uint64_t position = self.next, end
         cdef uint32_t word = 0
         cdef Piece piece
-        while True:
-            word = self.skip_settled(&position)
-            if word or position >= self.map.tail or self.read_cell(position, &piece):
+        while position < self.map.tail:
+            word = read_mark(&self.map, position)
+            if word & SETTLED:
+                position += word & COUNT_MASK
+            elif word or self.read_cell(position, &piece):
                 break
-            position += 1
-            found.skipped += 1
+            else:
+                position += 1
+                found.skipped += 1
         found.start = found.end = position
         if position >= self.map.tail:
             return True
@@ -319,7 +301,7 @@ cdef class SpoolFile:
             memcpy(to + first, arena, piece.size - first)
             to += piece.size
 
-    def take(self, uint64_t most, uint64_t most_bytes):
+    def take(self, uint64_t most, uint64_t most_bytes, uint32_t waiting=0):
         """Take the next batch that is not settled; None if there are no more.
 
         One that a process took has the same ends again, whatever the limits are.
@@ -327,6 +309,7 @@ cdef class SpoolFile:
         Args:
             most: Entries at most; at least 1.
             most_bytes: Bytes at most; an entry that is larger goes alone.
+            waiting: Bit n: a batch for which n calls count is not taken, but n returned.
 
         Returns:
             The positions of its first entry and past its last, how many calls were made
@@ -351,6 +334,8 @@ cdef class SpoolFile:
                     return None
                 if not enough:
                     raise MemoryError("no memory for a batch of a spool's file")
+                if found.count and waiting >> found.attempts & 1:
+                    return found.attempts
                 if found.count:
                     # Nothing is allocated while the lock is held.
                     payload = PyBytes_FromStringAndSize(NULL, found.size)

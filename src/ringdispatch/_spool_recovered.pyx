@@ -70,7 +70,7 @@ cdef class RecoveredBatch(Batch):
         cdef RingState *state = self.state
         ring_lock(&state.mutex)
         cdef bint first = self.unsettled and self.generation == state.generation
-        cdef bint given_back = failed and self.file.leaving
+        cdef bint given_back = failed and (self.file.leaving or self.leaving)
         self.unsettled = False
         cdef bint owes = first and failed and not given_back and state.keeps_letters
         self.owes_letter = self.owes_letter or owes
@@ -93,8 +93,10 @@ cdef class RecoveredBatch(Batch):
         self.file.give_back(self.at, self.until, self.deaths, True)
 
 
-def take_recovered(ByteRing ring not None, SpoolFile file not None):
+def take_recovered(ByteRing ring not None, SpoolFile file not None, waiting=0):
     """Take the next batch of a file; None if there are no more.
+
+    For `waiting` see SpoolFile.take: it may return a number.
 
     It has as many entries and bytes as one of the ring's, but where it was taken
     before: then it has the same ends again.
@@ -103,9 +105,9 @@ def take_recovered(ByteRing ring not None, SpoolFile file not None):
     cdef uint64_t start, end
     cdef uint32_t attempts
     while True:
-        taken = file.take(ring.state.max_batch, ring.max_batch_bytes)
-        if taken is None:
-            return None
+        taken = file.take(ring.state.max_batch, ring.max_batch_bytes, waiting)
+        if type(taken) is not tuple:
+            return taken
         start, end, attempts = taken[:3]
         try:
             if attempts >= MOST_DEATHS and not ring.state.keeps_letters:

@@ -10,7 +10,7 @@ from ringdispatch._spool_place import lock
 
 from ._files import GoneError, Place, State, UnreadableError, opened
 
-# A file that is younger may still be in the making: it is not locked at first.
+# A file that is younger may still be in the making: for a moment it is not locked.
 _MAKING_SECONDS = 3600.0
 
 

@@ -74,7 +74,6 @@ def make_console() -> Any:
 
 def as_json(state: State) -> str:
     """A file as one line of JSON."""
-    made = state.made_at
     return json.dumps(
         {
             "name": state.place.name,
@@ -86,10 +85,18 @@ def as_json(state: State) -> str:
             "letters": state.letters,
             "bytes": state.bytes,
             "age": None if state.age is None else round(state.age, 3),
-            "made": made and datetime.fromtimestamp(made, UTC).isoformat(),
+            "made": None if state.made_at is None else _iso(state.made_at),
             "reason": state.reason or None,
         }
     )
+
+
+def _iso(seconds: float) -> str | None:
+    """A time of the wall clock; None where a damaged header makes no sense."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def print_table(states: Sequence[State], console: Any) -> None:
