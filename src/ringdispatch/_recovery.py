@@ -98,19 +98,21 @@ class Recovery:
             self._call = call = Call(batcher, home, self)
             call.start(loop)
             if call in self._calls:
-                self._watch(home, loop)
+                self._watch(home, loop, _OUTLIVED_SECONDS)
             elif self.wants_call:  # it has ended at once; so may many
                 wake = self._ring.make_wake(home, batcher.pump)
                 loop.call_soon(wake, context=Context())
         for level, note in self._ring.take_notes():
             batcher.reports.log(level, note)
 
-    def _watch(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch(
+        self, home: Home, loop: asyncio.AbstractEventLoop, seconds: float
+    ) -> None:
         """Have one timer look whether its process outlives the call."""
         if self._watched_on is not home:
             self._watched_on = home
             callback = partial(_look_at_call, weakref.ref(self), home)
-            loop.call_later(_OUTLIVED_SECONDS, callback, context=Context())
+            loop.call_later(seconds, callback, context=Context())
 
     def look_at_call(self, home: Home) -> None:
         """Note that the process has outlived the call, if it has."""
@@ -118,11 +120,12 @@ class Recovery:
         loop, call = home.loop, self._call
         if loop is None or call is None or call not in self._calls:
             return
-        if self._now() - call.began >= _OUTLIVED_SECONDS:
-            if isinstance(call.batch, RecoveredBatch):
-                call.batch.outlive()
-        else:
-            self._watch(home, loop)
+        now = self._now()
+        left = (call.began or now) + _OUTLIVED_SECONDS - now  # 0.0: not taken yet
+        if left > 0:
+            self._watch(home, loop, left)
+        elif isinstance(call.batch, RecoveredBatch):
+            call.batch.outlive()
 
     def take(self, most: int, due: int) -> RecoveredBatch | None:
         """Take the next batch, as a ring does; None if there is none."""
