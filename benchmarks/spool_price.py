@@ -233,10 +233,10 @@ async def recover(directory: Path) -> dict[str, float]:
 
     adopt, longest_adopt = Spool.adopt, 0
 
-    def timed(self: Spool) -> Any:
+    def timed(self: Spool, *args: Any) -> Any:
         nonlocal longest_adopt
         began = time.thread_time_ns()
-        file = adopt(self)
+        file = adopt(self, *args)
         longest_adopt = max(longest_adopt, time.thread_time_ns() - began)
         return file
 
@@ -246,6 +246,7 @@ async def recover(directory: Path) -> dict[str, float]:
     longest = 0
     assert dispatcher.enqueue(b"")
     while dispatcher.statistics().recovered < ORPHAN:
+        assert time.thread_time_ns() - began < 60e9, "nothing is recovered"
         await asyncio.sleep(0)
         after = time.thread_time_ns()
         longest, before = max(longest, after - before), after

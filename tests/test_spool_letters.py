@@ -218,7 +218,7 @@ def test_a_service_goes_on_in_another_file_while_one_is_replayed(folder: Path) -
     assert files(folder) == []
 
 
-def test_damaged_letters_end_the_file_which_is_kept_aside(
+def test_a_damaged_letter_hides_no_other_and_the_file_is_kept_aside(
     folder: Path, tell: Any
 ) -> None:
     [path] = files(folder)
@@ -226,32 +226,34 @@ def test_damaged_letters_end_the_file_which_is_kept_aside(
     data[data.index(b"entry-10")] ^= 1
     path.write_bytes(data)
     with DeadFile(path, locked=False) as file:
-        *_, last = file.letters()
-    damage = f"damaged behind the last letter: {len(data) - last.end} B"
+        damage = f"{file.damaged} B of its letters are damaged"
+        whole = [letter.first for letter in file.letters()]
+    assert whole == [0, 5, 15]
+    intact = [*expected(0, 10), *expected(15, 20)]
     row = json.loads(tell("ls", "--json", "spool")[1][0])
-    assert (row["letters"], row["reason"]) == (2, damage)
-    assert (row["entries"], row["damaged"]) == (10, None)
-    line = f"ringdispatch spool: audit/{path.name}: {damage}, left out"
-    assert tell("cat", "spool") == (1, expected(0, 10), [line])
+    assert (row["letters"], row["reason"]) == (3, damage)
+    assert (row["entries"], row["damaged"]) == (15, None)
+    line = f"ringdispatch spool: audit/{path.name}: {damage}, and left out"
+    assert tell("cat", "spool") == (1, intact, [line])
     with DeadFile(path):  # a service may be writing it
-        assert tell("cat", "spool") == (0, expected(0, 10), [])
+        assert tell("cat", "spool") == (0, intact, [])
         row = json.loads(tell("ls", "--json", "spool")[1][0])
         assert (row["owner"], row["damaged"]) == ("alive", 0)
     status, out, err = tell("replay", "--to", "functions:plain", "spool")
-    assert (status, err) == (0, [])
+    assert (status, err) == (1, [])
     bad = path.with_suffix(".bad")
     assert f"audit/{path.name} is kept aside as {bad.name}: what was intact" in out[-2]
-    assert entries(folder) == expected(0, 10)
+    assert entries(folder) == intact
     assert files(folder) == [bad]
     line = line.replace(".dead", ".bad")
     assert tell("cat", "spool") == (1, [], [line])
     with bad.open("r+b") as file:  # as if none had been replayed
         file.seek(512)
         file.write(bytes(16))
-    assert tell("cat", "spool")[1] == expected(0, 10)
+    assert tell("cat", "spool")[1] == intact
     status, out, err = tell("replay", "--to", "functions:plain", "--bad", "spool")
     assert (status, err) == (0, [])
-    assert entries(folder) == expected(0, 10) * 2
+    assert entries(folder) == intact * 2
     assert tell("purge", "--bad", "--yes", "spool")[1][-1] == "removed 1 file"
     assert files(folder) == []
 

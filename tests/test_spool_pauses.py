@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ pytestmark = needs_spools
 
 @pytest.mark.parametrize("deaths", [2, 3, 4])
 def test_after_the_pause_the_call_comes_without_a_new_entry(
-    tmp_path: Path, deaths: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    deaths: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setitem(_recovery._PAUSES, deaths, 0.1)
     orphan(tmp_path, b"in flight", b"rest", taken=(1,))
     for _ in range(deaths - 1):
@@ -36,6 +41,8 @@ def test_after_the_pause_the_call_comes_without_a_new_entry(
     asyncio.run(main())
     assert got.entries == [b"in flight", b"rest"]
     assert [info.attempts for info in got.infos] == [deaths + 1, 1]
+    why = f"{deaths} processes have died in a call for the next batch of "
+    assert len([line for line in caplog.messages if why in line]) == 1
 
 
 def test_a_process_that_dies_in_the_pause_has_made_no_call(

@@ -59,9 +59,7 @@ def test_what_was_left_goes_out_with_its_ends_and_ids(
     assert all(info.recovered for info in got.infos)
     assert files(tmp_path) == []
     (message,) = caplog.messages
-    assert message.endswith(
-        f"an ended process has left up to 10 entries, dispatched now: {path}"
-    )
+    assert message.endswith(f"an ended process has left up to 10 entries in {path}")
 
 
 def test_several_files_and_a_worker_thread(tmp_path: Path) -> None:

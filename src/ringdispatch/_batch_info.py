@@ -15,9 +15,10 @@ class BatchInfo:
         start: The position of the first entry among all that were accepted there.
         count: How many entries were accepted as this batch; a damaged one is missing in
             a recovered batch.
-        attempts: How many calls were made for it, this one included. Not counted is
-            one of a recovered batch that a close cut short, that ran for a minute
-            before its process was killed, or that failed in a replay.
+        attempts: How many calls were made for it, this one included. A recovered
+            batch's call isn't counted if a close cut it short, if it had run for a
+            minute when its process was killed, or if a replay left the batch in its
+            file.
     """
 
     id: str

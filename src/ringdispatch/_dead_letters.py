@@ -194,42 +194,49 @@ class DeadFile:
     def letters(self, at: int | None = None) -> Iterator[DeadLetter]:
         """The intact letters from this offset on, or those that were not replayed.
 
-        A letter that was cut short or damaged ends them.
+        One that is damaged is passed over, where its sizes fit the file.
         """
         at = self.progress if at is None else at
-        while (letter := self._read(at)) is not None:
-            yield letter
-            at = letter.end
+        while (end := self._end_of(at)) is not None:
+            letter = self._read(at, end)
+            if letter is not None:
+                yield letter
+            at = end
 
     @property
-    def has_damage(self) -> bool:
-        """Whether anything lies behind the last intact letter."""
-        end = self.progress
-        for letter in self.letters(end):
-            end = letter.end
-        return end < self.size
+    def damaged(self) -> int:
+        """How many bytes are in no intact letter, of all that were written."""
+        damaged = self.size - LETTERS_AT
+        at = LETTERS_AT
+        while (end := self._end_of(at)) is not None:
+            if self._read(at, end) is not None:
+                damaged -= end - at
+            at = end
+        return damaged
 
-    def _read(self, at: int) -> DeadLetter | None:
-        left = self.size - at - _LETTER_SIZE
-        prefix = _read_exactly(self.fd, _LETTER_SIZE, at) if left >= 0 else b""
+    def _end_of(self, at: int) -> int | None:
+        """Where the letter that begins there ends; None if none does."""
+        prefix = _read_exactly(self.fd, _LETTER_SIZE, at)
         if len(prefix) < _LETTER_SIZE:
             return None
-        crc, about_size, entries, payload_size = struct.unpack(_LETTER, prefix)
-        size = about_size + 4 * entries + payload_size
-        if about_size > _LONGEST_ABOUT or size > left:
+        _, about_size, entries, payload_size = struct.unpack(_LETTER, prefix)
+        end = at + _LETTER_SIZE + about_size + 4 * entries + payload_size
+        return None if about_size > _LONGEST_ABOUT or end > self.size else int(end)
+
+    def _read(self, at: int, end: int) -> DeadLetter | None:
+        """The letter that lies there; None if it is damaged."""
+        data = _read_exactly(self.fd, end - at, at)
+        crc, about_size, entries, payload_size = struct.unpack_from(_LETTER, data)
+        if len(data) < end - at or crc != crc32c_of(data[4:], self.header.seed):
             return None
-        body = _read_exactly(self.fd, size, at + _LETTER_SIZE)
-        found = crc32c_of(body, crc32c_of(prefix[4:], self.header.seed))
-        if len(body) < size or crc != found:
-            return None
+        sizes_at = _LETTER_SIZE + about_size
+        payload_at = sizes_at + 4 * entries
         sizes = array("I")
-        sizes.frombytes(body[about_size : about_size + 4 * entries])
-        payload = body[about_size + 4 * entries :]
+        sizes.frombytes(data[sizes_at:payload_at])
         if sum(sizes) + entries * len(self.header.separator) != payload_size:
             return None
-        return _letter_of(
-            body[:about_size], sizes.tolist(), payload, at + _LETTER_SIZE + size
-        )
+        about, payload = data[_LETTER_SIZE:sizes_at], data[payload_at:]
+        return _letter_of(about, sizes.tolist(), payload, end)
 
 
 def letters(path: str | os.PathLike[str]) -> Iterator[DeadLetter]:

@@ -148,6 +148,7 @@ class Recovery:
                 self._paused.pop(file.path, None)
             else:
                 self._paused[file.path] = since, since + _PAUSES[batch]
+                self._files.report_pause(file, batch, left[batch])
                 callback = partial(_look_again, weakref.ref(self))
                 loop = asyncio.get_running_loop()
                 loop.call_later(left[batch], callback, context=Context())

@@ -181,11 +181,15 @@ class RingFiles:
             self._others_told = False
         if file is not None and file.path not in paused:
             count = counted(file.tail - file.released, "entry")
-            why = (
-                f"an ended process has left up to {count}, dispatched now: {file.path}"
-            )
+            why = f"an ended process has left up to {count} in {file.path}"
             self._notes.append((logging.INFO, why))
         return file
+
+    def report_pause(self, file: SpoolFile, deaths: int, seconds: float) -> None:
+        """Report that the next batch of a file waits, and why."""
+        why = f"{deaths} processes have died in a call for the next batch of "
+        why += f"{file.path}: it waits for {seconds:.0f} s"
+        self._notes.append((logging.INFO, why))
 
     def others_left(self) -> Iterator[str]:
         """What ended processes left and this one leaves; `end` says it if not asked."""

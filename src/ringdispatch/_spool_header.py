@@ -127,7 +127,7 @@ def unpack_leniently(data: bytes, size: int, name: str) -> Iterator[Header]:
         return
     uuids = [data[16:32]]
     with contextlib.suppress(ValueError):
-        uuids.append(uuid.UUID(name).bytes)
+        uuids.insert(0, uuid.UUID(name).bytes)  # a batch's id has it
     cells, arena_bytes = struct.unpack_from("<QQ", data, _SIZES_AT)
     left = size - CELLS_AT
     sizes = (

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ._files import (
     Place,
     UnreadableError,
-    damage_behind,
+    damage_in,
     damage_of,
     header_of,
     holds_letters,
@@ -51,9 +51,7 @@ def read(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
 def _read_letters(place: Place, report: Callable[[str], object]) -> Iterator[Entries]:
     with opened_letters(place) as file:
         separator = len(file.header.separator)
-        end = file.progress
-        for letter in file.letters(end):
-            end = letter.end
+        for letter in file.letters():
             entries = []
             at = 0
             for size in letter.sizes:
@@ -61,8 +59,8 @@ def _read_letters(place: Place, report: Callable[[str], object]) -> Iterator[Ent
                 at += size + separator
             failed = {"attempts": letter.attempts, "time": letter.time}
             yield Entries(letter.id, entries, failed | {"reason": letter.reason})
-        if damage := damage_behind(file, end):
-            report(f"{damage}, left out")
+        if damage := damage_in(file):
+            report(f"{damage}, and left out")
 
 
 def print_entries(

@@ -301,30 +301,26 @@ def _look_at_letters(state: State) -> None:
     with opened_letters(state.place) as file:
         state.made_at = file.header.made
         state.entries = state.letters = state.damaged = 0
-        end = file.progress
-        for letter in file.letters(end):
-            end = letter.end
+        for letter in file.letters():
             state.entries += len(letter.sizes)
             state.letters += 1
             state.reason = letter.reason
-        if damage := damage_behind(file, end):
+        if damage := damage_in(file):
             state.damaged = None
             state.reason = damage
         state.is_known = True
 
 
-def damage_behind(file: DeadFile, end: int) -> str:
-    """What is damaged behind the last intact letter; empty where nothing is."""
-    size = file.size
-    if size <= end:
+def damage_in(file: DeadFile) -> str:
+    """What is damaged in a file of letters; empty where nothing is."""
+    if not file.damaged:
         return ""
     with suppress(OSError):  # it can only be read
         if is_locked(file.path):
             return ""  # a letter may be in the writing
     # What wrote one has ended, since or before.
-    if next(file.letters(end), None) is not None or file.size <= end:
-        return ""
-    return f"damaged behind the last letter: {size - end:,} B"
+    damaged = file.damaged
+    return f"{damaged:,} B of its letters are damaged" if damaged else ""
 
 
 def holds_letters(place: Place, fd: int) -> bool:

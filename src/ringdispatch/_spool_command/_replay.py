@@ -146,7 +146,7 @@ class Replay:
     def _end(self, place: Place, source: Source) -> None:
         """Unlock a file, and remove it where all of it is dispatched."""
         try:
-            source.end()
+            self._outcome.unread += not source.end()
         except BrokenPipeError:
             raise
         except OSError as error:

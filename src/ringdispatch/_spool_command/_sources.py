@@ -69,8 +69,11 @@ class Source(Protocol):
         `error` is what failed, where this one goes on with others.
         """
 
-    def end(self) -> None:
-        """Unlock the file; remove it if nothing is left in it to be dispatched."""
+    def end(self) -> bool:
+        """Unlock the file; remove it if nothing is left in it to be dispatched.
+
+        Returns whether all in it was intact, as far as it was read now.
+        """
 
 
 class SpoolSource:
@@ -125,18 +128,19 @@ class SpoolSource:
         self._was_kept = True
         self._file.keep(*item.key)
 
-    def end(self) -> None:
+    def end(self) -> bool:
         """Unlock the file; remove it, or keep it aside if it is damaged."""
         file = self._file
         try:
             if not self._is_empty or self._was_kept:
-                return
+                return True
             if self._place.kind == "bad":
                 self._report(_BAD_STAYS.format(self._place.shown))
-                return
+                return True
             kind, separator = self._header.kind, self._header.separator
             folder = self._place.path.parent
             Spool(folder, kind, separator, self._report_shown).remove(file)
+            return not file.is_damaged
         finally:
             file.leave()
 
@@ -199,22 +203,24 @@ class LetterSource:
             self._aside = begin(self._place.path.parent, item.separator, letter)
         self._file.store_progress(item.key.end)
 
-    def end(self) -> None:
+    def end(self) -> bool:
         """Unlock the file; remove it, or keep it aside if it is damaged."""
         with self._file as file:
             if not self._is_empty:
-                return
+                return True
             path = self._place.path
             if self._place.kind == "bad":
                 self._report(_BAD_STAYS.format(self._place.shown))
-            elif file.has_damage:
+                return True
+            if file.damaged:
                 aside = path.rename(path.with_suffix(".bad"))
                 self._report(
                     f"{self._place.shown} is kept aside as {aside.name}: what was "
                     "intact in it is dispatched"
                 )
-            else:
-                path.unlink()
+                return False
+            path.unlink()
+            return True
 
 
 def _locked_letters(place: Place) -> DeadFile:
