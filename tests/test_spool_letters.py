@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_a_damaged_header_is_said_and_the_file_stays(
 
 def test_purge_removes_letters_that_nobody_reads(folder: Path, tell: Any) -> None:
     [path] = files(folder)
-    shutil.copy(path, path.with_name("0" + path.name[1:]))
+    shutil.copy(path, path.with_stem(str(uuid.uuid4())))
     os.utime(path, (0, 0))
     status, out, _ = tell("purge", "--bad", "--orphans", "--yes", "spool")
     assert (status, out) == (0, ["nothing to remove"])
