@@ -101,7 +101,7 @@ class Sink:
         if call is None or call.batch is None or (loop := call.home.loop) is None:
             raise Violation("a dispatch function called outside of any call")
         start, end = call.batch.start, call.batch.end
-        seen = SeenCall(list(batch), start, end, call._began, loop, in_thread)
+        seen = SeenCall(list(batch), start, end, call.began, loop, in_thread)
         record = self.record
         with record.lock:
             # What was in flight on a loop since closed has lost its slot (C14).
