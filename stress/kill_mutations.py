@@ -68,8 +68,8 @@ MUTATIONS = {
     ),
     "settled before the letter": Mutation(
         "_batch.pyx",
-        "                self.owes = True\n",
-        "                self.owes = True\n"
+        "                self.owes_letter = True\n",
+        "                self.owes_letter = True\n"
         "                settle_mark(file, self.start, count)\n",
         "is no dead letter",
     ),

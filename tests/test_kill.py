@@ -13,12 +13,14 @@ import pytest
 
 import kill
 from kill_judge import Process, Verdict, WrongError
+from kill_mutations import MUTATIONS
 from kill_plan import MOMENTS, Drawer
 from ringdispatch._dead_letters import DeadLetter, begin
 from spools import needs_spools
 
 pytestmark = [needs_spools, pytest.mark.timeout(300)]
 
+SOURCES = Path(__file__).parent.parent / "src" / "ringdispatch"
 KILLS = int(os.environ.get("RINGDISPATCH_TEST_KILLS", "8"))
 
 
@@ -244,3 +246,12 @@ def test_the_phase_of_a_death_is_what_was_noted(trial: kill.Trial) -> None:
     assert died.phase == "start"
     died.is_killed = False
     assert died.phase == ""
+
+
+@pytest.mark.parametrize("name", sorted({*MUTATIONS} - {"none"}))
+def test_each_mutation_has_its_place(name: str) -> None:
+    mutation = MUTATIONS[name]
+    source = SOURCES / mutation.file
+    if not source.exists():
+        pytest.skip("an installed package has no sources")
+    assert source.read_text().count(mutation.before) == 1
