@@ -321,3 +321,22 @@ for write in (
     assert list(tmp_path.iterdir()) == [path]
     assert append(path, SMALL)
     assert read(path) == [SMALL, OTHER, SMALL]
+
+
+def test_a_letter_whose_write_fails_while_it_is_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(tmp_path)
+    with DeadFile(path) as file:
+        first = next(file.letters()).end
+        ends = DeadFile._end_of
+
+        def end_of(self: DeadFile, at: int) -> int | None:
+            end = ends(self, at)
+            if at == first:
+                os.truncate(path, at)
+            return end
+
+        monkeypatch.setattr(DeadFile, "_end_of", end_of)
+        assert list(file.letters()) == [replace(SMALL, end=first)]
+        assert file.damaged == 0

@@ -65,11 +65,14 @@ def test_a_process_that_dies_in_the_pause_has_made_no_call(
     assert attempts_in(path.parent) == 2
 
 
+@pytest.mark.parametrize("quick", [0, 3])
 def test_a_call_that_its_process_outlived_counts_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, quick: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the timer is an earlier call's."""
     monkeypatch.setattr(_recovery, "_OUTLIVED_SECONDS", 0.05)
-    path = orphan(tmp_path, b"in flight", b"rest", taken=(1,))
+    entries = [*quick * [b"quick"], b"in flight", b"rest"]
+    path = orphan(tmp_path, *entries, taken=(1,) * (quick + 1))
     (tmp_path / "copies").mkdir()
 
     async def attempts() -> int:
@@ -86,10 +89,12 @@ def test_a_call_that_its_process_outlived_counts_no_more(
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.01)
             assert await attempts() == 1
+        elif batch[0] == b"quick":
+            await asyncio.sleep(0.02)
 
     async def main() -> None:
         async with spooled(send, tmp_path) as dispatcher:
-            await until(lambda: dispatcher.statistics().recovered == 2)
+            await until(lambda: dispatcher.statistics().recovered == len(entries))
 
     asyncio.run(main())
     assert files(tmp_path / "audit") == []

@@ -206,13 +206,14 @@ class DeadFile:
     @property
     def damaged(self) -> int:
         """How many bytes are in no intact letter, of all that were written."""
-        damaged = self.size - LETTERS_AT
+        size = self.size  # a letter may come meanwhile
+        damaged = 0
         at = LETTERS_AT
-        while (end := self._end_of(at)) is not None:
-            if self._read(at, end) is not None:
-                damaged -= end - at
+        while at < size and (end := self._end_of(at)) is not None:
+            if self._read(at, end) is None:
+                damaged += end - at
             at = end
-        return damaged
+        return damaged + max(size - at, 0)
 
     def _end_of(self, at: int) -> int | None:
         """Where the letter that begins there ends; None if none does."""
@@ -226,8 +227,10 @@ class DeadFile:
     def _read(self, at: int, end: int) -> DeadLetter | None:
         """The letter that lies there; None if it is damaged."""
         data = _read_exactly(self.fd, end - at, at)
+        if len(data) < end - at:
+            return None  # its write has failed meanwhile
         crc, about_size, entries, payload_size = struct.unpack_from(_LETTER, data)
-        if len(data) < end - at or crc != crc32c_of(data[4:], self.header.seed):
+        if crc != crc32c_of(data[4:], self.header.seed):
             return None
         sizes_at = _LETTER_SIZE + about_size
         payload_at = sizes_at + 4 * entries

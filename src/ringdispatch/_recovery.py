@@ -133,8 +133,8 @@ class Recovery:
         self.is_next = False
         for file in list(self._file):
             since, _ = self._paused.get(file.path, (self._adopted_at, 0.0))
-            left = {n: since + pause - self._now() for n, pause in _PAUSES.items()}
-            waiting = sum(1 << n for n, seconds in left.items() if seconds > 0)
+            waited = self._now() - since
+            waiting = sum(1 << n for n, pause in _PAUSES.items() if waited < pause)
             try:
                 batch = take_recovered(self._ring, file, waiting)
             except BaseException:
@@ -147,11 +147,11 @@ class Recovery:
             if batch is None:
                 self._paused.pop(file.path, None)
             else:
+                left = _PAUSES[batch] - waited
                 self._paused[file.path] = since, since + _PAUSES[batch]
-                self._files.report_pause(file, batch, left[batch])
+                self._files.report_pause(file, batch, left)
                 callback = partial(_look_again, weakref.ref(self))
-                loop = asyncio.get_running_loop()
-                loop.call_later(left[batch], callback, context=Context())
+                asyncio.get_running_loop().call_later(left, callback, context=Context())
             self._end_file(file)
         return None
 

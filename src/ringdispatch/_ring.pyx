@@ -366,7 +366,8 @@ cdef class Ring:
         fresh.limit = self.state.limit
         fresh.file, fresh.keeps_letters = self.state.file, self.state.keeps_letters
         fresh.room = UINT64_MAX if self.state.room == UINT64_MAX else 0
-        fresh.most_bytes, fresh.max_batch = self.state.most_bytes, self.state.max_batch
+        fresh.most_bytes = self.state.most_bytes
+        fresh.max_batch = self.state.max_batch
         fresh.generation = self.state.generation + 1
         fresh.pumps = self.state.pumps + 1  # what the parent claimed is void
         set_notify_at(&fresh)
