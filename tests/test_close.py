@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import tracemalloc
 from typing import Any
 
 import pytest
 
 from layouts import in_file, is_cut_short
 from loops import LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop, books_agree
 
@@ -417,22 +414,24 @@ def test_close_without_an_end_in_the_dispatch_function_gives_up_nothing(
 @pytest.mark.counts_memory
 def test_close_that_gives_up_takes_no_memory_for_each_entry() -> None:  # C15
     """There may be none left. Objects only: test_ring.py has the other layouts."""
-    called = threading.Event()
-
-    async def hang(batch: list[Any]) -> None:
-        called.set()
-        await asyncio.Event().wait()
-
-    dispatcher = BackgroundDispatcher[None](hang, ms_delay=1, home="thread")
-    dispatcher.enqueue(None)
-    assert called.wait(10)
-    while dispatcher.enqueue(None):
-        pass
-    tracemalloc.start()
-    try:
+    outcome = run_snippet(
+        """
+        import tracemalloc
+        called = threading.Event()
+        async def hang(batch):
+            called.set()
+            await asyncio.Event().wait()
+        dispatcher = BackgroundDispatcher(hang, ms_delay=1, home="thread")
+        dispatcher.enqueue(None)
+        assert called.wait(10)
+        while dispatcher.enqueue(None):
+            pass
+        tracemalloc.start()
         assert not dispatcher.close(0.05)
         assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
-    seen = dispatcher.statistics()
-    assert seen.abandoned == seen.capacity == 65_536
+        seen = dispatcher.statistics()
+        say(seen.abandoned, seen.capacity)
+        """,
+        stderr="(?s).*close timed out after 0.05 s: 1 entry in flight failed, 65536 .*",
+    )
+    assert outcome.lines == ["65536 65536"]

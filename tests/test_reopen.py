@@ -11,7 +11,10 @@ import pytest
 
 from layouts import in_file, is_cut_short
 from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher
+from ringdispatch import BackgroundDispatcher, _batcher
+from ringdispatch._batcher import Batcher
+from ringdispatch._home import Home
+from ringdispatch._sink import retire
 from ringdispatch._spool_place import is_locked
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree, logged
@@ -268,6 +271,33 @@ def test_entered_where_no_loop_runs_after_a_close_on_one() -> None:  # C13, C15
         dispatcher.enqueue(2)
     assert sink.entries == [1, 2]
     assert sink.threads[1] == BACKGROUND
+
+
+def test_opened_again_while_its_home_leaves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C13, C15: a close may return before the home's pump has ended
+    leaving, opened = threading.Event(), threading.Event()
+    homes: list[Home] = []
+
+    def late(batcher: Batcher, home: Home) -> None:
+        leaving.set()
+        assert opened.wait(10)
+        retire(batcher, home)
+        homes.append(home)
+
+    monkeypatch.setattr(_batcher, "retire", late)
+    sink = Place()
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=60_000)
+    with dispatcher:
+        dispatcher.enqueue(1)  # goes out in the close
+    assert leaving.wait(10)
+    with dispatcher:
+        dispatcher.enqueue(2)
+        opened.set()
+        eventually(lambda: len(homes) == 1)
+        assert homes[0] is dispatcher._batcher.home
+        assert homes[0].batchers() == [dispatcher._batcher]
+    assert sink.entries == [1, 2]
 
 
 @needs_fork

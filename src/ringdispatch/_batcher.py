@@ -173,8 +173,8 @@ class Batcher:
             if before is not None and self._bound_home is before:
                 self._bound_home = None
             self._move_to(home)
-            if self._bound_home is not None:  # by another thread meanwhile
-                self._move_to(self._bound_home)
+            if (bound := self._bound_home) is not None:  # by another thread meanwhile
+                self._move_to(bound)
         return self.home
 
     def bind(self, home: Home) -> None:
@@ -229,8 +229,8 @@ class Batcher:
 
     def post(self, callback: Callable[[], object]) -> None:
         """Have the home call back, if there is one."""
-        if self.home is not None:
-            self.home.post(callback)
+        if (home := self.home) is not None:
+            home.post(callback)
 
     def loop_closed(self, home: Home) -> None:
         """Move what waits for a loop that was closed, and from no other loop."""

@@ -186,11 +186,9 @@ class Home:
             asyncio._register_task(self._in_flight)  # type: ignore[arg-type]
             self.is_guarded = True
 
-    def loop_closed(
-        self, loop: asyncio.AbstractEventLoop, batchers: "list[Batcher]"
-    ) -> None:
+    def loop_closed(self, loop: asyncio.AbstractEventLoop) -> None:
         """Notify the batchers that the loop was closed."""
         _held_homes.pop(loop, None)
         with contextlib.ExitStack() as each:  # all, whatever one raises
-            for batcher in batchers:
+            for batcher in self.batchers():
                 each.callback(batcher.loop_closed, self)

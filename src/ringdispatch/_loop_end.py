@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._batcher import Batcher
     from ._home import Home
 
 # How long the end of a loop or of the process may take over what is still pending.
@@ -35,9 +36,14 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    drains = [one.drain(home, seconds, last=last) for one in home.batchers()]
+    drained: set[Batcher] = set()
+    outcomes: list[BaseException | None] = []
     try:
-        outcomes = await asyncio.gather(*drains, return_exceptions=True)
+        while late := [one for one in home.batchers() if one not in drained]:
+            drained.update(late)
+            left = deadline - loop.time()
+            drains = [one.drain(home, left, last=last) for one in late]
+            outcomes += await asyncio.gather(*drains, return_exceptions=True)
     finally:  # this task may be cancelled, too; and the loop go on
         for batcher in () if last else home.batchers():
             if batcher.recovery is not None:
@@ -194,8 +200,7 @@ def wrap_close(loop: asyncio.AbstractEventLoop, home: "Home") -> None:
     @functools.wraps(close)
     def close_and_notify(*args: Any, **kwargs: Any) -> Any:
         nonlocal wrapper
-        batchers = home.batchers()
-        for batcher in batchers:
+        for batcher in home.batchers():
             batcher.ring.unclaim_window()  # whatever is raised from here on
         try:
             return close(*args, **kwargs)
@@ -203,7 +208,7 @@ def wrap_close(loop: asyncio.AbstractEventLoop, home: "Home") -> None:
             if loop.is_closed():
                 _unwrap(loop, wrapper, None if inherited else close)
                 wrapper = None  # it refers to the loop, and to itself
-                home.loop_closed(loop, batchers)
+                home.loop_closed(loop)
 
     # Not through its `__dict__`: CPython 3.11 and 3.12 make one when asked for it, and
     # every turn of the loop is slower from then on. A loop that takes no attribute is

@@ -92,6 +92,9 @@ def retire(batcher: "Batcher", home: Home) -> None:
     """Close the sink on a home that has nothing of its batcher any more; leave it."""
     if batcher.sink is None or not batcher.sink.close_on(home, batcher):
         home.remove(batcher)
+        # Opened again by another thread meanwhile, it may live here, or is about to.
+        if not batcher.ring.closed and batcher.home in {home, None}:
+            home.attach(batcher)
 
 
 class SinkUse:

@@ -43,6 +43,8 @@ _UNABLE = {errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENO
 _UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
 _CHUNK = bytes(1 << 20)
 
+_no_file = type(None)  # called, it returns None
+
 
 def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
     """Make `directory/name`, or refuse the place.
@@ -102,7 +104,7 @@ class Spool:
         self._report = report
         self._reported: set[Path] = set()
         # The last that was made; its lock may end with its last reference.
-        self._own: weakref.ref[SpoolFile] | None = None
+        self._own: Callable[[], SpoolFile | None] = _no_file
 
     # ---- making
 
@@ -204,16 +206,16 @@ class Spool:
 
     def _look_for_own(self) -> None:
         """Report once that the own file was removed or moved by another."""
-        own = None if self._own is None else self._own()
+        own = self._own()
         if own is None or Path(own.path).exists():
             return
         # In use it is if it was neither left nor removed meanwhile, nor a parent's.
-        if self._own is not None and own.fixed_header:
+        if self._own() is own and own.fixed_header:
             self._report(
                 f"{own.path} is gone, another program has removed or moved it: what "
                 "this process accepts until it is restarted is lost if it is killed"
             )
-        self._own = None
+        self._own = _no_file
 
     def _orphans(self, skipped: Container[str] = ()) -> Iterator[SpoolFile]:
         """Attach to each orphan with entries for us; remove those without."""
@@ -282,8 +284,8 @@ class Spool:
             self._set_aside(path, "what was intact in it is dispatched")
         else:
             file.finish()
-            if self._own is not None and self._own() is file:
-                self._own = None
+            if self._own() is file:
+                self._own = _no_file
             path.unlink(missing_ok=True)
         file.leave()
 
