@@ -353,3 +353,45 @@ def test_entries_after_the_drain_find_another_home(
         layout=layout,
     )
     assert outcome.lines == ["['a'] MainThread", "['b'] ringdispatch"]
+
+
+@on_each_loop
+@pytest.mark.parametrize("moves", [False, True])
+def test_entries_that_come_while_the_drain_ends_are_dispatched(
+    loop_name: str, moves: bool, layout: str
+) -> None:  # C16: another thread goes on with them, or comes with a dispatcher
+    outcome = run_snippet(
+        f"""
+        from ringdispatch._batcher import Batcher
+        really_drain = Batcher.drain
+        late = []
+        async def drain(self, *args, **options):
+            await really_drain(self, *args, **options)
+            if late:
+                dispatcher = late.pop()
+                if {moves}:
+                    dispatcher._batcher.bind(self.home)
+                assert dispatcher.enqueue("late")
+                while not dispatcher.statistics().in_flight:
+                    await asyncio.sleep(0.001)
+        Batcher.drain = drain
+        async def send(batch):
+            await asyncio.sleep(0.05)
+            say(threading.current_thread().name, batch)
+        one, two = (BackgroundDispatcher(send, ms_delay=1) for _ in range(2))
+        async def main():
+            one.enqueue("a")
+            late.append(two if {moves} else one)
+        run(main())
+        books(one)
+        books(two)
+        """,
+        loop=loop_name,
+        layout=layout,
+    )
+    counts = ["1", "1"] if moves else ["2", ""]
+    assert outcome.lines == [
+        "MainThread ['a']",
+        "MainThread ['late']",
+        *(f"accepted={count} dispatched={count}" if count else "" for count in counts),
+    ]

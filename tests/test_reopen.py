@@ -273,17 +273,18 @@ def test_entered_where_no_loop_runs_after_a_close_on_one() -> None:  # C13, C15
     assert sink.threads[1] == BACKGROUND
 
 
+@pytest.mark.parametrize("closes", [False, True])
 def test_opened_again_while_its_home_leaves_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:  # C13, C15: a close may return before the home's pump has ended
     leaving, opened = threading.Event(), threading.Event()
-    homes: list[Home] = []
+    lives_there: list[bool] = []
 
     def late(batcher: Batcher, home: Home) -> None:
         leaving.set()
         assert opened.wait(10)
         retire(batcher, home)
-        homes.append(home)
+        lives_there.append(batcher in home.batchers())
 
     monkeypatch.setattr(_batcher, "retire", late)
     sink = Place()
@@ -293,11 +294,15 @@ def test_opened_again_while_its_home_leaves_it(
     assert leaving.wait(10)
     with dispatcher:
         dispatcher.enqueue(2)
+        closing = threading.Thread(target=dispatcher.close, daemon=True)
+        if closes:
+            closing.start()
+            eventually(lambda: dispatcher.closed)
         opened.set()
-        eventually(lambda: len(homes) == 1)
-        assert homes[0] is dispatcher._batcher.home
-        assert homes[0].batchers() == [dispatcher._batcher]
+        eventually(lambda: lives_there[:1] == [True])
     assert sink.entries == [1, 2]
+    if closes:
+        closing.join(10)
 
 
 @needs_fork

@@ -15,7 +15,6 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._batcher import Batcher
     from ._home import Home
 
 # How long the end of a loop or of the process may take over what is still pending.
@@ -36,14 +35,19 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    drained: set[Batcher] = set()
     outcomes: list[BaseException | None] = []
     try:
-        while late := [one for one in home.batchers() if one not in drained]:
-            drained.update(late)
+        while True:
             left = deadline - loop.time()
-            drains = [one.drain(home, left, last=last) for one in late]
+            drains = [one.drain(home, left, last=last) for one in home.batchers()]
             outcomes += await asyncio.gather(*drains, return_exceptions=True)
+            # Other threads may go on with entries, and with dispatchers.
+            busy = any(
+                one.running_on(home) or (one.home is home and one.ring.pending)
+                for one in home.batchers()
+            )
+            if not busy or any(outcomes) or loop.time() >= deadline:
+                break
     finally:  # this task may be cancelled, too; and the loop go on
         for batcher in () if last else home.batchers():
             if batcher.recovery is not None:

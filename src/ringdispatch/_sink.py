@@ -93,7 +93,8 @@ def retire(batcher: "Batcher", home: Home) -> None:
     if batcher.sink is None or not batcher.sink.close_on(home, batcher):
         home.remove(batcher)
         # Opened again by another thread meanwhile, it may live here, or is about to.
-        if not batcher.ring.closed and batcher.home in {home, None}:
+        in_use = batcher.has_work or not batcher.ring.closed
+        if in_use and batcher.home in {home, None}:
             home.attach(batcher)
 
 
