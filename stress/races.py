@@ -24,13 +24,14 @@ from typing import Any
 import helpers_path  # noqa: F401  # isort: skip
 from lines import Line
 from racing import KINDS, Mark
-from ringdispatch import BackgroundDispatcher, Full, Statistics
+from ringdispatch import BackgroundDispatcher, Full, Statistics, _background
 from ringdispatch._batch import Batch
 from ringdispatch._enqueue import POLICIES
 from support import books_agree
 
 ROUND_SECONDS = 0.15
 DEADLINE = 60.0  # seconds; under a sanitizer everything takes long
+IDLE_SECONDS = 0.01  # of the background thread, for its end to be a part of this
 
 
 class RingLine(Line):
@@ -228,7 +229,7 @@ class DispatcherRound(Round):
         self.dispatcher: BackgroundDispatcher[Any] = BackgroundDispatcher(
             self.dispatch,
             layout=self.kind.layout,
-            ms_delay=0.5,
+            ms_delay=1,
             capacity=self.capacity,
             max_batch=self.max_batch,
             max_in_flight=self.max_in_flight,
@@ -286,10 +287,27 @@ class DispatcherRound(Round):
 
     def check(self) -> None:
         deadline = time.monotonic() + DEADLINE
-        while self.dispatcher.statistics().in_flight:  # cancelled, and about to end
+        while self.dispatcher._batcher.calls:  # cancelled, and about to end
             assert time.monotonic() < deadline, "in flight for ever"
             time.sleep(0.001)
         self.nothing_lost(self.out, self.dispatcher.statistics())
+
+
+class ReopeningRound(DispatcherRound):
+    """It is closed and opened again, and its thread comes and goes."""
+
+    def meddle(self, mine: int, random: Random) -> None:
+        while not self.over:
+            assert self.dispatcher.close(DEADLINE)
+            time.sleep(random.choice([0.0, 0.001, 2 * IDLE_SECONDS]))
+            self.dispatcher.__enter__()
+            time.sleep(random.choice([0.0, 0.001]))
+
+    def interfere(self) -> None: ...
+
+    def check(self) -> None:
+        assert self.dispatcher.close(DEADLINE)
+        super().check()
 
 
 def main() -> None:
@@ -301,11 +319,12 @@ def main() -> None:
     print(f"--seed {options.seed}", flush=True)
     random = Random(options.seed)
     logging.getLogger("ringdispatch").addHandler(logging.NullHandler())
+    _background._IDLE_SECONDS = IDLE_SECONDS
     sys.setswitchinterval(5e-6)  # threads that share a GIL take turns often
     end = time.monotonic() + options.seconds
     accepted = rounds = 0
     while time.monotonic() < end:
-        kind = random.choice([RingRound, DispatcherRound])
+        kind = random.choice([RingRound, DispatcherRound, ReopeningRound])
         this = kind(random, options.threads or random.randint(2, 8))
         try:
             this.run()
