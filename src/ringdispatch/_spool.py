@@ -43,8 +43,6 @@ _UNABLE = {errno.ENOLCK, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENO
 _UNFINISHED_SECONDS = 3600.0  # after which a file that is still being made is removed
 _CHUNK = bytes(1 << 20)
 
-_no_file = type(None)  # called, it returns None
-
 
 def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
     """Make `directory/name`, or refuse the place.
@@ -83,6 +81,10 @@ def warnings_of(folder: Path) -> Iterator[str]:
         mode = place.stat().st_mode
         if mode & 0o022 and not mode & 0o1000:
             yield f"{place}: others may write to it (mode {mode & 0o7777:04o})"
+
+
+def _no_file() -> None:
+    """Stand in for a reference to a file where there is none."""
 
 
 class Spool:
