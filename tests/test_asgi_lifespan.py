@@ -12,7 +12,7 @@ import pytest
 from asgi_side import Lifespan, Server, body, scope_of, start
 from loops import LOOPS, Place, run_on
 from ringdispatch import BackgroundDispatcher
-from ringdispatch.asgi import AccessLogMiddleware, LifespanMiddleware
+from ringdispatch.asgi import AccessLogMiddleware, LifespanMiddleware, _Lifespan
 from ringdispatch.testing import RecordingDispatcher
 from serving import needs
 from subprocesses import needs_fork, run_snippet
@@ -240,6 +240,41 @@ def test_last_of_several_lifespans_closes() -> None:
     asyncio.run(main())
 
 
+def test_lifespan_that_starts_while_the_last_one_closes_opens_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink = Place()
+    dispatcher = dispatcher_to(sink)
+    app = LifespanMiddleware(App(), dispatchers=[dispatcher])
+    whole = _Lifespan._spend
+    starting: list[asyncio.Task[str | None]] = []
+    spent = 0
+
+    async def start_another_first(self: Any, calls: Any) -> None:
+        nonlocal second, spent
+        spent += 1
+        if spent == 2:  # the first were the flushes
+            second = Lifespan(app)
+            starting.append(asyncio.create_task(second.startup()))
+            for _ in range(10):
+                await asyncio.sleep(0)
+        await whole(self, calls)
+
+    async def main() -> None:
+        first = Lifespan(app)
+        assert await first.startup() == STARTED
+        monkeypatch.setattr(_Lifespan, "_spend", start_another_first)
+        assert await first.shutdown() == STOPPED
+        assert await starting[0] == STARTED
+        assert dispatcher.enqueue("served")
+        assert await second.shutdown() == STOPPED
+        assert dispatcher.closed
+
+    second: Lifespan
+    asyncio.run(main())
+    assert sink.entries == ["served"]
+
+
 def test_nested_middlewares_share_a_dispatcher() -> None:
     dispatcher: RecordingDispatcher[Any] = RecordingDispatcher()
     app = App(dispatcher)
@@ -355,7 +390,7 @@ def test_lifespan_of_a_forked_child_counts_none_of_its_parents() -> None:  # C17
         f"""
         sys.path.insert(0, {str(HELPERS)!r})
         from asgi_side import Lifespan
-        from ringdispatch.asgi import LifespanMiddleware
+        from ringdispatch.asgi import LifespanMiddleware, _Lifespan
         async def send(batch):
             say(os.getpid() == parent, *batch)
         async def app(scope, receive, send):

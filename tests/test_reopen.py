@@ -11,10 +11,9 @@ import pytest
 
 from layouts import in_file, is_cut_short
 from loops import BACKGROUND, LOOPS, Place, comes_true, eventually, run_on
-from ringdispatch import BackgroundDispatcher, _batcher
+from ringdispatch import BackgroundDispatcher, _residence
 from ringdispatch._batcher import Batcher
-from ringdispatch._home import Home
-from ringdispatch._sink import retire
+from ringdispatch._residence import leave_unused
 from ringdispatch._spool_place import is_locked
 from subprocesses import needs_fork, run_snippet
 from support import Sink, SteppedLoop, books_agree, logged
@@ -174,6 +173,7 @@ def test_close_that_gave_up_is_no_verdict_on_the_next(
             eventually(lambda: not is_locked(file))
         async with dispatcher:
             dispatcher.enqueue(3)
+            await stepped.advance(0.02)
             closing = asyncio.ensure_future(dispatcher.aclose(timeout=1))
             await stepped.settle()
             assert closing.result() is True
@@ -280,13 +280,18 @@ def test_opened_again_while_its_home_leaves_it(
     leaving, opened = threading.Event(), threading.Event()
     lives_there: list[bool] = []
 
-    def late(batcher: Batcher, home: Home) -> None:
+    def late(batcher: Batcher) -> None:
+        if threading.current_thread().name != BACKGROUND or leaving.is_set():
+            leave_unused(batcher)
+            return
+        home = batcher.home
+        assert home is not None
         leaving.set()
         assert opened.wait(10)
-        retire(batcher, home)
+        leave_unused(batcher)
         lives_there.append(batcher in home.batchers())
 
-    monkeypatch.setattr(_batcher, "retire", late)
+    monkeypatch.setattr(_residence, "leave_unused", late)
     sink = Place()
     dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=60_000)
     with dispatcher:

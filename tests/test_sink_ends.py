@@ -16,7 +16,7 @@ import pytest
 
 from loops import BACKGROUND, eventually
 from ringdispatch import BackgroundDispatcher, Objects
-from ringdispatch._sink import retire
+from ringdispatch._residence import leave_unused
 from subprocesses import needs_fork, run_snippet
 from support import logged
 
@@ -268,10 +268,8 @@ def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C2
         dispatcher.enqueue(1)
         assert await dispatcher.aflush()
         batcher = dispatcher._engine
-        home = batcher.home
-        assert home is not None
-        assert batcher.sink is not None
-        retire(batcher, home)
+        batcher.home = None  # it goes elsewhere
+        leave_unused(batcher)
         await until(lambda: sink.loops)  # it is being closed
         dispatcher.enqueue(2)
         assert await dispatcher.aclose()

@@ -11,7 +11,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from . import _close, _process
+from . import _close, _process, _residence
 from ._atomic import Wake, WorkerThreads, call_once
 from ._background import background_home
 from ._batch import Batch
@@ -21,7 +21,7 @@ from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
-from ._sink import claim, retire, use_of
+from ._sink import claim, use_of
 from ._waiting import Ending, FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
@@ -80,9 +80,10 @@ class Batcher:
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()
         self.sink = use_of(self)
+        self.homes: dict[Home, None] = {}  # that it is attached to
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
-        self._bound_home: Home | None = None  # by bind(), which wins over a choice
+        self.bound_home: Home | None = None  # by bind(), which wins over a choice
         self._posted: Wake | None = None
         self._posted_at = -math.inf
         self.gave_up = False  # an end came before all was settled
@@ -141,7 +142,7 @@ class Batcher:
         home = self.home
         if home is None or home.ended:
             return self._replace_home(home)
-        gives_way = home.background and home is not self._bound_home
+        gives_way = home.background and home is not self.bound_home
         if gives_way and not self.options.prefers_thread:
             # A thread taken only for want of a loop gives way to a loop.
             loop = running_loop()
@@ -169,43 +170,39 @@ class Batcher:
                 home = background_home()
             except (RuntimeError, OSError):  # no thread, or no descriptor
                 return None
-        if self.home is before or self.home is None:  # None: reset in a forked child
-            if before is not None and self._bound_home is before:
-                self._bound_home = None
+        bound = self.bound_home if before is self.bound_home else None
+        runs_again = bound is not None and not (bound.stalled or bound.ended)
+        # None: it was reset in a forked child, or opened again.
+        if self.home in {before, None} and not runs_again:
+            if bound is not None:
+                self.bound_home = None
             self._move_to(home)
-            if (bound := self._bound_home) is not None:  # by another thread meanwhile
-                self._move_to(bound)
+            if (later := self.bound_home) is not None:  # by another thread meanwhile
+                self._move_to(later)
+        home.notice_desertion()  # the background's may have been started for nothing
         return self.home
 
     def bind(self, home: Home) -> None:
         """Make this the home, until its loop is closed or found stopped."""
-        if self._bound_home is home:
+        if self.bound_home is home:
             return
         _process.register_exit()
-        self._bound_home = home  # first: _choose_home() looks at it last
+        self.bound_home = home  # first: _choose_home() looks at it last
         self._move_to(home)
         if self.ring.pending or self.recovery is not None:
             self.wake_home(home)
 
     def _move_to(self, home: Home) -> None:
-        home.attach(self)
         before, self.home = self.home, home
+        _residence.attach(self, home)
+        if before is not home:
+            self.drops.loop_closed()  # what its timer would have reported
         if self.recovery is not None:
             self.recovery.resume()
         for call in self.calls:
             if call.is_orphaned():
                 call.orphan()
-        if before is not None:
-            self._leave(before)
-
-    def _leave(self, home: Home) -> None:
-        """Leave a former home, with the last call that runs there."""
-        if home not in {self.home, *(call.home for call in self.calls)}:
-            retire(self, home)
-
-    def leave_home(self) -> None:
-        """Have no home: bind() or the next window takes one."""
-        self.home = self._bound_home = None
+        _residence.leave_unused(self)
 
     def wake(self, *, blocking: bool = False) -> None:
         """Have the home pump, or a new one where it stands still; see _choose_home."""
@@ -235,6 +232,7 @@ class Batcher:
     def loop_closed(self, home: Home) -> None:
         """Move what waits for a loop that was closed, and from no other loop."""
         self._posted = None
+        self.homes.pop(home, None)
         self.drops.loop_closed()
         for call in self.calls:
             if call.home is home:
@@ -280,7 +278,7 @@ class Batcher:
         self.settlement.finish()
         if ring.closed and not self.has_work:
             _close.end_files(self)
-            retire(self, home)
+            _residence.leave_unused(self)
         ring.claim_window(pumps)
 
     def _due_at(self) -> float:
@@ -293,7 +291,7 @@ class Batcher:
         call = self.calls.first()
         if call is not None and call.is_orphaned():
             call.orphan()
-        elif call is not None and call.deadline is not None and now > call.deadline + 1:
+        elif call is not None and now > (call.deadline or math.inf) + 1:
             call.expire()
 
     @property
@@ -326,6 +324,8 @@ class Batcher:
                 wake = ring.make_wake(home, self.pump)
                 handle = loop.call_later(max(left, least), wake, context=Context())
                 self._timer = wake, handle
+        if home is not self.home and ring.pending:  # moved meanwhile: it keeps one
+            self.wake_home(self._ensure_home())
 
     # ---- what a call reports
 
@@ -342,7 +342,7 @@ class Batcher:
         if self.settlement.openers:
             self.settlement.move_openers(batch.start, batch.end, call.openers)
         if call.home is not self.home:
-            call.home.attach(self)  # moved before it began, it has left there
+            _residence.attach(self, call.home)  # moved before it began
             if self.ring.pending:
                 self.wake_home(self.home)
         elif not EAGER and (self._timer or self.ring.pending):  # else pump() goes on
@@ -365,7 +365,7 @@ class Batcher:
     def slot_freed(self, call: Call, *, here: bool) -> None:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
-            self._leave(call.home)
+            _residence.leave_unused(self)
         ring, recovery = self.ring, self.recovery
         if recovery is not None:
             self.room.wake(1)  # there may be room in the file

@@ -348,7 +348,7 @@ class Call:
                 f"and entries wait for it ({self._batcher.ring.pending} pending)",
             )
             return
-        cancel(self)
+        self.stop()
         timeout = self._batcher.options.dispatch_timeout
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
         self._batcher.wake_home(self._batcher.home)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._atomic import WorkerThreads
 from ._reports import counted
-from ._sink import retire
+from ._residence import leave_unused
 from ._waiting import FlushWaiter
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def finish_close(
     if not settled or recovers:
         give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
     _close_books(batcher)
-    if batcher.home is not None and not batcher.has_work:
-        retire(batcher, batcher.home)
+    leave_unused(batcher)
     return settled and not batcher.gave_up
 
 
@@ -57,7 +56,7 @@ def reopen(batcher: "Batcher") -> None:
     if batcher.ring.closed:
         batcher.workers = WorkerThreads()
         batcher.gave_up = False
-        batcher.leave_home()  # which has forgotten the batcher
+        batcher.home = batcher.bound_home = None  # bind() or the next window takes one
         batcher.ring.close(reopen=True)
         batcher.settlement.finish()  # no close waits for the sink any more
 
@@ -75,12 +74,16 @@ def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
 
     Where the entries lie in a file, they are left there.
     """
+    calls = list(batcher.calls)  # opened again meanwhile, others are not ours
+    abandoned = batcher.ring.abandon(if_closed=True)
+    if abandoned is None:
+        return
+    batcher.gave_up = batcher.gave_up or abandoned > 0
     if batcher.recovery is not None:
         batcher.recovery.stop()
-    abandoned = batcher.ring.abandon()
     failed, batcher.cut_short = batcher.cut_short, [0, 0]
     unwritten = 0
-    for call in batcher.calls:
+    for call in calls:
         if call is not excused:
             count = call.fail(TimeoutError(why), quiet=True)
             if call.batch is not None:

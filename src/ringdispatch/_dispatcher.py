@@ -230,7 +230,9 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         if (home := batcher.home) is not None and home.stalled:
             batcher.wake()
         ring, room = batcher.ring, batcher.room
-        encoded = entry if ring.closed else ring.encoded(entry)
+        if ring.closed:
+            return self.enqueue(entry, context)  # it encodes nothing then
+        encoded = ring.encoded(entry)
         accepted = None if room.tickets else self._offer(encoded, context)
         if accepted is None:
             accepted = await room.wait(lambda: self._offer(encoded, context), timeout)

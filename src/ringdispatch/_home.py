@@ -145,7 +145,7 @@ class Home:
         def collected(_: object, is_finalizing: Any = sys.is_finalizing) -> None:
             mine.pop(key, None)
             if not is_finalizing():  # else the modules have lost their names
-                self._notice_desertion()
+                self.notice_desertion()
 
         mine[key] = weakref.ref(batcher, collected)
         loop = self._loop()
@@ -156,9 +156,10 @@ class Home:
     def remove(self, batcher: "Batcher") -> None:
         """Forget a batcher that has nothing here any more; from any thread."""
         if self._batchers.pop(id(batcher), None) is not None:
-            self._notice_desertion()
+            self.notice_desertion()
 
-    def _notice_desertion(self) -> None:
+    def notice_desertion(self) -> None:
+        """Have a home of ours end in time if nothing lives there."""
         if self.on_deserted is not None and not self._batchers:
             self.on_deserted()
 

@@ -131,6 +131,8 @@ class Recovery:
         """Take the next batch, as a ring does; None if there is none."""
         del most, due  # for the ring's; there is no window to wait for
         self.is_next = False
+        if self._stopped or self._ring.closed:  # since it was asked: a close is over
+            return None
         for file in list(self._file):
             since, _ = self._paused.get(file.path, (self._adopted_at, 0.0))
             waited = self._now() - since

@@ -309,15 +309,21 @@ cdef class Ring:
         ring_unlock(&self.state.mutex)
         return wants
 
-    def abandon(self):
+    def abandon(self, bint if_closed=False):
         """Drop everything pending, or leave it in the file; returns how many.
 
         One by one: to allocate a list of them would fail where memory is short.
+
+        Args:
+            if_closed: Do nothing, and return None, where entries are accepted.
         """
         cdef RingState *state = &self.state
         cdef PyObject *entry
         cdef uint64_t count = 0
         ring_lock(&state.mutex)
+        if if_closed and state.limit:
+            ring_unlock(&state.mutex)
+            return None
         cdef uint64_t end = state.tail
         state.abandoning += 1  # else a batch could be taken from behind a gap
         state.leaving = state.file is not NULL

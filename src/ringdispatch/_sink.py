@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._home import Home
 from ._loop_end import END_SECONDS
+from ._residence import leave_unused
 from ._ring import short_repr
 
 if TYPE_CHECKING:
@@ -86,16 +87,6 @@ def use_of(batcher: "Batcher") -> "SinkUse | None":
     if not is_sink(options.function):
         return None
     return SinkUse(options.function, batcher.reports, batcher.now)
-
-
-def retire(batcher: "Batcher", home: Home) -> None:
-    """Close the sink on a home that has nothing of its batcher any more; leave it."""
-    if batcher.sink is None or not batcher.sink.close_on(home, batcher):
-        home.remove(batcher)
-        # Opened again by another thread meanwhile, it may live here, or is about to.
-        in_use = batcher.has_work or not batcher.ring.closed
-        if in_use and batcher.home in {home, None}:
-            home.attach(batcher)
 
 
 class SinkUse:
@@ -197,6 +188,5 @@ class SinkUse:
     ) -> None:
         if self._closings.get(home) is task:
             del self._closings[home]
-        if home is not batcher.home or (batcher.ring.closed and not batcher.has_work):
-            retire(batcher, home)
+        leave_unused(batcher)
         batcher.settlement.finish()

@@ -47,6 +47,8 @@ _SHUTDOWN = "lifespan.shutdown"
 # After these an application runs no code of its own any more.
 _ENDS = {f"{_STARTUP}.failed", f"{_SHUTDOWN}.complete", f"{_SHUTDOWN}.failed"}
 
+_LOOK_SECONDS = 0.01  # whether an earlier lifespan has closed a dispatcher
+
 
 class _Holders:
     """How many lifespans hold each dispatcher, in all threads."""
@@ -61,17 +63,30 @@ class _Holders:
             weakref.WeakKeyDictionary()
         )
 
-    def add(self, dispatcher: BackgroundDispatcher[Any]) -> None:
+        self._closing: weakref.WeakSet[BackgroundDispatcher[Any]] = weakref.WeakSet()
+
+    def add(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
+        """Count one lifespan; False as long as the last one before it closes."""
         with self._lock:
-            self._counts[dispatcher] = self._counts.get(dispatcher, 0) + 1
+            closes = dispatcher in self._closing
+            if not closes:
+                self._counts[dispatcher] = self._counts.get(dispatcher, 0) + 1
+        return not closes
 
     def remove(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
-        """Forget one lifespan; returns whether it was the last."""
+        """Forget one lifespan; returns whether it was the last, which is to close."""
         with self._lock:
             count = self._counts.pop(dispatcher, 0) - 1
             if count > 0:
                 self._counts[dispatcher] = count
+            else:
+                self._closing.add(dispatcher)
         return count <= 0
+
+    def closed(self, dispatcher: BackgroundDispatcher[Any]) -> None:
+        """The last lifespan has closed it, or has no time for that."""
+        with self._lock:
+            self._closing.discard(dispatcher)
 
 
 _holders = _Holders()
@@ -102,9 +117,10 @@ class _Lifespan:
         """Run the application's lifespan; answer for one that has none."""
         try:
             for dispatcher in self._dispatchers:
-                await dispatcher.__aenter__()
-                _holders.add(dispatcher)
+                while not _holders.add(dispatcher):  # noqa: ASYNC110, of any loop
+                    await asyncio.sleep(_LOOK_SECONDS)
                 self._held.append(dispatcher)
+                await dispatcher.__aenter__()
             try:
                 await app(scope, self.receive, self.send)
             except Exception:
@@ -121,7 +137,8 @@ class _Lifespan:
             if self._stopping:
                 await self._close()
             for dispatcher in self._held:  # it ended early: the loop's end drains them
-                _holders.remove(dispatcher)
+                if _holders.remove(dispatcher):
+                    _holders.closed(dispatcher)
 
     async def receive(self) -> Message:
         """Flush before the application's own shutdown: its clients still work."""
@@ -143,7 +160,11 @@ class _Lifespan:
     async def _close(self) -> None:
         held, self._held = self._held, []
         last = [dispatcher for dispatcher in held if _holders.remove(dispatcher)]
-        await self._spend([each.aclose(self._left) for each in last])
+        try:
+            await self._spend([each.aclose(self._left) for each in last])
+        finally:
+            for dispatcher in last:
+                _holders.closed(dispatcher)
 
     async def _spend(self, calls: list[Coroutine[Any, Any, bool]]) -> None:
         loop = asyncio.get_running_loop()
