@@ -309,14 +309,15 @@ class Batcher:
     def _keep_timer(self, home: Home) -> None:
         """Keep one timer while a window is open that a free slot could serve."""
         timer, ring = self._timer, self.ring
+        pending = ring.pending
         if timer is not None:
             wake, handle = timer
-            if not ring.pending or not wake.pending or wake.home is not home:
+            if not pending or not wake.pending or wake.home is not home:
                 self._timer = timer = None
                 wake.cancel()
                 if wake.home is home:  # another loop's handle is not ours to touch
                     handle.cancel()
-        if timer is None and ring.pending and ring.busy_slots < self.max_in_flight:
+        if timer is None and pending and ring.busy_slots < self.max_in_flight:
             left = self._due_at() - self.now()
             least = min(_TICK_SECONDS, self.options.delay) if left > 0 else 0.0
             loop = home.loop

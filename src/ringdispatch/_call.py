@@ -178,12 +178,14 @@ class Call:
 
     def _on_done(self, done: "asyncio.Future[None]") -> None:
         """Finish where neither the task nor a worker runs any more; from both."""
-        if not done.cancelled():
-            done.exception()  # raised from the loop, too; or orphaned, it took no step
         if self._ended:
+            if self.batch is None and not done.cancelled():
+                done.exception()  # orphaned, it could take no step
             return
         if self._thread_call is None or self._thread_call.ended.done():
             self.finish()
+        if not done.cancelled():
+            done.exception()  # it was raised from the loop, too
 
     def finish(self, *, here: bool = True) -> None:
         """Free the slot, once: the function has ended. `here`: on the home's thread."""
