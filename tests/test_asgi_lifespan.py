@@ -12,7 +12,12 @@ import pytest
 from asgi_side import Lifespan, Server, body, scope_of, start
 from loops import LOOPS, Place, run_on
 from ringdispatch import BackgroundDispatcher
-from ringdispatch.asgi import AccessLogMiddleware, LifespanMiddleware, _Lifespan
+from ringdispatch.asgi import (
+    AccessLogMiddleware,
+    LifespanMiddleware,
+    _holders,
+    _Lifespan,
+)
 from ringdispatch.testing import RecordingDispatcher
 from serving import needs
 from subprocesses import needs_fork, run_snippet
@@ -275,6 +280,22 @@ def test_lifespan_that_starts_while_the_last_one_closes_opens_again(
     assert sink.entries == ["served"]
 
 
+def test_lifespan_waits_no_longer_than_a_close_may_take() -> None:
+    """The loop that was to close it may stand still for ever."""
+    dispatcher = dispatcher_to(Place())
+    _holders.remove(dispatcher)
+
+    async def main() -> None:
+        lifespan = Lifespan(
+            LifespanMiddleware(App(), dispatchers=[dispatcher], timeout=0.05)
+        )
+        assert await lifespan.startup() == STARTED
+        assert dispatcher.enqueue("served")
+        assert await lifespan.shutdown() == STOPPED
+
+    asyncio.run(main())
+
+
 def test_nested_middlewares_share_a_dispatcher() -> None:
     dispatcher: RecordingDispatcher[Any] = RecordingDispatcher()
     app = App(dispatcher)
@@ -390,7 +411,7 @@ def test_lifespan_of_a_forked_child_counts_none_of_its_parents() -> None:  # C17
         f"""
         sys.path.insert(0, {str(HELPERS)!r})
         from asgi_side import Lifespan
-        from ringdispatch.asgi import LifespanMiddleware, _Lifespan
+        from ringdispatch.asgi import LifespanMiddleware
         async def send(batch):
             say(os.getpid() == parent, *batch)
         async def app(scope, receive, send):

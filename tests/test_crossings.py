@@ -78,7 +78,7 @@ def test_window_on_another_loop_keeps_its_timer(
     )
     monkeypatch.setattr("ringdispatch._background._IDLE_SECONDS", 0.01)
     sink = Place()
-    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=300)
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=2_000)
 
     async def main() -> None:
         assert dispatcher.enqueue(2)
@@ -243,7 +243,9 @@ def test_bind_wins_over_a_thread_that_had_found_the_loop_stopped(
 ) -> None:  # C13
     held = Held(monkeypatch, _batcher, "background_home", before=False)
     sink = Place()
-    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=1)
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(
+        sink, ms_delay=1, home="thread"
+    )
     loop = asyncio.new_event_loop()
 
     async def bind() -> None:
@@ -309,7 +311,7 @@ def test_drops_are_told_after_a_move() -> None:  # C10
 
 def test_call_that_runs_out_of_time_is_cancelled_where_it_runs(
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # C16: by a home that it does not run on, where its own is blocked
+) -> None:  # C11: by a home that it does not run on, where its own is blocked
     cancelled_in: list[threading.Thread] = []
     cancel = _call.cancel
 
@@ -329,12 +331,15 @@ def test_call_that_runs_out_of_time_is_cancelled_where_it_runs(
 
     with BackgroundDispatcher[int](block, ms_delay=1, home="thread") as other:
         dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(
-            hang, ms_delay=1, dispatch_timeout=0.1
+            hang, ms_delay=1, dispatch_timeout=60
         )
         dispatcher.enqueue(1)
         eventually(lambda: dispatcher.statistics().in_flight == 1)
         other.enqueue(1)
         assert blocked.wait(20)
+        call = dispatcher._batcher.calls.first()
+        assert call is not None
+        call.deadline = -math.inf
 
         async def main() -> None:
             dispatcher.enqueue(2)

@@ -172,8 +172,7 @@ class Batcher:
                 return None
         bound = self.bound_home if before is self.bound_home else None
         runs_again = bound is not None and not (bound.stalled or bound.ended)
-        # None: it was reset in a forked child, or opened again.
-        if self.home in {before, None} and not runs_again:
+        if self.home in {before, None} and not runs_again:  # None: reset, or reopened
             if bound is not None:
                 self.bound_home = None
             self._move_to(home)
@@ -193,8 +192,9 @@ class Batcher:
             self.wake_home(home)
 
     def _move_to(self, home: Home) -> None:
+        _residence.attach(self, home)  # first: interrupted, it is attached
         before, self.home = self.home, home
-        _residence.attach(self, home)
+        _residence.attach(self, home)  # again: a thread may have left it
         if before is not home:
             self.drops.loop_closed()  # what its timer would have reported
         if self.recovery is not None:
@@ -308,8 +308,7 @@ class Batcher:
 
     def _keep_timer(self, home: Home) -> None:
         """Keep one timer while a window is open that a free slot could serve."""
-        timer, ring = self._timer, self.ring
-        pending = ring.pending
+        timer, ring, pending = self._timer, self.ring, self.ring.pending
         if timer is not None:
             wake, handle = timer
             if not pending or not wake.pending or wake.home is not home:
@@ -325,8 +324,9 @@ class Batcher:
                 wake = ring.make_wake(home, self.pump)
                 handle = loop.call_later(max(left, least), wake, context=Context())
                 self._timer = wake, handle
-        if home is not self.home and ring.pending:  # moved meanwhile: it keeps one
-            self.wake_home(self._ensure_home())
+        if home is not self.home:  # moved meanwhile: that keeps one
+            self.wake_home(self._ensure_home() if ring.pending else None)
+            _residence.leave_unused(self)
 
     # ---- what a call reports
 
@@ -445,6 +445,6 @@ class Batcher:
         self.workers.end()
         self.ring.close()
         if self.ring.pending:
-            _close.give_up(self, None, "collected without close")
+            _close.give_up(self, None, "collected without close", anyway=True)
         _close.end_files(self)
         self.drops.report_now(last=True)

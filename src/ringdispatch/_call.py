@@ -305,6 +305,11 @@ class Call:
         batch = self.batch
         return batch is not None and batch.settled and not batch.owes_letter
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether it has a batch that is not, or whose letter is not."""
+        return self.batch is not None and not self.is_settled
+
     def _finish_openers(self) -> None:
         for opener in self.openers:
             opener.finish()
@@ -350,7 +355,10 @@ class Call:
                 f"and entries wait for it ({self._batcher.ring.pending} pending)",
             )
             return
-        self.stop()
+        if self.home.here:
+            cancel(self)
+        else:
+            self.stop()
         timeout = self._batcher.options.dispatch_timeout
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
         self._batcher.wake_home(self._batcher.home)

@@ -41,12 +41,15 @@ def finish_close(
         if timeout is not None:
             batcher.post(partial(_finish_later, batcher, waiter, timeout))
         return False
+    workers = batcher.workers
     if not batcher.ring.closed:
         return settled  # opened again meanwhile: what is left goes out in time
     recovers = batcher.recovery is not None and batcher.recovery.is_open
     if not settled or recovers:
-        give_up(batcher, waiter.excused, f"close timed out after {timeout} s")
-    _close_books(batcher)
+        why = f"close timed out after {timeout} s"
+        if not give_up(batcher, waiter.excused, why):
+            return settled
+    _close_books(batcher, workers)
     leave_unused(batcher)
     return settled and not batcher.gave_up
 
@@ -69,33 +72,43 @@ def _finish_later(batcher: "Batcher", waiter: FlushWaiter, timeout: float) -> No
     asyncio.get_running_loop().call_later(timeout, finish, context=Context())
 
 
-def give_up(batcher: "Batcher", excused: "Call | None", why: str) -> None:
+def give_up(
+    batcher: "Batcher", excused: "Call | None", why: str, *, anyway: bool = False
+) -> bool:
     """Cancel what is in flight, abandon what is pending, log it once.
 
-    Where the entries lie in a file, they are left there.
+    Where the entries lie in a file, they are left there. Nothing is given up, and False
+    returned, where another thread has opened the batcher again; unless `anyway`.
     """
-    calls = list(batcher.calls)  # opened again meanwhile, others are not ours
-    abandoned = batcher.ring.abandon(if_closed=True)
+    calls = list(batcher.calls)
+    abandoned = batcher.ring.abandon(if_closed=not anyway)
     if abandoned is None:
-        return
-    batcher.gave_up = batcher.gave_up or abandoned > 0
+        return False
+    later = list(batcher.calls)
+    if batcher.ring.closed:
+        calls = later  # else one may have begun that is not ours
+    calls = [call for call in calls if call is not excused]
+    # First: a close that ends now is to know.
+    batcher.gave_up |= abandoned > 0 or any(each.is_unsettled for each in calls)
     if batcher.recovery is not None:
         batcher.recovery.stop()
+        if not (batcher.ring.closed or anyway):
+            batcher.recovery.resume()
     failed, batcher.cut_short = batcher.cut_short, [0, 0]
     unwritten = 0
     for call in calls:
-        if call is not excused:
-            count = call.fail(TimeoutError(why), quiet=True)
-            if call.batch is not None:
-                failed[call.batch.recovered] += count
-                unwritten += call.batch.count if call.batch.owes_letter else 0
-            call.stop()
+        count = call.fail(TimeoutError(why), quiet=True)
+        if call.batch is not None:
+            failed[call.batch.recovered] += count
+            unwritten += call.batch.count if call.batch.owes_letter else 0
+        call.stop()
     if abandoned or any(failed) or unwritten:
-        batcher.gave_up = True
+        batcher.gave_up |= batcher.ring.closed
         if lost := "; ".join(_describe(batcher, failed[0], abandoned, unwritten)):
             batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
+    return True
 
 
 def _describe(
@@ -120,8 +133,8 @@ def _describe(
 def end(batcher: "Batcher") -> None:
     """Report what could not be delivered before the process ends."""
     batcher.ring.close()
-    give_up(batcher, None, "the process ended")
-    _close_books(batcher)
+    give_up(batcher, None, "the process ended", anyway=True)
+    _close_books(batcher, batcher.workers)
 
 
 def end_files(batcher: "Batcher") -> None:
@@ -133,8 +146,8 @@ def end_files(batcher: "Batcher") -> None:
         batcher.reports.log(level, note)
 
 
-def _close_books(batcher: "Batcher") -> None:
+def _close_books(batcher: "Batcher", workers: WorkerThreads) -> None:
     end_files(batcher)
     batcher.drops.report_now(last=True)
     batcher.reports.closing()
-    batcher.workers.end()
+    workers.end()

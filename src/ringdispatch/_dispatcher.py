@@ -1,6 +1,7 @@
 """The public face: `BackgroundDispatcher` and its options."""
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
@@ -9,7 +10,7 @@ from . import _close, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._call import current_batcher
-from ._enqueue import EnqueueBase, install_enqueue
+from ._enqueue import EnqueueBase, Full, install_enqueue
 from ._home import home_of, running_loop
 from ._layouts import Bytes, Objects, Records
 from ._reports import OnDrop, OnError
@@ -231,7 +232,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
             batcher.wake()
         ring, room = batcher.ring, batcher.room
         if ring.closed:
-            return self.enqueue(entry, context)  # it encodes nothing then
+            with contextlib.suppress(Full):  # it was opened again, and is full
+                return self.enqueue(entry, context)
         encoded = ring.encoded(entry)
         accepted = None if room.tickets else self._offer(encoded, context)
         if accepted is None:

@@ -35,19 +35,9 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    outcomes: list[BaseException | None] = []
+    drains = [one.drain(home, seconds, last=last) for one in home.batchers()]
     try:
-        while True:
-            left = deadline - loop.time()
-            drains = [one.drain(home, left, last=last) for one in home.batchers()]
-            outcomes += await asyncio.gather(*drains, return_exceptions=True)
-            # Other threads may go on with entries, and with dispatchers.
-            busy = any(
-                one.running_on(home) or (one.home is home and one.ring.pending)
-                for one in home.batchers()
-            )
-            if not busy or any(outcomes) or loop.time() >= deadline:
-                break
+        outcomes = await asyncio.gather(*drains, return_exceptions=True)
     finally:  # this task may be cancelled, too; and the loop go on
         for batcher in () if last else home.batchers():
             if batcher.recovery is not None:
@@ -57,6 +47,13 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
             raise outcome
     if last:
         home.ended = True  # first: a call that began now would not be drained
+        # Other threads may have gone on with entries, so that one did begin.
+        while any(one.running_on(home) for one in home.batchers()):
+            left = deadline - loop.time()
+            drains = [one.drain(home, left, last=True) for one in home.batchers()]
+            await asyncio.gather(*drains)
+            if left <= 0:
+                break
         left = deadline - loop.time()
         sinks = [(one, one.sink) for one in home.batchers() if one.sink is not None]
         await asyncio.gather(*(sink.close_here(home, one, left) for one, sink in sinks))

@@ -1,8 +1,8 @@
 """Where a batcher lives: at its home, and at those where its calls still run.
 
-It is attached to each of these, and leaves the others. Threads do so at once, and
-reopen it meanwhile: who takes a home sets `batcher.home` before attaching, and who
-leaves one looks at that afterwards, so that one of both sees the other.
+It is attached to each of these, and leaves the others. Several threads may do so at the
+same time, or open it again meanwhile: who comes to a home attaches once more when it is
+in use, and who leaves one looks afterwards whether it is.
 """
 
 from typing import TYPE_CHECKING
@@ -19,21 +19,22 @@ def attach(batcher: "Batcher", home: "Home") -> None:
 
 
 def leave_unused(batcher: "Batcher") -> None:
-    """Leave the homes that have nothing of the batcher any more; first close its sink.
+    """Leave the homes that have nothing of the batcher any more.
 
-    Where that takes time, its end comes here again.
+    First its sink is closed there, by a task whose end comes here again.
     """
     for home in list(batcher.homes):
-        if _uses(batcher, home):
+        if uses(batcher, home):
             continue
         if batcher.sink is not None and batcher.sink.close_on(home, batcher):
             continue
         batcher.homes.pop(home, None)
         home.remove(batcher)
-        if _uses(batcher, home):  # again, by another thread
+        if uses(batcher, home):  # again, by another thread
             attach(batcher, home)
 
 
-def _uses(batcher: "Batcher", home: "Home") -> bool:
+def uses(batcher: "Batcher", home: "Home") -> bool:
+    """Whether entries may come there, or calls are there."""
     lives = home is batcher.home and (not batcher.ring.closed or batcher.has_work)
     return lives or any(call.home is home for call in batcher.calls)

@@ -15,7 +15,7 @@ from ringdispatch cimport _pthread
 from ringdispatch._atomic cimport Wake
 from ringdispatch._batch cimport Batch, Slot
 from ringdispatch._state cimport (
-    Item, Py_XDECREF, RingState, Unsettled, count_drops, remove_oldest,
+    Item, Py_DECREF, RingState, Unsettled, count_drops, remove_oldest,
     ring_lock, ring_renew, ring_unlock, set_notify_at, set_stop, unclaim,
 )
 
@@ -333,9 +333,10 @@ cdef class Ring:
             remove_oldest(state, 1)
             counter[0] += 1
             count += 1
-            ring_unlock(&state.mutex)
-            Py_XDECREF(entry)
-            ring_lock(&state.mutex)
+            if entry is not NULL:  # its finalizer may do anything
+                ring_unlock(&state.mutex)
+                Py_DECREF(entry)
+                ring_lock(&state.mutex)
         state.abandoning -= state.abandoning > 0
         self.entries_left()
         ring_unlock(&state.mutex)

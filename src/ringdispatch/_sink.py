@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._home import Home
 from ._loop_end import END_SECONDS
-from ._residence import leave_unused
+from ._residence import leave_unused, uses
 from ._ring import short_repr
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class SinkUse:
         self._deadline = math.inf  # of the close
         # any thread, by single operations of a dict
         self.homes: dict[Home, None] = {}  # called there, and not closed since
+        self._asked: dict[Home, None] = {}  # to close it, and has not begun
         self._closings: dict[Home, asyncio.Task[None]] = {}
 
     # ---- on any thread
@@ -119,10 +120,11 @@ class SinkUse:
 
         Returns whether it will leave the home when that is done.
         """
-        if home in self._closings:
+        if home in self._closings or home in self._asked:
             return True
         if home not in self.homes:
             return False
+        self._asked[home] = None
         if home.post(partial(self._start, home, batcher)):
             return True
         self.loop_closed(home)
@@ -132,6 +134,7 @@ class SinkUse:
     def loop_closed(self, home: Home) -> None:
         """Forget a loop that was closed, and what was open there with it."""
         self.homes.pop(home, None)
+        self._asked.pop(home, None)
         task: Any = self._closings.pop(home, None)
         if task is not None:
             task._log_destroy_pending = False
@@ -147,10 +150,13 @@ class SinkUse:
     def _start(
         self, home: Home, batcher: "Batcher", seconds: float | None = None
     ) -> None:
+        self._asked.pop(home, None)
         if home not in self.homes or home in self._closings:
             return
         if any(call.home is home for call in batcher.calls):
             return  # its end comes here again
+        if seconds is None and uses(batcher, home):
+            return  # it was opened again, or has moved back
         if seconds is None:
             left = self._deadline - self._now()
             seconds = left if batcher.ring.closed else END_SECONDS

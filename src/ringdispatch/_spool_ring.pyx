@@ -162,29 +162,14 @@ cdef class SpoolRing(ByteRing):
 
     def close(self, bint reopen=False):
         cdef SpoolFile file = None
-        ring_lock(&self.state.mutex)
-        if reopen and self.state.leaving:
-            file = self.part()
+        cdef RingState *state = &self.state
+        ring_lock(&state.mutex)
+        cdef uint64_t ended = state.dispatched + state.failed + state.abandoned + state.left
+        if reopen and state.leaving:
+            if state.left > self.left_before or ended < state.head:
+                file = self.detach()  # a call may go on with what was left in it
+            else:
+                state.leaving = False  # nothing was: a dead letter is still written
         ring_unlock(&self.state.mutex)
         Ring.close(self, reopen)
         self.end(file)
-
-    def abandon(self, bint if_closed=False):
-        cdef SpoolFile file = None
-        count = Ring.abandon(self, if_closed)
-        ring_lock(&self.state.mutex)
-        if if_closed and self.state.limit and self.state.leaving:  # opened meanwhile
-            file = self.part()
-            self.state.leaving = False
-        ring_unlock(&self.state.mutex)
-        self.end(file)
-        return count
-
-    cdef SpoolFile part(self):
-        """Detach the file if anything was left in it; called under the lock."""
-        cdef RingState *state = &self.state
-        cdef uint64_t ended = state.dispatched + state.failed + state.abandoned + state.left
-        if state.left > self.left_before or ended < state.head:
-            return self.detach()  # a call may go on with what was left in it
-        state.leaving = False  # nothing was: a dead letter is still written
-        return None

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from numbers import Real
-from time import perf_counter_ns, time_ns
+from time import monotonic, perf_counter_ns, time_ns
 from typing import Any
 
 from ringdispatch import BackgroundDispatcher
@@ -47,7 +47,9 @@ _SHUTDOWN = "lifespan.shutdown"
 # After these an application runs no code of its own any more.
 _ENDS = {f"{_STARTUP}.failed", f"{_SHUTDOWN}.complete", f"{_SHUTDOWN}.failed"}
 
-_LOOK_SECONDS = 0.01  # whether an earlier lifespan has closed a dispatcher
+# Looks whether an earlier lifespan has closed a dispatcher: seconds between them, and
+# for all where there is no timeout.
+_LOOK_SECONDS, _LONGEST_WAIT = 0.01, 5.0
 
 
 class _Holders:
@@ -65,13 +67,13 @@ class _Holders:
 
         self._closing: weakref.WeakSet[BackgroundDispatcher[Any]] = weakref.WeakSet()
 
-    def add(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
-        """Count one lifespan; False as long as the last one before it closes."""
+    def add(self, dispatcher: BackgroundDispatcher[Any], *, anyway: bool) -> bool:
+        """Count one lifespan; False, and not counted, while the last one closes."""
         with self._lock:
-            closes = dispatcher in self._closing
-            if not closes:
+            counts = anyway or dispatcher not in self._closing
+            if counts:
                 self._counts[dispatcher] = self._counts.get(dispatcher, 0) + 1
-        return not closes
+        return counts
 
     def remove(self, dispatcher: BackgroundDispatcher[Any]) -> bool:
         """Forget one lifespan; returns whether it was the last, which is to close."""
@@ -84,7 +86,7 @@ class _Holders:
         return count <= 0
 
     def closed(self, dispatcher: BackgroundDispatcher[Any]) -> None:
-        """The last lifespan has closed it, or has no time for that."""
+        """Nothing more comes of the last lifespan."""
         with self._lock:
             self._closing.discard(dispatcher)
 
@@ -117,9 +119,7 @@ class _Lifespan:
         """Run the application's lifespan; answer for one that has none."""
         try:
             for dispatcher in self._dispatchers:
-                while not _holders.add(dispatcher):  # noqa: ASYNC110, of any loop
-                    await asyncio.sleep(_LOOK_SECONDS)
-                self._held.append(dispatcher)
+                await self._hold(dispatcher)
                 await dispatcher.__aenter__()
             try:
                 await app(scope, self.receive, self.send)
@@ -140,6 +140,16 @@ class _Lifespan:
                 if _holders.remove(dispatcher):
                     _holders.closed(dispatcher)
 
+    async def _hold(self, dispatcher: BackgroundDispatcher[Any]) -> None:
+        """Count this lifespan, when the last one before has closed the dispatcher.
+
+        That may be on any loop, and never end; it has the time that a close has.
+        """
+        until = monotonic() + (_LONGEST_WAIT if self._left is None else self._left)
+        while not _holders.add(dispatcher, anyway=monotonic() >= until):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._held.append(dispatcher)
+
     async def receive(self) -> Message:
         """Flush before the application's own shutdown: its clients still work."""
         self._used = True
@@ -159,8 +169,9 @@ class _Lifespan:
 
     async def _close(self) -> None:
         held, self._held = self._held, []
-        last = [dispatcher for dispatcher in held if _holders.remove(dispatcher)]
+        last: list[BackgroundDispatcher[Any]] = []
         try:
+            last += [each for each in held if _holders.remove(each)]
             await self._spend([each.aclose(self._left) for each in last])
         finally:
             for dispatcher in last:
@@ -184,7 +195,8 @@ class LifespanMiddleware:
     At startup each dispatcher is bound to the server's event loop (unless it has
     `home="thread"`), and opened again where an earlier lifespan closed it. At shutdown
     they are flushed before the application's own shutdown code runs, and closed after
-    it; a dispatcher that several lifespans share is closed by the last. Where an
+    it; a dispatcher that several lifespans share is closed by the last, for which one
+    that starts meanwhile waits. Where an
     application has no lifespan, as Django's, the middleware answers the server itself.
     Everything else passes through untouched.
 
