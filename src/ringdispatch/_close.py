@@ -81,6 +81,7 @@ def give_up(
     returned, where another thread has opened the batcher again; unless `anyway`.
     """
     calls = list(batcher.calls)
+    place = batcher.ring.place  # the home may leave it as soon as all calls have failed
     abandoned = batcher.ring.abandon(if_closed=not anyway)
     if abandoned is None:
         return False
@@ -104,7 +105,8 @@ def give_up(
         call.stop()
     if abandoned or any(failed) or unwritten:
         batcher.gave_up |= batcher.ring.closed
-        if lost := "; ".join(_describe(batcher, failed[0], abandoned, unwritten)):
+        counts = failed[0], abandoned, unwritten
+        if lost := "; ".join(_describe(batcher, place, *counts)):
             batcher.reports.log(logging.WARNING, f"{why}: {lost}")
     batcher.room.wake_all()
     batcher.settlement.finish()
@@ -112,12 +114,11 @@ def give_up(
 
 
 def _describe(
-    batcher: "Batcher", failed: int, abandoned: int, unwritten: int
+    batcher: "Batcher", place: str | None, failed: int, abandoned: int, unwritten: int
 ) -> Iterator[str]:
     """What was not settled in time, and where it is."""
     if failed or abandoned:
         counts = counted(failed, "entry"), counted(abandoned, "entry")
-        place = batcher.ring.place
         if place is None:
             yield "{} in flight failed, {} pending abandoned".format(*counts)
         else:

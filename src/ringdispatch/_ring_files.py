@@ -196,11 +196,12 @@ class RingFiles:
         self._others_told = True
         if self._spool is None:
             return
-        file = self._adopted
+        file, adopted = self._adopted, None
         if file is not None and file.fixed_header and not file.is_done:
+            adopted = file.path
             count = counted(file.tail - file.released, "entry")
-            yield f"up to {count} of an ended process left in {file.path}"
-        if orphans := self._spool.count_orphans():
+            yield f"up to {count} of an ended process left in {adopted}"
+        if orphans := self._spool.count_orphans(but=adopted):
             files = counted(orphans, "file")
             yield f"{files} of ended processes left in {self._spool.folder}"
 

@@ -197,13 +197,15 @@ class Spool:
         self._look_for_own()
         return next(self._orphans(skipped), None)
 
-    def count_orphans(self) -> int:
-        """How many files no process has, but for those that were reported."""
+    def count_orphans(self, *, but: str | None = None) -> int:
+        """How many files no process has, without that one and those reported."""
         count = 0
         with contextlib.suppress(OSError):  # the folder may be gone, or closed to us
             for path in self.folder.glob("*.spool"):
+                if path in self._reported or str(path) == but:
+                    continue
                 with contextlib.suppress(OSError):  # so may be the file
-                    count += path not in self._reported and not is_locked(path)
+                    count += not is_locked(path)
         return count
 
     def _look_for_own(self) -> None:
