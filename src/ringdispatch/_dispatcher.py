@@ -233,7 +233,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         ring, room = batcher.ring, batcher.room
         if ring.closed:
             with contextlib.suppress(Full):  # it was opened again, and is full
-                return self.enqueue(entry, context)
+                return BackgroundDispatcher.enqueue(self, entry, context)
         encoded = ring.encoded(entry)
         accepted = None if room.tickets else self._offer(encoded, context)
         if accepted is None:
