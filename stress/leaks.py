@@ -58,7 +58,7 @@ def leaves_nothing(file: str, name: str) -> None:
         import leaks, {path.stem}
         leaks.watch(*{path.stem}.scenario[{name!r}])
         """,
-        seconds=55.0,  # under AddressSanitizer, on a busy machine
+        seconds=200.0,  # under AddressSanitizer, on a busy machine; else pytest ends it
         prelude=False,
         debug=False,
     )
