@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,67 @@ def test_aenqueue_encodes_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> N
 
     asyncio.run(main())
     assert got == [b"SECRET\n"]
+
+
+def test_loop_that_stands_still_is_asked_once_to_close_a_sink(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # C22
+    """However often the dispatcher is opened and closed elsewhere."""
+
+    class Closing:
+        async def __call__(self, batch: Any) -> None: ...
+        async def aclose(self) -> None: ...
+
+    asked: list[Any] = []
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(Closing(), ms_delay=1)
+    loop = asyncio.new_event_loop()
+
+    async def send() -> None:
+        dispatcher.bind()
+        dispatcher.enqueue(1)
+        assert await dispatcher.aflush()
+
+    loop.run_until_complete(send())
+    home = dispatcher._batcher.home
+    assert home is not None
+    whole = home.post
+
+    def post(callback: Any) -> bool:
+        asked.append(callback)
+        return whole(callback)
+
+    monkeypatch.setattr(home, "post", post)
+    for number in range(20):
+        with dispatcher:
+            dispatcher.enqueue(number)
+            assert dispatcher.flush(20)
+    assert len([each for each in asked if isinstance(each, partial)]) == 1
+    loop.close()
+
+
+def test_end_of_a_loop_does_not_wait_for_traffic() -> None:  # C16
+    """Threads go on with entries for several dispatchers that live there."""
+    outcome = run_snippet(
+        """
+        from ringdispatch._batcher import Batcher
+        drains = []
+        really_drain = Batcher.drain
+        async def drain(self, *args, **options):
+            drains.append(self)
+            await really_drain(self, *args, **options)
+            one.enqueue("late")  # as another thread does
+            two.enqueue("late")
+        Batcher.drain = drain
+        async def send(batch):
+            await asyncio.sleep(0.001)
+        one, two = (BackgroundDispatcher(send, ms_delay=60_000) for _ in range(2))
+        async def main():
+            one.enqueue("a")
+            two.enqueue("b")
+        run(main())
+        assert len(drains) <= 6, len(drains)
+        assert one.close() and two.close()
+        say(one.statistics().failed, two.statistics().failed)
+        """
+    )
+    assert outcome.lines == ["0 0"]
