@@ -66,18 +66,35 @@ class Held:
         assert not thread.is_alive()
 
 
+Hold = Callable[..., Held]
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Make a Held, which goes on when the test ends: others need its thread."""
+    made: list[Held] = []
+
+    def make(owner: Any, name: str, **options: Any) -> Held:
+        made.append(Held(monkeypatch, owner, name, **options))
+        return made[-1]
+
+    yield make
+    for held in made:
+        held.may_go.set()
+
+
 def has_left_the_background(dispatcher: BackgroundDispatcher[Any]) -> bool:
     return not any(home.background for home in dispatcher._batcher.homes)
 
 
 def test_window_on_another_loop_keeps_its_timer(
-    monkeypatch: pytest.MonkeyPatch,
+    hold: Hold,
 ) -> None:  # C1, C14
     """The home before it comes late to the timer, and puts its own in the place."""
-    held = Held(
-        monkeypatch, Batcher, "_keep_timer", when=lambda _, home: home.background
-    )
-    monkeypatch.setattr("ringdispatch._background._IDLE_SECONDS", 0.01)
+    keeper: BackgroundDispatcher[int] = BackgroundDispatcher(Place(), ms_delay=1)
+    keeper.enqueue(0)  # the background thread runs, and does not end in between
+    assert keeper.flush()
+    held = hold(Batcher, "_keep_timer", when=lambda _, home: home.background)
     sink = Place()
     dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(sink, ms_delay=2_000)
 
@@ -100,10 +117,10 @@ def test_window_on_another_loop_keeps_its_timer(
 
 @needs_spools
 def test_nothing_recovered_is_called_once_a_close_is_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hold: Hold, tmp_path: Path
 ) -> None:  # C15, C23
     path = orphan(tmp_path, b"one", b"two")
-    held = Held(monkeypatch, RingFiles, "adopt", before=False)
+    held = hold(RingFiles, "adopt", before=False)
     called: list[Any] = []
     dispatcher = spooled(called.append, tmp_path)
     dispatcher._batcher.wake()
@@ -118,7 +135,7 @@ def test_nothing_recovered_is_called_once_a_close_is_over(
 
 @pytest.mark.parametrize("on_file", [False, pytest.param(True, marks=needs_spools)])
 def test_close_that_timed_out_gives_up_nothing_of_what_is_open_again(
-    monkeypatch: pytest.MonkeyPatch, on_file: bool, tmp_path: Path
+    hold: Hold, on_file: bool, tmp_path: Path
 ) -> None:  # C15
     slow = threading.Event()
     got: list[bytes] = []
@@ -130,7 +147,7 @@ def test_close_that_timed_out_gives_up_nothing_of_what_is_open_again(
         if batch[0] == b"refused":
             raise ValueError("refused")
 
-    held = Held(monkeypatch, _close, "give_up")
+    held = hold(_close, "give_up")
     layout = Bytes(spool=tmp_path) if on_file else Bytes()
     dispatcher: BackgroundDispatcher[bytes] = BackgroundDispatcher(
         send, ms_delay=1, layout=layout, max_batch=1, max_in_flight=2, name="audit"
@@ -150,7 +167,7 @@ def test_close_that_timed_out_gives_up_nothing_of_what_is_open_again(
 
 
 def test_sink_is_closed_where_it_was_called_before_the_reopening(
-    monkeypatch: pytest.MonkeyPatch,
+    hold: Hold,
 ) -> None:  # C15, C22
     seen: list[tuple[str, str]] = []
 
@@ -161,7 +178,7 @@ def test_sink_is_closed_where_it_was_called_before_the_reopening(
         async def aclose(self) -> None:
             seen.append(("aclose", threading.current_thread().name))
 
-    held = Held(monkeypatch, SinkUse, "limit")
+    held = hold(SinkUse, "limit")
     dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(Closing(), ms_delay=1)
     dispatcher.enqueue(1)
     assert dispatcher.flush()
@@ -240,9 +257,9 @@ def test_thread_that_was_started_for_nothing_ends() -> None:
 
 
 def test_bind_wins_over_a_thread_that_had_found_the_loop_stopped(
-    monkeypatch: pytest.MonkeyPatch,
+    hold: Hold,
 ) -> None:  # C13
-    held = Held(monkeypatch, _batcher, "background_home", before=False)
+    held = hold(_batcher, "background_home", before=False)
     sink = Place()
     dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(
         sink, ms_delay=1, home="thread"
@@ -357,7 +374,7 @@ def test_call_that_runs_out_of_time_is_cancelled_where_it_runs(
 
 
 def test_close_knows_what_another_one_gave_up(
-    monkeypatch: pytest.MonkeyPatch,
+    hold: Hold,
 ) -> None:  # C15
     slow = threading.Event()
     outcomes: dict[str, bool] = {}
@@ -374,7 +391,7 @@ def test_close_knows_what_another_one_gave_up(
     patient = threading.Thread(target=close, args=("patient", 20), daemon=True)
     patient.start()
     eventually(lambda: dispatcher.closed)
-    held = Held(monkeypatch, Call, "fail", when=lambda call, *_: not slow.is_set())
+    held = hold(Call, "fail", when=lambda call, *_: not slow.is_set())
     with held.crossed_by(lambda: close("hasty", 0.01)):
         slow.set()
         patient.join(20)

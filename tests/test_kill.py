@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -92,10 +93,22 @@ def swap(lines: list[str]) -> None:
 
 
 def delay(lines: list[str]) -> None:
-    batch_id = own(lines)
-    late = [line for line in lines if line.split()[1] == batch_id]
+    calls = [line for line in lines if line.startswith("call ")]
+    first, later = next(
+        (one, other)
+        for one, other in itertools.pairwise(sorted(calls, key=place))
+        if place(one)[0] == place(other)[0]
+    )
+    late = [line for line in lines if line.split()[1] == first.split()[1]]
     early = [line for line in lines if line not in late]
-    lines[:] = [*early[:-3], *late, *early[-3:]]
+    at = early.index(later) + 1
+    lines[:] = [*early[:at], *late, *early[at:]]
+
+
+def place(call: str) -> tuple[str, int]:
+    """The file of a call's batch, and where the batch begins in it."""
+    file, start, _ = call.split()[1].rsplit("-", 2)
+    return file, int(start)
 
 
 def embezzle(lines: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from loops import LOOPS, run_on
 from recovering import Got, books, files, orphan, spooled, until
 from ringdispatch import _recovery
 from ringdispatch._batch import Batch
@@ -20,9 +21,11 @@ from spools import filled, left, made, needs_spools, spool_of, take
 pytestmark = needs_spools
 
 
+@pytest.mark.parametrize("loop_name", LOOPS)
 @pytest.mark.parametrize("deaths", [2, 3, 4])
 def test_after_the_pause_the_call_comes_without_a_new_entry(
     tmp_path: Path,
+    loop_name: str,
     deaths: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -38,7 +41,7 @@ def test_after_the_pause_the_call_comes_without_a_new_entry(
         async with spooled(got, tmp_path) as dispatcher:
             await until(lambda: dispatcher.statistics().recovered == 2)
 
-    asyncio.run(main())
+    run_on(loop_name, main())
     assert got.entries == [b"in flight", b"rest"]
     assert [info.attempts for info in got.infos] == [deaths + 1, 1]
     why = f"{deaths} processes have died in a call for the next batch of "

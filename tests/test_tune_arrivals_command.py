@@ -152,7 +152,7 @@ def test_a_column_is_played_and_drawn(
     assert "Set ms_delay=10" in out
     results = Results.read(Path(".benchmarks/tune.json"))
     assert "log.csv, column time" in results.machine["arrivals"]
-    (cell,) = results.cells
+    cell, *_ = results.cells  # on a busy machine it tries more
     assert cell.predicted is not None
     assert 0 < cell.predicted.entries_per_batch < 41
     assert sum(one.rate for one in cell.measured.moments) > 0

@@ -149,11 +149,10 @@ class Recovery:
             if batch is None:
                 self._paused.pop(file.path, None)
             else:
-                left = _PAUSES[batch] - waited
-                self._paused[file.path] = since, since + _PAUSES[batch]
-                self._files.report_pause(file, batch, left)
-                callback = partial(_look_again, weakref.ref(self))
-                asyncio.get_running_loop().call_later(left, callback, context=Context())
+                until = since + _PAUSES[batch]
+                self._paused[file.path] = since, until
+                self._files.report_pause(file, batch, until - self._now())
+                self._look_at_time(until)
             self._end_file(file)
         return None
 
@@ -186,8 +185,16 @@ class Recovery:
             return
         self._files.end_adopted(file)
 
-    def look_again(self) -> None:
+    def _look_at_time(self, until: float) -> None:
+        seconds = until - self._now()
+        callback = partial(_look_again, weakref.ref(self), until)
+        asyncio.get_running_loop().call_later(seconds, callback, context=Context())
+
+    def look_again(self, until: float) -> None:
         """Adopt a file whose pause is over."""
+        if self._now() < until:  # uvloop may fire almost a tick early
+            self._look_at_time(until)
+            return
         self._look_at = -math.inf
         if self._batcher is not None and (batcher := self._batcher()) is not None:
             batcher.wake_home(batcher.home)
@@ -201,6 +208,6 @@ def _look_at_call(ref: "weakref.ref[Recovery]", home: Home) -> None:
         recovery.look_at_call(home)
 
 
-def _look_again(ref: "weakref.ref[Recovery]") -> None:
+def _look_again(ref: "weakref.ref[Recovery]", until: float) -> None:
     if (recovery := ref()) is not None:
-        recovery.look_again()
+        recovery.look_again(until)
