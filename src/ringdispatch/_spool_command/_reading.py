@@ -82,9 +82,12 @@ class Reader:
     def _read_words(self) -> tuple[int, int] | None:
         """`tail` and `released`; None if no kill can have left them so."""
         for _ in range(_TRIES):
-            # First what may only be behind.
-            released = self._pair(_RELEASED_AT)
-            tail = self._pair(_TAIL_AT)
+            # All at once: in between, their owner may go round the whole ring.
+            data = os.pread(self._fd, _RELEASED_AT + 16 - _TAIL_AT, _TAIL_AT)
+            if len(data) < _RELEASED_AT + 16 - _TAIL_AT:
+                return None
+            tail = _pair(data, 0)
+            released = _pair(data, _RELEASED_AT - _TAIL_AT)
             first, last = released[1], tail[0]
             if (
                 0 <= tail[0] - tail[1] <= 1
@@ -93,13 +96,6 @@ class Reader:
             ):
                 return last, first
         return None
-
-    def _pair(self, at: int) -> tuple[int, int]:
-        data = os.pread(self._fd, 16, at)
-        if len(data) < 16:
-            return 0, 1  # which makes no sense
-        word, complement = struct.unpack("<QQ", data)
-        return word, complement ^ (2**64 - 1)
 
     def _positions(self) -> Iterator[int]:
         """The position that each cell claims to have."""
@@ -212,8 +208,15 @@ class Reader:
         It does that only behind the word of what is released.
         """
         words = self._read_words() if missing else None
-        released = self.released if words is None else words[1]
-        return sum(position >= released for position in missing)
+        if words is None:  # it made sense before: its owner is storing
+            return 0
+        return sum(position >= words[1] for position in missing)
+
+
+def _pair(data: bytes, at: int) -> tuple[int, int]:
+    """A word that was stored twice, the second time as its complement."""
+    word, complement = struct.unpack_from("<QQ", data, at)
+    return word, complement ^ (2**64 - 1)
 
 
 def read_header(fd: int, size: int, name: str, *, leniently: bool = False) -> Header:
