@@ -370,3 +370,33 @@ def test_a_file_is_read_while_its_owner_writes(tmp_path: Path) -> None:
         file.leave()
     assert seen > 200
     assert overwritten
+
+
+def test_a_ring_that_goes_round_between_two_reads_makes_sense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = made(tmp_path, 64, 2048)
+    read = os.pread
+
+    def go_round() -> None:
+        for _ in range(20):
+            while file.append(b"%09d\n" % file.tail):
+                pass
+            batch = take(file, 7)
+            assert batch is not None
+            file.settle(batch.start, batch.end)
+
+    def pread(*args: int) -> bytes:
+        go_round()
+        return read(*args)
+
+    go_round()
+    size = Path(file.path).stat().st_size
+    with Path(file.path).open("rb") as opened:
+        header = read_header(opened.fileno(), size, Path(file.path).stem)
+        monkeypatch.setattr(os, "pread", pread)
+        reader = Reader(opened.fileno(), size, header)
+        assert reader.makes_sense
+        list(reader.read())
+        assert reader.damaged == 0
+    file.leave()
