@@ -272,7 +272,7 @@ def test_the_first_drop_is_logged_however_early_it_is(
     line = Line(Objects(), 1)
     dispatcher = BackgroundDispatcher(print, ms_delay=1, name="audit")
     reports = dispatcher._batcher.reports
-    drops = _reports.Drops(line.ring, reports, lambda: now)
+    drops = _reports.Drops(line.ring, reports, lambda: now, bool)
     line.enqueue(1)
     line.enqueue(2)
     drops.report_now()

@@ -13,24 +13,24 @@ from typing import Any
 
 from . import _close, _process, _residence
 from ._atomic import Wake, WorkerThreads, call_once
-from ._background import background_home
+from ._background import background_home, is_exiting
 from ._batch import Batch
-from ._call import EAGER, Call, current_call
+from ._call import EAGER, Call
 from ._home import Home, home_of, running_loop
 from ._options import Options
 from ._ordered import OrderedSet
 from ._reports import Drops, Reports
 from ._ring import Ring
 from ._sink import claim, use_of
-from ._waiting import Ending, FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
+from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 
 # A timer that fires this much early is on time; asyncio's own slack is below it. uvloop
 # may fire almost a tick early: then wait for one more.
 _ON_TIME_SECONDS = 1e-4
 _TICK_SECONDS = 1e-3  # no loop waits more finely
 
-# A posted pump() older than this may have gone down with its loop: post another.
-_POSTED_SECONDS = 0.1
+# A call's own timer ends it in time; where it has not after this, another does.
+_LATE_SECONDS = 1.0
 
 # How often an ending loop checks whether all remaining work is on other loops.
 _LOOK_SECONDS = 0.1
@@ -89,7 +89,7 @@ class Batcher:
         self.gave_up = False  # an end came before all was settled
         self.cut_short = [0, 0]  # by exit: entries in flight of its own, of others
         self.reports.reset()
-        self.drops = Drops(self.ring, self.reports, self.now)
+        self.drops = Drops(self.ring, self.reports, self.now, self.settlement.finish)
 
     @property
     def has_work(self) -> bool:
@@ -125,14 +125,12 @@ class Batcher:
             self.wake_home(home)
 
     def entries_dropped(self) -> None:
-        """Have the first drop reported, if there is a home; else at exit."""
+        """Have the first drop reported, if there is a home; else at a later one."""
         home = self.home
         if (home is None or home.closed) and running_loop() is not None:
             home = self._replace_home(home)
             self.wake_home(home)  # as after every move: what is pending goes with it
-        if home is None or home.stalled:
-            return
-        if not home.post(partial(self.drops.report, home)):
+        if home is None or not home.post(partial(self.drops.report, home)):
             self.ring.rearm_drop_notice()
 
     # ---- the home
@@ -224,6 +222,12 @@ class Batcher:
         # Else no thread can start. The next entry tries again; at exit they go out.
         return False
 
+    def has_posted(self, seconds: float) -> bool:
+        """Whether a pump() that was posted so recently will run."""
+        wake = self._posted
+        recent = self.now() <= self._posted_at + seconds
+        return recent and wake is not None and wake.pending and wake.home is self.home
+
     def post(self, callback: Callable[[], object]) -> None:
         """Have the home call back, if there is one."""
         if (home := self.home) is not None:
@@ -237,6 +241,8 @@ class Batcher:
         for call in self.calls:
             if call.home is home:
                 call.orphan()
+        if self.recovery is not None and home is self.home and not is_exiting():
+            self.recovery.end()  # another process may go on
         if self.sink is not None:
             self.sink.loop_closed(home)
             self.settlement.finish()
@@ -269,7 +275,7 @@ class Batcher:
                 self._ends_window = free
             self.due = ring.urge(self.due)
             if not free:
-                self._expire_calls(now)
+                self._expire_calls(home, loop, now)
             elif (due_now or not self._out_of_memory) and self._wants_call:
                 self._start_calls(home, loop)
         if recovery is not None:
@@ -286,13 +292,21 @@ class Batcher:
         # On a busy machine the take may come long after pump(); the delay runs from it.
         return max(self.ring.opened, self._taken_at) + self.options.delay
 
-    def _expire_calls(self, now: float) -> None:
+    def _expire_calls(
+        self, home: Home, loop: asyncio.AbstractEventLoop, now: float
+    ) -> None:
         """End the longest running call where its loop or its timer did not."""
         call = self.calls.first()
-        if call is not None and call.is_orphaned():
+        if call is None:
+            return
+        if call.is_orphaned():
             call.orphan()
-        elif call is not None and now > (call.deadline or math.inf) + 1:
+        elif (left := (call.deadline or math.inf) + _LATE_SECONDS - now) < 0:
             call.expire()
+        elif left < math.inf and call.home is not home and not call.overseen:
+            call.overseen = True  # its loop may stand still
+            wake = self.ring.make_wake(home, self.pump)
+            loop.call_later(left + _TICK_SECONDS, wake, context=Context())
 
     @property
     def _wants_call(self) -> bool:
@@ -367,39 +381,18 @@ class Batcher:
         """Give the slot of an ended call to the next batch; `here`: on its home."""
         if call.home is not self.home:
             _residence.leave_unused(self)
-        ring, recovery = self.ring, self.recovery
-        if recovery is not None:
-            self.room.wake(1)  # there may be room in the file
+        ring = self.ring
+        if self.room.tickets:
+            self.room.wake(1)  # in the file; or what was to wake them was interrupted
         here = here and call.home is self.home
         idle = not (ring.pending or ring.closed)
-        if idle and (recovery is None or (here and not recovery.wants_call)):
+        if idle and self.recovery is None:
             self.settlement.finish()
         elif here:
             self.pump(call.home, self.ring.unclaim_window())
         else:
             self.settlement.finish()
             self.wake_home(self.home if idle else self._ensure_home())
-
-    # ---- flush
-
-    def begin_flush(
-        self, *, blocking: bool = False, last: tuple[Ending, ...] = ()
-    ) -> FlushWaiter:
-        """Have what is pending go out now; returns what to wait for."""
-        calling = current_call()
-        if calling not in self.calls:  # another's, ended, or the parent's of a fork
-            calling = None
-        waiter = FlushWaiter(self.ring.tail, calling, last)
-        self.settlement.add(waiter)
-        self.settlement.finish()
-        if waiter.settled is not None:
-            return waiter
-        home, posted = self.home, self._posted
-        is_posted = posted is not None and posted.pending and posted.home is home
-        recent = self.now() <= self._posted_at + _POSTED_SECONDS
-        if not (is_posted and recent) or home is None or home.stalled:
-            self.wake(blocking=blocking)
-        return waiter
 
     # ---- the end
 
@@ -412,8 +405,9 @@ class Batcher:
         starts here any more.
         """
         deadline = self.now() + timeout
-        if self.recovery is not None:
-            self.recovery.stop(home)
+        recovery = self.recovery
+        if recovery is not None and (home is self.home or recovery.uses(home)):
+            recovery.stop(home)
         while (left := deadline - self.now()) > 0:
             here = home is self.home
             running = self.running_on(None if everywhere else home)

@@ -75,6 +75,7 @@ class Call:
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self.began = 0.0
+        self.overseen = False  # another home has a timer for its end, too
         self.openers: list[OpenerWaiter] = []
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None

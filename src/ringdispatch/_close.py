@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._atomic import WorkerThreads
+from ._flush import begin_flush
 from ._reports import counted
 from ._residence import leave_unused
 from ._waiting import FlushWaiter
@@ -27,7 +28,7 @@ def begin_close(
         batcher.sink.limit(timeout)
     batcher.room.wake_all()
     last = tuple(each for each in (batcher.sink, batcher.recovery) if each is not None)
-    return batcher.begin_flush(blocking=blocking, last=last)
+    return begin_flush(batcher, blocking=blocking, last=last)
 
 
 def finish_close(

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Never, Self, TypedDict, TypeVar, Unpack, overload
 
-from . import _close, _options
+from . import _close, _flush, _options
 from ._batcher import Batcher
 from ._bytes import BytesBatch
 from ._call import current_batcher
@@ -262,7 +262,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         timeout = _options.timeout(timeout)
         _options.on_loop("aflush")
         batcher = self._engine
-        return await batcher.settlement.wait(batcher.begin_flush(), timeout)
+        return await _flush.wait(batcher, _flush.begin_flush(batcher), timeout)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """As `aflush`, from a thread other than the home's.
@@ -273,7 +273,8 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         timeout = _options.timeout(timeout)
         batcher = self._engine
         _options.off_home(batcher.home, "flush")
-        return batcher.settlement.block(batcher.begin_flush(blocking=True), timeout)
+        waiter = _flush.begin_flush(batcher, blocking=True)
+        return _flush.block(batcher, waiter, timeout)
 
     async def aclose(self, timeout: float | None = 5.0) -> bool:
         """Refuse new entries, dispatch the pending ones, wait for those in flight.
@@ -298,7 +299,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         _options.on_loop("aclose")
         batcher = self._engine
         waiter = _close.begin_close(batcher, timeout)
-        settled = await batcher.settlement.wait(waiter, timeout)
+        settled = await _flush.wait(batcher, waiter, timeout)
         return _close.finish_close(batcher, settled, waiter, timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
@@ -311,7 +312,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         batcher = self._engine
         _options.off_home(batcher.home, "close")
         waiter = _close.begin_close(batcher, timeout, blocking=True)
-        settled = batcher.settlement.block(waiter, timeout)
+        settled = _flush.block(batcher, waiter, timeout)
         return _close.finish_close(batcher, settled, waiter, timeout)
 
     def bind(self) -> None:

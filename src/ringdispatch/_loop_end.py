@@ -24,6 +24,9 @@ END_SECONDS = 5.0
 # hangs, the pending entries have the rest.
 _CALL_SHARE = 0.8
 
+# After a loop's tasks were cancelled, when it goes on as if it had not ended.
+_AGAIN_SECONDS = 1.0
+
 # How often a wait for all tasks of a loop looks whether calls are in flight.
 _LOOK_SECONDS = 0.05
 
@@ -42,6 +45,8 @@ async def _drain(home: "Home", seconds: float, *, last: bool = True) -> None:
         for batcher in () if last else home.batchers():
             if batcher.recovery is not None:
                 batcher.recovery.resume()
+                again = functools.partial(batcher.wake_home, batcher.home)
+                loop.call_later(_AGAIN_SECONDS, again, context=Context())
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Container
 from contextvars import Context
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._call import Call
@@ -33,7 +34,7 @@ class Recovery:
     """A source of batches beside the ring, for one call at a time.
 
     It adopts one file at a time, and looks for the next where windows are taken: an
-    idle process does not look.
+    idle process does not look, unless it has found one that is to wait.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recovery:
         self.is_next = True  # the ring had its turn
         self._paused: dict[str, tuple[float, float]] = {}  # by path: since, and until
         self._watched_on: Home | None = None  # where the timer for the call is
+        self._timer: tuple[Home, float, asyncio.TimerHandle] | None = None
         # any thread, by single operations
         self._file: list[SpoolFile] = []  # one at most
         # any thread, plain stores
@@ -78,6 +80,9 @@ class Recovery:
             return False
         if not self._file and self._now() >= self._look_at:
             self._look_at = self._now() + _LOOK_SECONDS
+            for path in list(self._paused):
+                if not Path(path).exists():  # another process has recovered it
+                    del self._paused[path]
             until = {path: times[1] for path, times in self._paused.items()}
             file = self._files.adopt(until)
             if file is not None:
@@ -88,13 +93,14 @@ class Recovery:
     def pump(self, batcher: "Batcher", home: Home) -> None:
         """Start a call if a slot is free for one; on the home's thread."""
         self._ring.populate(batcher.workers)
+        self._batcher = weakref.ref(batcher)
         loop = home.loop
-        if loop is None or self._ring.busy_slots >= batcher.max_in_flight:
+        if loop is None:
             return
         if self._stopped and self._stopped_on not in {None, home}:
             self.resume()  # another's loop has ended
-        if self.wants_call:
-            self._batcher = weakref.ref(batcher)
+        free = self._ring.busy_slots < batcher.max_in_flight
+        if free and self.wants_call:
             self._call = call = Call(batcher, home, self)
             call.start(loop)
             if call in self._calls:
@@ -102,8 +108,44 @@ class Recovery:
             elif self.wants_call:  # it has ended at once; so may many
                 wake = self._ring.make_wake(home, batcher.pump)
                 loop.call_soon(wake, context=Context())
+        self._keep_timer(home, loop)
         for level, note in self._ring.take_notes():
             batcher.reports.log(level, note)
+
+    def _next_look(self) -> float:
+        """When to go on without a new entry; an ended call goes on by itself."""
+        if self._stopped or self._ring.closed or self.is_open:
+            return math.inf
+        if self._file:
+            return self._again_at
+        over = min((until for _, until in self._paused.values()), default=math.inf)
+        return max(over, self._look_at, self._again_at)
+
+    def _keep_timer(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        when = self._next_look()
+        if self._timer is not None:
+            on, at, handle = self._timer
+            if on is home and at == when:
+                return
+            self._timer = None
+            if on is home:  # another loop's handle is not ours to touch
+                handle.cancel()
+        if when < math.inf:
+            seconds = max(when - self._now(), 0.0)
+            callback = partial(_look_again, weakref.ref(self), home, loop)
+            handle = loop.call_later(seconds, callback, context=Context())
+            self._timer = home, when, handle
+
+    def look_again(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on if it is time: a pause is over, or a failure long enough ago."""
+        if self._timer is None or self._timer[0] is not home:
+            return  # another has its place
+        early = self._now() < self._timer[1]  # uvloop's may be, almost by a tick
+        self._timer = None
+        if early:
+            self._keep_timer(home, loop)
+        elif self._batcher is not None and (batcher := self._batcher()) is not None:
+            batcher.wake_home(batcher.home)
 
     def _watch(
         self, home: Home, loop: asyncio.AbstractEventLoop, seconds: float
@@ -152,9 +194,12 @@ class Recovery:
                 until = since + _PAUSES[batch]
                 self._paused[file.path] = since, until
                 self._files.report_pause(file, batch, until - self._now())
-                self._look_at_time(until)
             self._end_file(file)
         return None
+
+    def uses(self, home: Home) -> bool:
+        """Whether its call runs there."""
+        return self._call is not None and self.is_open and self._call.home is home
 
     def stop(self, home: Home | None = None) -> None:
         """Take no more, on that home or on any: it ends, or the process does.
@@ -185,20 +230,6 @@ class Recovery:
             return
         self._files.end_adopted(file)
 
-    def _look_at_time(self, until: float) -> None:
-        seconds = until - self._now()
-        callback = partial(_look_again, weakref.ref(self), until)
-        asyncio.get_running_loop().call_later(seconds, callback, context=Context())
-
-    def look_again(self, until: float) -> None:
-        """Adopt a file whose pause is over."""
-        if self._now() < until:  # uvloop may fire almost a tick early
-            self._look_at_time(until)
-            return
-        self._look_at = -math.inf
-        if self._batcher is not None and (batcher := self._batcher()) is not None:
-            batcher.wake_home(batcher.home)
-
 
 # The timers keep nothing alive.
 
@@ -208,6 +239,8 @@ def _look_at_call(ref: "weakref.ref[Recovery]", home: Home) -> None:
         recovery.look_at_call(home)
 
 
-def _look_again(ref: "weakref.ref[Recovery]", until: float) -> None:
+def _look_again(
+    ref: "weakref.ref[Recovery]", home: Home, loop: asyncio.AbstractEventLoop
+) -> None:
     if (recovery := ref()) is not None:
-        recovery.look_again(until)
+        recovery.look_again(home, loop)

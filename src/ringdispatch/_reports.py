@@ -193,32 +193,48 @@ class Drops:
     here refers to the batcher, which may be collected while the timer runs.
     """
 
-    def __init__(self, ring: Ring, reports: Reports, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        reports: Reports,
+        now: Callable[[], float],
+        settle: Callable[[], object],
+    ) -> None:
+        # never changed
         self._ring = ring
         self._reports = reports
         self._now = now
-        self._due_at = -math.inf  # until then the timer is awaited, by the loop's clock
+        self._settle = settle  # ends waits for what was evicted
+        # home's thread only
+        self._home: Home | None = None  # where a timer is awaited
+        self._due_at = -math.inf  # until then, by that loop's clock
         self._logged_at: dict[str, float] = {}
 
     def report(self, home: Home) -> None:
         """Report now, and again after a second while there are drops; on the home."""
-        self.report_now()
+        try:
+            self.report_now()
+            self._settle()
+        except BaseException:
+            self.loop_closed()
+            raise
         loop = home.loop
         if loop is None or loop.is_closed():
             self._ring.rearm_drop_notice()
             return
-        if self._due_at > loop.time():
+        now = loop.time()  # first: the timer may be made late
+        if self._home is home and self._due_at > now:
             return
         if self._ring.has_drops:
             loop.call_later(HOOK_SECONDS, self.report, home, context=Context())
-            self._due_at = loop.time() + 0.9 * HOOK_SECONDS  # timers may be early
+            self._home, self._due_at = home, now + 0.9 * HOOK_SECONDS  # it may be early
         else:
             self._ring.rearm_drop_notice()
             self.report_now()  # dropped before the notice was armed again
 
     def loop_closed(self) -> None:
         """Have the next batch, or the next drop, report what the timer will not."""
-        self._due_at = -math.inf
+        self._home, self._due_at = None, -math.inf
         self._ring.rearm_drop_notice()
 
     def report_now(self, *, last: bool = False) -> None:

@@ -7,7 +7,9 @@ needed.
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,8 +21,10 @@ from ._ring import Ring
 if TYPE_CHECKING:
     from ._call import Call
 
-# How often a waiter for room looks whether the loops of those before it still run.
+# How often one that waits looks whether what it waits for still runs.
 _LOOK_SECONDS = 1.0
+
+_FEW = 64  # waiters that are told at once
 
 
 class Ending(Protocol):
@@ -127,22 +131,40 @@ class SettlementQueue:
         if self._inner.discard(waiter) and waiter.excused is not None:
             waiter.excused.excuse(-1)
 
-    async def wait(self, waiter: FlushWaiter, timeout: float | None) -> bool:
-        """Wait until it is finished; returns whether all was settled."""
-        future = waiter.future = asyncio.get_running_loop().create_future()
+    async def wait(
+        self,
+        waiter: FlushWaiter,
+        timeout: float | None,
+        look: Callable[[], object] = bool,
+    ) -> bool:
+        """Wait until it is finished; returns whether all was settled.
+
+        Now and then `look` is called: what was to finish it may stand still.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = math.inf if timeout is None else loop.time() + timeout
         try:
-            if waiter.settled is None:  # else finished before it was ready for it
-                await wait_for(future, timeout)
-            return self._outcome(waiter)
+            while True:
+                future = waiter.future = loop.create_future()  # before it looks
+                left = deadline - loop.time()
+                if waiter.settled is not None or left <= 0:
+                    return self._outcome(waiter)
+                await wait_for(future, min(left, _LOOK_SECONDS))
+                if left > _LOOK_SECONDS and waiter.settled is None:
+                    look()
         finally:
             self.remove(waiter)
 
-    def block(self, waiter: FlushWaiter, timeout: float | None) -> bool:
-        """Block until it is finished; returns whether all was settled."""
+    def block(
+        self, waiter: FlushWaiter, timeout: float | None, look: Callable[[], object]
+    ) -> bool:
+        """Block until it is finished; the same otherwise."""
         event = waiter.event = threading.Event()
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
-            if waiter.settled is None:
-                event.wait(timeout)
+            while waiter.settled is None and (left := deadline - time.monotonic()) > 0:
+                if not event.wait(min(left, _LOOK_SECONDS)) and left > _LOOK_SECONDS:
+                    look()
             return self._outcome(waiter)
         finally:
             self.remove(waiter)
@@ -163,27 +185,23 @@ class SettlementQueue:
             is_open = any(each.is_open for each in waiter.last)
             if self.is_settled(waiter) and not (is_open and self._ring.closed):
                 self._finish_all([waiter], True)
-        for position in list(self.openers) if self.openers else ():
+        for position, opener in list(self.openers.items()) if self.openers else ():
             if self._ring.is_settled(position):
-                opener = self.openers.pop(position, None)
-                if opener is not None:
-                    opener.finish()
+                opener.finish()
+                self.openers.pop(position, None)
 
     def _finish_below(self, waiters: "OrderedSet[FlushWaiter]", end: int) -> None:
-        over = []
-        while (waiter := waiters.first()) is not None and waiter.end <= end:
-            self.remove(waiter)
-            over.append(waiter)
-        if over:
+        while over := [each for each in waiters.first_few(_FEW) if each.end <= end]:
             self._finish_all(over, True)
 
     def _finish_all(self, waiters: "list[FlushWaiter]", settled: bool) -> None:
         for waiter in waiters:
-            self.remove(waiter)
             waiter.settled = settled
             if waiter.event is not None:
                 waiter.event.set()
         resolve_all([w.future for w in waiters if w.future is not None])
+        for waiter in waiters:  # last: twice is better than never
+            self.remove(waiter)
 
     # ---- openers
 
