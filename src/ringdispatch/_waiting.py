@@ -147,11 +147,11 @@ class SettlementQueue:
             while True:
                 future = waiter.future = loop.create_future()  # before it looks
                 left = deadline - loop.time()
-                if waiter.settled is not None or left <= 0:
+                if waiter.settled is None:
+                    await wait_for(future, min(max(left, 0.0), _LOOK_SECONDS))
+                if waiter.settled is not None or left <= _LOOK_SECONDS:
                     return self._outcome(waiter)
-                await wait_for(future, min(left, _LOOK_SECONDS))
-                if left > _LOOK_SECONDS and waiter.settled is None:
-                    look()
+                look()
         finally:
             self.remove(waiter)
 
