@@ -433,6 +433,6 @@ def test_close_that_gives_up_takes_no_memory_for_each_entry() -> None:  # C15
         say(seen.abandoned, seen.capacity)
         """,
         stderr="(?s).*close timed out after 0.05 s: 1 entry in flight failed, 65536 .*",
-        debug=False,  # asyncio's reads source files into linecache, where a step is slow
+        debug=False,  # asyncio's reads source files where a step is slow
     )
     assert outcome.lines == ["65536 65536"]

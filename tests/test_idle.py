@@ -248,7 +248,7 @@ def test_full_batches_cost_no_more_than_a_wake_up_each(
 def test_loop_of_a_home_has_no_dict_made_of_its_attributes() -> None:
     """On 3.11 and 3.12 each of its turns would be slower for it.
 
-    In a process of its own: loops share thirty names of attributes, and one makes a dict
+    In a process of its own: loops share thirty names of attributes, and make a dict
     for any more.
     """
     outcome = run_snippet(
