@@ -76,6 +76,12 @@ def dispatcher_class(layout: str) -> type[BackgroundDispatcher[Any]]:
 
 
 @pytest.fixture(autouse=True)
+def _clock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stepped clock runs on after its test, ahead of the time.
+    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
+
+
+@pytest.fixture(autouse=True)
 def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     # A dispatcher that another test left alive keeps its name.
     monkeypatch.setattr(_names, "_owners", {})
@@ -97,13 +103,11 @@ def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 @pytest.fixture
-def stepped(monkeypatch: pytest.MonkeyPatch) -> Iterator[SteppedLoop]:
+def stepped() -> Iterator[SteppedLoop]:
     """A stepped loop; every dispatcher of the test goes by its clock.
 
     Run a test's coroutine with `stepped.run_until_complete(main())`.
     """
-    # First: after the test it is put back.
-    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
     loop = SteppedLoop()
     yield loop
     loop.run_until_complete(_end(loop))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections import Counter
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from loops import LOOPS
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._batcher import Batcher
 from subprocesses import run_snippet
 from support import Sink, SteppedLoop
 
@@ -148,7 +146,6 @@ class CountingLoop(SteppedLoop):
 
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
     loop = CountingLoop()
     # A call is a task made without the loop's factory.
     import ringdispatch._call as module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from loops import LOOPS, run_on
 from recovering import Got, books, files, orphan, spooled, until
 from ringdispatch import _recovery
 from ringdispatch._batch import Batch
+from ringdispatch._batcher import Batcher
 from ringdispatch._spool_recovered import MOST_DEATHS
 from spools import filled, left, made, needs_spools, spool_of, take
 
@@ -46,6 +48,22 @@ def test_after_the_pause_the_call_comes_without_a_new_entry(
     assert [info.attempts for info in got.infos] == [deaths + 1, 1]
     why = f"{deaths} processes have died in a call for the next batch of "
     assert len([line for line in caplog.messages if why in line]) == 1
+
+
+def test_a_pause_goes_by_the_clock_of_the_dispatchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is ahead of the time once `SteppedClock` was used."""
+    monkeypatch.setattr(Batcher, "now", staticmethod(lambda: time.monotonic() + 3600))
+    monkeypatch.setitem(_recovery._PAUSES, 2, 0.1)
+    orphan(tmp_path, b"in flight", b"rest", taken=(1,))
+    die_in_a_call(tmp_path)
+
+    async def main() -> None:
+        async with spooled(Got(), tmp_path) as dispatcher:
+            await until(lambda: dispatcher.statistics().recovered == 2)
+
+    asyncio.run(main())
 
 
 def test_a_process_that_dies_in_the_pause_has_made_no_call(

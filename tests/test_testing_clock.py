@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 
 from ringdispatch import BackgroundDispatcher
-from ringdispatch._batcher import Batcher
 from ringdispatch.testing import HANG, FaultyDispatch, SteppedClock
 from support import Application, books_agree
-
-
-@pytest.fixture(autouse=True)
-def clock_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stepped clock runs on after its test, which is of no use to other tests."""
-    monkeypatch.setattr(Batcher, "now", staticmethod(time.monotonic))
-
 
 # ---- SteppedClock
 

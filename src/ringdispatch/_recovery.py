@@ -83,8 +83,9 @@ class Recovery:
             for path in list(self._paused):
                 if not Path(path).exists():  # another process has recovered it
                     del self._paused[path]
-            until = {path: times[1] for path, times in self._paused.items()}
-            file = self._files.adopt(until)
+            now = self._now()
+            waits = [path for path, times in self._paused.items() if now < times[1]]
+            file = self._files.adopt(self._paused, waits)
             if file is not None:
                 self._adopted_at = self._now()
                 self._file.append(file)

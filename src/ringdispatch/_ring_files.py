@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +163,15 @@ class RingFiles:
         """Make what hands out the batches that they left."""
         return Recovery(ring, self, calls, now)
 
-    def adopt(self, paused: Mapping[str, float]) -> SpoolFile | None:
+    def adopt(
+        self, known: Container[str] = (), paused: Container[str] = ()
+    ) -> SpoolFile | None:
         """Attach to a file that a process left; None if there is none.
 
-        `paused`: those that were adopted before, and until when none of them is.
+        `known`: those that were adopted before; `paused`: those that are to wait.
         """
-        now = self._now()
-        skipped = [path for path, until in paused.items() if now < until]
         try:
-            file = None if self._spool is None else self._spool.adopt(skipped)
+            file = None if self._spool is None else self._spool.adopt(paused)
         except OSError as error:
             what = "no file of ended processes can be adopted"
             self._report(logging.WARNING, what, error)
@@ -179,7 +179,7 @@ class RingFiles:
         self._adopted = file
         if file is not None:
             self._others_told = False
-        if file is not None and file.path not in paused:
+        if file is not None and file.path not in known:
             count = counted(file.tail - file.released, "entry")
             why = f"an ended process has left up to {count} in {file.path}"
             self._notes.append((logging.INFO, why))
