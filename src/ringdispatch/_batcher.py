@@ -16,6 +16,7 @@ from ._atomic import Wake, WorkerThreads, call_once
 from ._background import background_home, is_exiting
 from ._batch import Batch
 from ._call import EAGER, Call
+from ._flush import Looks
 from ._home import Home, home_of, running_loop
 from ._options import Options
 from ._ordered import OrderedSet
@@ -76,6 +77,7 @@ class Batcher:
         self.recovery = self.ring.make_recovery(self.calls, self.now)
         self.unstarted: dict[Call, None] = {}  # of these, about to take (3.11)
         self.settlement = SettlementQueue(self.ring, self.max_in_flight)
+        self.looks = Looks()
         self.room = RoomQueue(looks=self.recovery is not None)
         self.workers = WorkerThreads()
         self._choosing: set[int] = set()  # threads, in _replace_home()

@@ -1,10 +1,13 @@
 """A flush: what is pending goes out now, and the caller waits until it is settled."""
 
+import asyncio
+import weakref
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ._call import current_call
-from ._waiting import Ending, FlushWaiter
+from ._waiting import LOOK_SECONDS, Ending, FlushWaiter
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
@@ -35,15 +38,62 @@ def begin_flush(
 
 async def wait(batcher: "Batcher", waiter: FlushWaiter, timeout: float | None) -> bool:
     """Wait until it is over; returns whether all was settled."""
-    look = partial(_look, batcher, blocking=False)
-    return await batcher.settlement.wait(waiter, timeout, look)
+    batcher.looks.keep(batcher)
+    try:
+        return await batcher.settlement.wait(waiter, timeout)
+    finally:
+        batcher.looks.rest(batcher)
 
 
 def block(batcher: "Batcher", waiter: FlushWaiter, timeout: float | None) -> bool:
     """Block until it is over; returns whether all was settled."""
-    return batcher.settlement.block(
-        waiter, timeout, partial(_look, batcher, blocking=True)
-    )
+    look = partial(_look, batcher, blocking=True)
+    return batcher.settlement.block(waiter, timeout, look)
+
+
+class Looks:
+    """A timer of each loop on which flushes wait, however many there are."""
+
+    def __init__(self) -> None:
+        # each loop's thread, its own
+        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+
+    def keep(self, batcher: "Batcher") -> None:
+        """Look from time to time, until no flush waits any more; on a running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._timers:
+            for other in list(self._timers):
+                if other.is_closed():
+                    self._timers.pop(other, None)
+            self._set_timer(weakref.ref(batcher), loop)
+
+    def rest(self, batcher: "Batcher") -> None:
+        """Look no more if no flush waits; on a running loop."""
+        if not batcher.settlement.has_flushes:
+            timer = self._timers.pop(asyncio.get_running_loop(), None)
+            if timer is not None:
+                timer.cancel()
+
+    def look(self, batcher: "Batcher", loop: asyncio.AbstractEventLoop) -> None:
+        """Look, and once more after a while."""
+        self._timers.pop(loop, None)
+        if not batcher.settlement.has_flushes:
+            return
+        try:
+            _look(batcher, blocking=False)
+        finally:
+            self._set_timer(weakref.ref(batcher), loop)
+
+    def _set_timer(
+        self, ref: "weakref.ref[Batcher]", loop: asyncio.AbstractEventLoop
+    ) -> None:
+        look = partial(_look_again, ref, loop)
+        self._timers[loop] = loop.call_later(LOOK_SECONDS, look, context=Context())
+
+
+def _look_again(ref: "weakref.ref[Batcher]", loop: asyncio.AbstractEventLoop) -> None:
+    if (batcher := ref()) is not None:
+        batcher.looks.look(batcher, loop)
 
 
 def _look(batcher: "Batcher", *, blocking: bool) -> None:

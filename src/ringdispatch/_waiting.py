@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._call import Call
 
 # How often one that waits looks whether what it waits for still runs.
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 
 _FEW = 64  # waiters that are told at once
 
@@ -109,6 +109,11 @@ class SettlementQueue:
 
     # ---- flushes
 
+    @property
+    def has_flushes(self) -> bool:
+        """Whether one waits, in any thread."""
+        return bool(self._flushes or self._closes or self._inner)
+
     def is_settled(self, waiter: FlushWaiter) -> bool:
         """Whether all that it waits for is settled."""
         return self._ring.settled_end(waiter.excused is not None) >= waiter.end
@@ -131,39 +136,28 @@ class SettlementQueue:
         if self._inner.discard(waiter) and waiter.excused is not None:
             waiter.excused.excuse(-1)
 
-    async def wait(
-        self,
-        waiter: FlushWaiter,
-        timeout: float | None,
-        look: Callable[[], object] = bool,
-    ) -> bool:
-        """Wait until it is finished; returns whether all was settled.
-
-        Now and then `look` is called: what was to finish it may stand still.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = math.inf if timeout is None else loop.time() + timeout
+    async def wait(self, waiter: FlushWaiter, timeout: float | None) -> bool:
+        """Wait until it is finished; returns whether all was settled."""
+        future = waiter.future = asyncio.get_running_loop().create_future()
         try:
-            while True:
-                future = waiter.future = loop.create_future()  # before it looks
-                left = deadline - loop.time()
-                if waiter.settled is None:
-                    await wait_for(future, min(max(left, 0.0), _LOOK_SECONDS))
-                if waiter.settled is not None or left <= _LOOK_SECONDS:
-                    return self._outcome(waiter)
-                look()
+            if waiter.settled is None:  # else finished before it was ready for it
+                await wait_for(future, timeout)
+            return self._outcome(waiter)
         finally:
             self.remove(waiter)
 
     def block(
         self, waiter: FlushWaiter, timeout: float | None, look: Callable[[], object]
     ) -> bool:
-        """Block until it is finished; the same otherwise."""
+        """Block until it is finished; the same otherwise.
+
+        Now and then `look` is called: what was to finish it may stand still.
+        """
         event = waiter.event = threading.Event()
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
             while waiter.settled is None and (left := deadline - time.monotonic()) > 0:
-                if not event.wait(min(left, _LOOK_SECONDS)) and left > _LOOK_SECONDS:
+                if not event.wait(min(left, LOOK_SECONDS)) and left > LOOK_SECONDS:
                     look()
             return self._outcome(waiter)
         finally:
@@ -263,7 +257,7 @@ class RoomQueue:
                     if seconds is not None and seconds <= 0:
                         return None
                     if self.looks or len(self._loops) > 1:  # the first may stand still
-                        seconds = min(_LOOK_SECONDS, seconds or _LOOK_SECONDS)
+                        seconds = min(LOOK_SECONDS, seconds or LOOK_SECONDS)
                     await wait_for(ticket.wake, seconds)
                     if len(self._loops) > 1:
                         self.wake(1)
