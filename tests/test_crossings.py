@@ -137,11 +137,12 @@ def test_nothing_recovered_is_called_once_a_close_is_over(
 def test_close_that_timed_out_gives_up_nothing_of_what_is_open_again(
     hold: Hold, on_file: bool, tmp_path: Path
 ) -> None:  # C15
-    slow = threading.Event()
+    called, slow = threading.Event(), threading.Event()
     got: list[bytes] = []
 
     def send(batch: Any) -> None:
         if batch[0] == b"old":
+            called.set()
             assert slow.wait(20)
         got.extend(batch)
         if batch[0] == b"refused":
@@ -153,7 +154,7 @@ def test_close_that_timed_out_gives_up_nothing_of_what_is_open_again(
         send, ms_delay=1, layout=layout, max_batch=1, max_in_flight=2, name="audit"
     )
     dispatcher.enqueue(b"old")
-    eventually(lambda: dispatcher.statistics().in_flight == 1)
+    assert called.wait(20)
     with held.crossed_by(lambda: dispatcher.close(0.01)):
         dispatcher.__enter__()
         for entry in (b"new", b"refused", b"newer"):
@@ -201,10 +202,11 @@ def test_sink_is_closed_where_it_was_called_before_the_reopening(
 @pytest.mark.parametrize("goes_on", ["nowhere", "loop"])
 def test_no_thread_stays_for_a_call_that_outlived_the_close(goes_on: str) -> None:
     """C16: it ended after a reopening, when the dispatcher had no home."""
-    slow, ended = threading.Event(), threading.Event()
+    called, slow, ended = threading.Event(), threading.Event(), threading.Event()
 
     def send(batch: list[int]) -> None:
         if batch == [1]:
+            called.set()
             assert slow.wait(20)
             ended.set()
 
@@ -214,7 +216,7 @@ def test_no_thread_stays_for_a_call_that_outlived_the_close(goes_on: str) -> Non
 
     dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(send, ms_delay=1)
     dispatcher.enqueue(1)
-    eventually(lambda: dispatcher.statistics().in_flight == 1)
+    assert called.wait(20)
     assert not dispatcher.close(0.01)
     dispatcher.__enter__()
     slow.set()

@@ -69,12 +69,12 @@ def test_child_lets_nothing_of_its_parent_be_finalized(fork: str) -> None:  # C1
         dispatcher.enqueue(Entry(), Context())
         in_flight.wait(10)
     def body():
-        gc.collect()
+        collect()
         async def send(batch): say(name, batch)
         mine = BackgroundDispatcher(send, ms_delay=1)
         mine.enqueue("mine")
         assert mine.close()
-        gc.collect()
+        collect()
     join(child(body))
     say("parent goes on")
     dispatcher.close(timeout=0)
@@ -107,7 +107,7 @@ def test_fork_inside_a_running_loop(
         dispatcher.enqueue("mine")
         assert dispatcher.flush()
         books(dispatcher)
-        gc.collect()
+        collect()
     async def main():
         global gate
         gate = asyncio.Event()
@@ -228,7 +228,7 @@ def test_f03_hook_after_the_object_was_collected_prints_nothing(
     assert other.flush()
     del other, dispatcher
     gc.collect()
-    join(child(gc.collect))
+    join(child(collect))
     say("done")
     """,
         fork=fork,
@@ -252,7 +252,7 @@ def test_f05_hooks_work_does_not_depend_on_what_is_pending(
     for number in range(1000):
         dispatcher.enqueue(Entry())
     def body():
-        gc.collect()
+        collect()
         for number in range(100):
             dispatcher.enqueue(number)
     join(child(body))
@@ -433,7 +433,7 @@ def test_child_that_drops_a_dispatcher_does_not_wake_the_parents_loop() -> None:
         global dispatcher
         woken.clear()
         del dispatcher
-        gc.collect()
+        collect()
         assert not woken
         say("dropped")
     pid = child(body)

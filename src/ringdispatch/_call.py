@@ -219,6 +219,8 @@ class Call:
         batcher.calls.discard(self)
         if self._suspended:  # else pump() goes on
             batcher.slot_freed(self, here=here)
+        elif batcher.room.tickets:  # what was to wake them was interrupted
+            batcher.room.wake(1)
         self._ended = True
 
     def excuse(self, waits: int) -> None:

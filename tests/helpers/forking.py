@@ -62,6 +62,13 @@ SETUP = """
         finally:
             os._exit(code)
 
+    def collect():
+        '''In a child. Without the GIL the collector goes through what each thread has:
+        after a fork in C, through that of threads which are gone, and may crash.
+        '''
+        if fork is os.fork or getattr(sys, "_is_gil_enabled", lambda: True)():
+            gc.collect()
+
     def join(pid):
         status = os.waitpid(pid, 0)[1]
         assert status == 0, status
