@@ -505,6 +505,23 @@ def test_drops_are_told_where_the_first_came_between_two_runs(
     loop.close()
 
 
+def test_flush_that_is_closed_after_its_loop_raises_nothing() -> None:  # C20
+    async def send(batch: Any) -> None:
+        del batch
+
+    dispatcher = BackgroundDispatcher(send, ms_delay=60_000)
+    flush = dispatcher.aflush()
+
+    async def main() -> None:
+        dispatcher.enqueue(1)
+        assert flush.send(None) is not None  # it waits
+
+    asyncio.run(main())
+    flush.close()
+    assert dispatcher.statistics().dispatched == 1
+    assert dispatcher.close()
+
+
 def test_flush_after_a_close_tells_of_drops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # C10

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ._call import current_call
+from ._home import running_loop
 from ._waiting import LOOK_SECONDS, Ending, FlushWaiter
 
 if TYPE_CHECKING:
@@ -68,9 +69,10 @@ class Looks:
             self._set_timer(weakref.ref(batcher), loop)
 
     def rest(self, batcher: "Batcher") -> None:
-        """Look no more if no flush waits; on a running loop."""
-        if not batcher.settlement.has_flushes:
-            timer = self._timers.pop(asyncio.get_running_loop(), None)
+        """Look no more if no flush waits; where the loop has ended, nothing looks."""
+        loop = running_loop()
+        if loop is not None and not batcher.settlement.has_flushes:
+            timer = self._timers.pop(loop, None)
             if timer is not None:
                 timer.cancel()
 
