@@ -33,15 +33,18 @@ SERVICE = (
 from ringdispatch import current_batch
 def serve(then, **options):
     '''Enqueue seven; `then` is called where the second batch is in flight.'''
+    accepted = threading.Event()
     async def send(batch):
         if b"2" in batch[:]:
             say(current_batch().id)
+            accepted.wait(60)  # whatever ends the process, all seven are in the spool
             await then()
             await asyncio.sleep(60)
     options = dict(ms_delay=60_000, max_batch=2, home="thread") | options
     dispatcher = made(send, **options)
     for number in range(7):
         assert dispatcher.enqueue(b"%d" % number)
+    accepted.set()
     return dispatcher
 """
 )
@@ -225,14 +228,17 @@ def test_a_batch_that_ends_five_processes_is_kept_and_the_rest_goes_on(
         + """
 from ringdispatch import _recovery
 _recovery._PAUSES.update({2: 0.05, 3: 0.1, 4: 0.2})
+accepted = threading.Event()
 async def send(batch):
     if b"poison" in batch[:]:
+        accepted.wait(60)
         os._exit(7)
     say(*batch[:])
 layout = Bytes(spool=LAYOUT, dead_letters=False)
 dispatcher = made(send, layout=layout, max_batch=1, home="thread")
 for entry in ENTRIES:
     assert dispatcher.enqueue(entry)
+accepted.set()
 time.sleep(60)
 """
     ).replace("LAYOUT", repr(str(tmp_path)))

@@ -222,15 +222,18 @@ def test_what_a_process_had_pending_and_in_flight_is_left(
 from ringdispatch import _process
 _process.END_SECONDS = 0.2
 logging.basicConfig(format="%(message)s")
+accepted = threading.Event()
 async def send(batch):
     if b"2" in batch[:]:
         say("in flight")
+        accepted.wait(60)
         if {how == "killed"}:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(60)
 dispatcher = made(send, max_batch=2, ms_delay=60_000)  # each batch is full
 for number in range(7):
     assert dispatcher.enqueue(b"%d" % number)
+accepted.set()
 eventually(lambda: dispatcher.statistics().in_flight == 2
            and dispatcher.statistics().dispatched == 2)
 """,
