@@ -68,6 +68,32 @@ unclosed.enqueue("exit")
 
 
 @needs("gevent")
+def test_f29_greenlet_may_flush_while_the_function_waits_as_greenlets_do() -> None:
+    """Its task has not ended then, and the loop is another greenlet's."""
+    lines = run_greenlets(
+        "before",
+        """
+async def send(batch):
+    if not begun.is_set():
+        begun.set()
+        goes_on.wait(10)
+    say(*batch)
+begun, goes_on = gevent.event.Event(), gevent.event.Event()
+dispatcher = BackgroundDispatcher(send, ms_delay=1)
+dispatcher.enqueue("first")
+assert begun.wait(10)
+def other():
+    dispatcher.enqueue("second")
+    gevent.spawn_later(0.01, goes_on.set)
+    return dispatcher.flush()
+assert gevent.spawn(other).get(timeout=10)
+assert dispatcher.close()
+""",
+    )
+    assert lines == ["first", "second"]
+
+
+@needs("gevent")
 @pytest.mark.parametrize("patched", PATCH)
 def test_f29_loops_of_other_greenlets_are_left_alone(
     patched: str,
