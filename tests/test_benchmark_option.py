@@ -90,6 +90,7 @@ def test_processes_beside_each_other_are_refused() -> None:
 
 
 @needs_plugin
+@pytest.mark.timeout(180)
 def test_a_run_saves_its_figures_its_report_and_what_the_plugin_saves(
     tmp_path: Path,
 ) -> None:

@@ -273,7 +273,13 @@ def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_body_that_stops_coming_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_server._Handler, "timeout", 1.0)  # for the head, too
+    read = _server._Handler._read_exactly
+
+    def read_soon(handler: _server._Handler, length: int) -> bytes:
+        handler.connection.settimeout(0.2)  # from here on: the head has its time
+        return read(handler, length)
+
+    monkeypatch.setattr(_server._Handler, "_read_exactly", read_soon)
     with (
         running(_server.Server(0)) as server,
         socket.create_connection(("127.0.0.1", server.port), 20) as sender,

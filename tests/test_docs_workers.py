@@ -67,7 +67,8 @@ def test_lambda_has_delivered_when_it_freezes(tmp_path: Path) -> None:
     """As Lambda does it: frozen at each answer, killed while it is frozen."""
     command = ["-m", "awslambdaric", "app.handler"]
     with collecting() as collector, runtime_api() as api:
-        write("AWS Lambda", tmp_path / "app.py", collector.url)
+        patient = {"timeout=1)": "timeout=20)", "timeout=2)": "timeout=20)"}
+        write("AWS Lambda", tmp_path / "app.py", collector.url, **patient)
         variables = {"AWS_LAMBDA_RUNTIME_API": api.address}
         with serve(command, tmp_path, **variables) as process:
             api.asked.get(timeout=END_SECONDS)

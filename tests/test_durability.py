@@ -302,7 +302,7 @@ def test_services_and_workers_share_a_directory(tmp_path: Path) -> None:  # C23
     together = """
 async def die():
     open(NUMBER, "x").close()
-    eventually(lambda: all(map(os.path.exists, "012")))
+    eventually(lambda: all(map(os.path.exists, "012")), 25.0)
     os._exit(7)
 serve(die, name=NAME)
 time.sleep(60)

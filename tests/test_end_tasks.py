@@ -146,13 +146,13 @@ def test_loop_whose_tasks_are_cancelled_may_go_on(
             began.clear()
             dispatcher.enqueue("c")
             await began.wait()
-            asyncio.get_running_loop().call_later(0.05, goes_on.set)
             others = asyncio.all_tasks() - mine
             done, still = await asyncio.wait(others, timeout=0.001)
             assert not done, done
             for other in others:  # as tools look at tasks
                 say(other.get_coro().__name__)
                 assert other.get_stack() and other.get_name()
+            asyncio.get_running_loop().call_later(0.05, goes_on.set)
             await asyncio.wait(others)  # not cancelled
             assert entries[-1] == "c"
 

@@ -244,7 +244,8 @@ def test_interrupted_background_thread_is_replaced_while_it_drains(layout: str) 
     """C1, C14: and its dispatchers neither wait for it nor spin."""
     outcome = run_snippet(
         """
-        import ringdispatch._background
+        import ringdispatch._background, ringdispatch._loop_end
+        ringdispatch._loop_end.END_SECONDS = 20.0  # longer than eventually() waits
         reported = []
         threading.excepthook = lambda what: reported.append(what.exc_type.__name__)
         gate = threading.Event()
@@ -265,7 +266,7 @@ def test_interrupted_background_thread_is_replaced_while_it_drains(layout: str) 
         eventually(lambda: got)
         eventually(lambda: "ending" in ringdispatch._background._background)
         dispatcher.enqueue(3)
-        eventually(lambda: 3 in got, 4.0)
+        eventually(lambda: 3 in got)
         gate.set()
         assert draining.close() and dispatcher.close()
         eventually(lambda: reported)  # when the thread has drained

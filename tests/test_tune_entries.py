@@ -36,7 +36,7 @@ SEED = 7
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a user's module."""
     (tmp_path / "users_own.py").write_text(
-        "import os, subprocess\n"
+        "import os, subprocess, time\n"
         "async def send(batch):\n"
         "    print('sent', [entry['path'] for entry in batch])\n"
         "async def fails(batch):\n"
@@ -50,9 +50,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "left = []\n"
         "async def leaves_a_child(batch):\n"
         "    if not left:\n"
-        "        words = ['sh', '-c', 'echo began; exec sleep 300']\n"
+        "        words = ['sh', '-c', 'echo began; : > began; exec sleep 300']\n"
         "        with open('fifo', 'w') as fifo:\n"
         "            left.append(subprocess.Popen(words, stdout=fifo))\n"
+        "        while not os.path.exists('began'):\n"
+        "            time.sleep(0.005)\n"
         "def entry():\n"
         "    return {'path': '/made'}\n"
         "made = 0\n"

@@ -107,7 +107,8 @@ class Server:
 
     def notes(self) -> list[tuple[int, str]]:
         """What was recorded, and by which process."""
-        lines = self.record.read_text().splitlines()
+        text = self.record.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be half there
         return [(int(pid), word) for pid, word in map(str.split, lines)]
 
     def delivered(self) -> tuple[str, ...]:

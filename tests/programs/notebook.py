@@ -77,6 +77,7 @@ def main(end: str, *files: str) -> None:
         "JUPYTER_RUNTIME_DIR": str(Path.cwd()),
     }
     manager = KernelManager(connection_file=str(Path.cwd() / "kernel.json"))
+    manager.shutdown_wait_time = 2 * SECONDS  # SIGTERM comes after half of it
     manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.blocking_client()
     client.start_channels()

@@ -27,6 +27,8 @@ TICK = 0.001
 CHUNK = 500
 # A producer that holds this share of the rate asked for has held it.
 HELD = 0.98
+# Seconds that a short run may last instead: the machine stood still, not the producer.
+LONGEST_SHORT_RUN = 2.0
 # Moments of a run, at most: so many are told apart in a column of the report.
 MOMENTS = 120
 # No thread makes more entries a second, so a schedule has no more.
@@ -114,11 +116,12 @@ class Load:
 
     async def _on_schedule(self, put: Put, entries: Iterator[Any]) -> None:
         due, count = self.due, len(self.due)
+        longest = max(2 * self.seconds, LONGEST_SHORT_RUN)
         own = 0.0  # seconds of its own work since it was last up to date
         while self.offered < count:
             now = perf_counter() - self.began
             if now >= self.seconds and (
-                own > (1 - HELD) * self.seconds or now > 2 * self.seconds
+                own > (1 - HELD) * self.seconds or now > longest
             ):
                 return  # the producer can't keep up
             come = bisect_right(due, now, self.offered)
