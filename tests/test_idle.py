@@ -67,7 +67,7 @@ def test_idle_process_makes_no_wake_ups() -> None:  # C3
     """,
         debug=False,
     )
-    assert int(outcome.lines[0]) <= 1
+    assert int(outcome.lines[0]) <= 2  # a look a second would be three
 
 
 @needs_proc
@@ -97,7 +97,7 @@ def test_idle_loop_makes_no_wake_ups(loop_name: str) -> None:  # C3
         loop=loop_name,
         debug=False,
     )
-    assert int(outcome.lines[0]) <= 1
+    assert int(outcome.lines[0]) <= 2  # a look a second would be three
 
 
 def test_background_thread_waits_once_for_dispatchers_that_come_and_go() -> None:

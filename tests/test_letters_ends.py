@@ -278,6 +278,7 @@ def test_a_recovered_batch_without_memory_for_its_letter_waits_and_did_not_die(
             dispatcher._batcher.wake()
             await until(lambda: dispatcher.statistics().kept == 2)
 
+    monkeypatch.setattr("ringdispatch._recovery._LOOK_SECONDS", 60.0)
     monkeypatch.setattr(Letters, "_keep", fails)
     orphan(tmp_path, b"0", b"1")
     asyncio.run(main())

@@ -52,7 +52,7 @@ def test_f10_closed_loop_hands_its_entries_on(
     loop_name: str, debug: bool, dispatcher_class: type
 ) -> None:
     sink = Place()  # C14: nothing else is enqueued, the lost timer reports
-    dispatcher = dispatcher_class(sink, ms_delay=200)
+    dispatcher = dispatcher_class(sink, ms_delay=1_000)
     loop = new_loop(loop_name)
     loop.set_debug(debug)
     loop.run_until_complete(put(dispatcher, "a", "b"))
@@ -116,7 +116,7 @@ def test_f10_closed_loop_hands_its_entries_to_the_next_loop(
     loop_name: str, dispatcher_class: type
 ) -> None:
     sink = Place()  # C14: the next window's loop rather than the thread
-    dispatcher = dispatcher_class(sink, ms_delay=100)
+    dispatcher = dispatcher_class(sink, ms_delay=60_000)
     loop = new_loop(loop_name)
     loop.run_until_complete(put(dispatcher, "a"))
     loop.close()

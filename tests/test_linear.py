@@ -7,6 +7,7 @@ The same in instructions, and for more of them: benchmarks/linear.py.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -103,6 +104,7 @@ class OwnCalls:
 
 def own_calls(scene: Callable[[int], Awaitable[None]], count: int) -> int:
     async def main() -> int:
+        gc.collect()  # what other tests left
         with OwnCalls() as calls:
             await scene(count)
         return calls.count
@@ -147,6 +149,7 @@ def looks(stepped: SteppedLoop, count: int) -> int:
         tasks[0].cancel()  # which wakes the next
         tasks += wait_for_room()
         await stepped.settle()
+        gc.collect()  # what other tests left
         with OwnCalls() as calls:
             await stepped.advance(10)
         assert not any(task.done() for task in tasks[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.util
 import inspect
 import logging
@@ -31,6 +32,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(autouse=True)
 def everything() -> Iterator[None]:
     """Loggers as noisy as they can be, and the root's handlers as they were."""
+    gc.collect()  # what earlier tests left unclosed speaks of it before
     root = logging.getLogger()
     level, before = root.level, [*root.handlers]
     root.setLevel(logging.DEBUG)

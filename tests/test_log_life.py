@@ -156,7 +156,7 @@ def test_flush_in_a_batch_does_not_wait_for_itself(log: logging.Logger) -> None:
     log.info("a")
     handlers[0].close()
     assert got == ["a"]
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 5  # a flush that waits has its whole time
 
 
 def test_shutdown_of_logging_ships_what_is_pending(log: logging.Logger) -> None:

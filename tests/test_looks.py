@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_pause_ends_where_the_dispatcher_has_moved(
 def test_pause_ends_while_another_process_has_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C23
-    monkeypatch.setitem(_recovery._PAUSES, 2, 0.1)
+    monkeypatch.setitem(_recovery._PAUSES, 2, 1.0)
     path = paused(tmp_path, b"in flight", b"rest")
     dispatcher = spooled(Got(), tmp_path)
     recovery = dispatcher._batcher.recovery
@@ -93,7 +94,7 @@ def test_pause_ends_while_another_process_has_the_file(
         await comes_true(lambda: recovery._look_at > looked)
         left(file)
         await comes_true(lambda: dispatcher.statistics().recovered == 2)
-        assert recovery._paused == {}
+        await comes_true(lambda: recovery._paused == {})
         assert await dispatcher.aclose()
 
     asyncio.run(main())
@@ -103,7 +104,7 @@ def test_pause_ends_while_another_process_has_the_file(
 def test_nothing_looks_for_a_paused_file_that_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C3
-    monkeypatch.setitem(_recovery._PAUSES, 2, 0.1)
+    monkeypatch.setitem(_recovery._PAUSES, 2, 1.0)
     path = paused(tmp_path, b"in flight")
     dispatcher = spooled(Got(), tmp_path)
     recovery = dispatcher._batcher.recovery
@@ -242,7 +243,7 @@ def test_pause_is_logged_when_it_begins(
     async def main() -> None:
         dispatcher = spooled(Got(), tmp_path)
         dispatcher.bind()
-        await comes_true(lambda: "it waits for 3600 s" in caplog.text)
+        await comes_true(lambda: "it waits for 3" in caplog.text)
         assert dispatcher.statistics().recovered == 0
         await dispatcher.aclose()
 
@@ -294,7 +295,7 @@ def test_call_on_a_loop_that_stopped_is_settled_in_time() -> None:  # C11
 
     async def first() -> None:
         dispatcher.enqueue("in flight")
-        await comes_true(lambda: dispatcher.statistics().in_flight == 1)
+        await comes_true(lambda: dispatcher.statistics().batches == 1)
 
     async def second() -> None:
         dispatcher.enqueue("pending")
@@ -536,7 +537,12 @@ def test_flush_after_a_close_tells_of_drops(
     home = dispatcher._batcher.home
     assert home is not None
     assert dispatcher.close()
-    eventually(lambda: home.closed)
+
+    def ended() -> bool:
+        gc.collect()  # what another test left there would keep the thread
+        return home.closed
+
+    eventually(ended)
     assert not dispatcher.enqueue(2)
     assert dispatcher.flush()
     eventually(lambda: told.count == 1)  # the home's thread may do it, in its last step

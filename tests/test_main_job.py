@@ -69,7 +69,7 @@ def test_books_agree_after_sigterm_in_mid_traffic(
 @needs_demo
 @needs_spools
 def test_books_agree_after_a_kill_in_mid_traffic(tmp_path: Path) -> None:
-    options = ("--seconds", "1", "--entries", "20", "--spool", str(tmp_path / "a/b"))
+    options = ("--seconds", "3", "--entries", "20", "--spool", str(tmp_path / "a/b"))
     printed = run("examples/demo.py", *options, "--kill", seconds=50)
     assert "The books agree." in printed
     counts = {

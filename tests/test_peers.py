@@ -279,3 +279,4 @@ def test_queue_hands_over_in_order_and_knows_its_size() -> None:
     assert made.empty()
     with pytest.raises(queue.Empty):
         made.get_nowait()
+    assert made._dispatcher.close()

@@ -157,11 +157,14 @@ def outcomes(
 ) -> Iterator[dict[Cell, Future[tuple[str, ...]]]]:
     """Run the cells side by side: most of an end is waiting, for seconds with Celery.
 
-    In the order of the tests, and no other cells than theirs.
+    In the order of the tests, and no other cells than theirs; from the one that asks
+    on, since another worker may have those before it.
     """
     with ThreadPoolExecutor(4) as pool:
         futures = {}
-        for item in request.session.items:
+        items = request.session.items
+        first = items.index(request._pyfuncitem)
+        for item in [*items[first:], *items[:first]]:
             if "outcomes" not in getattr(item, "fixturenames", ()):
                 continue
             cell = item.callspec.params["cell"]
@@ -272,7 +275,11 @@ def test_second_signal_while_the_process_ends(
         atexit.register(loop.close)
         atexit.register(books, dispatcher)
         atexit.register(ringdispatch._process.at_exit)
-        atexit.register(ending.append, True)
+        whole = ringdispatch._process._dispatch_all
+        def dispatch_all(deadline):
+            ending.append(True)
+            whole(deadline)
+        ringdispatch._process._dispatch_all = dispatch_all
         def enqueue():
             for entry in "abc":
                 dispatcher.enqueue(entry)

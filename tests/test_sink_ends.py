@@ -49,9 +49,9 @@ class Ordinary(Recorder):
         self.events.append(list(batch))
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until the condition holds, for less than the five seconds of an end."""
-    async with asyncio.timeout(4):
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110, nothing sets an event
             await asyncio.sleep(0.001)
 
@@ -221,7 +221,7 @@ def test_close_in_a_call_leaves_the_sink_to_the_calls_end() -> None:  # C22
 
 
 def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # C22
     sink = Recorder()
     dispatcher = BackgroundDispatcher(sink, ms_delay=1)
@@ -238,6 +238,7 @@ def test_loop_that_is_closed_without_its_shutdown_closes_no_sink(
 
     # Nor is one missed that is being closed there.
     dispatcher = BackgroundDispatcher(second := Recorder(), ms_delay=1)
+    monkeypatch.setattr("ringdispatch._sink._LEAST_SECONDS", 60.0)
     second.closing_takes = 60
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main(2))
@@ -258,7 +259,7 @@ def test_sink_that_is_called_while_it_is_closed_is_closed_again() -> None:  # C2
     class Gated(Recorder):
         async def aclose(self) -> None:
             self.loops.append(asyncio.get_running_loop())
-            await until(lambda: [2] in self.events)
+            await until(lambda: [2] in self.events, 4.0)  # an end has five seconds
             self.events.append("closed")
 
     sink = Gated()

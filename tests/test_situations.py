@@ -189,7 +189,8 @@ def test_ordinary_function_that_never_returns_holds_no_process(where: str) -> No
         def send(batch):
             called.set()
             threading.Event().wait()
-        dispatcher = BackgroundDispatcher(send, ms_delay=5, dispatch_timeout=1)
+        dispatcher = BackgroundDispatcher(
+            send, ms_delay=5, dispatch_timeout={1 if where == "at exit" else 30})
         async def main():
             dispatcher.enqueue(1)
             await asyncio.to_thread(called.wait)

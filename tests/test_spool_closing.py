@@ -103,6 +103,7 @@ def test_a_close_that_succeeds_says_what_it_leaves_of_others(
     async def main() -> None:
         dispatcher = spooled(send, tmp_path, max_batch=2, home=home)
         for turn in range(2):  # opened again, it says so again
+            goes_on.clear()
             async with dispatcher:
                 assert dispatcher.enqueue(b"new")
                 await until(lambda turn=turn: len(calls) > turn)
@@ -254,7 +255,7 @@ def test_what_exit_cuts_short_on_any_loop_is_left(
         + f"""
 import atexit
 from ringdispatch import _loop_end, _process
-_process.END_SECONDS = 0.5
+_process.END_SECONDS = 5.0
 _loop_end.END_SECONDS = 0.1
 logging.basicConfig(format="%(message)s")
 begun = threading.Event()

@@ -33,7 +33,7 @@ def test_after_the_pause_the_call_comes_without_a_new_entry(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setitem(_recovery._PAUSES, deaths, 0.1)
+    monkeypatch.setitem(_recovery._PAUSES, deaths, 0.5)
     orphan(tmp_path, b"in flight", b"rest", taken=(1,))
     for _ in range(deaths - 1):
         die_in_a_call(tmp_path)

@@ -229,13 +229,14 @@ def test_an_idle_process_looks_no_more_and_a_window_looks_once_a_second(
         async with spooled(got, tmp_path) as dispatcher:
             engine: Any = dispatcher
             recovery = engine._batcher.recovery
+            now = engine._batcher.now()
+            monkeypatch.setattr(recovery, "_now", lambda: now)
             assert dispatcher.enqueue(b"new")
             assert await dispatcher.aflush()
             path = orphan(tmp_path, b"late")
             assert dispatcher.enqueue(b"sooner")
             assert await dispatcher.aflush()
             assert got.entries == [b"new", b"sooner"]
-            now = engine._batcher.now()
             monkeypatch.setattr(recovery, "_now", lambda: now + 1.1)
             await asyncio.sleep(0.02)
             assert path.exists()  # idle
@@ -261,6 +262,7 @@ def test_no_memory_for_a_recovered_batch_takes_nothing_from_it(
     async def main() -> None:
         with monkeypatch.context() as patched:
             patched.setattr("ringdispatch._recovery.take_recovered", fails)
+            patched.setattr("ringdispatch._recovery._LOOK_SECONDS", 60.0)
             dispatcher = spooled(got, tmp_path)
             dispatcher.bind()
             await until(lambda: failures)
