@@ -124,14 +124,16 @@ class Home:
         # Inside a task the loop does not sleep, and need not be woken. A signal handler
         # may be here while it does, but not while a task runs. In asyncio's debug mode
         # a loop refuses another greenlet than its own.
-        if (
-            asyncio._get_running_loop() is loop
-            and not self._reentrant
-            and asyncio.current_task(loop) is not None
-        ):
-            with contextlib.suppress(RuntimeError):
+        try:
+            if (
+                asyncio._get_running_loop() is loop
+                and not self._reentrant
+                and asyncio.current_task(loop) is not None
+            ):
                 loop.call_soon(callback, context=Context())
                 return True
+        except RuntimeError:  # not `suppress`, whose price each window would pay
+            pass
         try:
             loop.call_soon_threadsafe(callback, context=Context())
         except RuntimeError:
