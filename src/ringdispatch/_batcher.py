@@ -329,9 +329,10 @@ class Batcher:
             wake, handle = timer
             if not pending or not wake.pending or wake.home is not home:
                 self._timer = timer = None
-                wake.cancel()
-                if wake.home is home:  # another loop's handle is not ours to touch
+                # Another loop's handle is not ours to touch; one that ran is over.
+                if wake.pending and wake.home is home:
                     handle.cancel()
+                wake.cancel()
         if timer is None and pending and ring.busy_slots < self.max_in_flight:
             left = self._due_at() - self.now()
             least = min(_TICK_SECONDS, self.options.delay) if left > 0 else 0.0
@@ -384,8 +385,6 @@ class Batcher:
         if call.home is not self.home:
             _residence.leave_unused(self)
         ring = self.ring
-        if self.room.tickets:
-            self.room.wake(1)  # in the file; or what was to wake them was interrupted
         here = here and call.home is self.home
         idle = not (ring.pending or ring.closed)
         if idle and self.recovery is None:
