@@ -21,6 +21,7 @@ import pytest
 from collecting import collecting
 from page_checks import CHECKS, FAILURES, GOES_ON, PRELUDES, Run
 from pages import BLOCKS, ROOT, Block, installed
+from ringdispatch import BackgroundDispatcher
 from serving import DIRECT
 
 STARLETTES = ["-W", "ignore:Using `httpx`"]  # its TestClient asks for a new package
@@ -43,6 +44,9 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.chdir(tmp_path)
+    for name in ("flush", "aflush", "close", "aclose"):  # a disk may stand for seconds
+        wait = getattr(BackgroundDispatcher, name)
+        monkeypatch.setattr(wait, "__defaults__", (60.0,))
     before = urllib.request._opener  # type: ignore[attr-defined]
     urllib.request.install_opener(DIRECT)
     root = logging.getLogger()
