@@ -89,6 +89,14 @@ def _names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushes and closes have a minute by default: a disk may stand for seconds."""
+    for name in ("flush", "aflush", "close", "aclose"):
+        wait = getattr(BackgroundDispatcher, name)
+        monkeypatch.setattr(wait, "__defaults__", (60.0,))
+
+
+@pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """No dispatcher that another test left alive is among `dispatchers()`."""
     living = weakref.WeakValueDictionary[int, BackgroundDispatcher[Any]]()

@@ -21,7 +21,6 @@ import pytest
 from collecting import collecting
 from page_checks import CHECKS, FAILURES, GOES_ON, PRELUDES, Run
 from pages import BLOCKS, ROOT, Block, installed
-from ringdispatch import BackgroundDispatcher
 from serving import DIRECT
 
 STARLETTES = ["-W", "ignore:Using `httpx`"]  # its TestClient asks for a new package
@@ -44,9 +43,6 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.chdir(tmp_path)
-    for name in ("flush", "aflush", "close", "aclose"):  # a disk may stand for seconds
-        wait = getattr(BackgroundDispatcher, name)
-        monkeypatch.setattr(wait, "__defaults__", (60.0,))
     before = urllib.request._opener  # type: ignore[attr-defined]
     urllib.request.install_opener(DIRECT)
     root = logging.getLogger()
@@ -63,7 +59,7 @@ def direct(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     urllib.request._opener = before  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("direct")
+@pytest.mark.usefixtures("direct", "patient")
 @pytest.mark.parametrize("page", RUN_HERE)
 def test_blocks_of_the_page_run(page: str, caplog: pytest.LogCaptureFixture) -> None:
     left_out = {}

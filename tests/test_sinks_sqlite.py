@@ -21,6 +21,8 @@ from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
 from ringdispatch.sinks import SinkError, SqliteSink
 from subprocesses import needs_fork, run_snippet
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
