@@ -217,7 +217,7 @@ class Call:
         if not EAGER:
             batcher.unstarted.pop(self, None)
         batcher.calls.discard(self)
-        if batcher.room.tickets:  # in the file; or what was to wake them was interrupted
+        if batcher.room.tickets:  # in the file; what was to wake them was interrupted
             batcher.room.wake(1)
         if self._suspended:  # else pump() goes on
             batcher.slot_freed(self, here=here)
