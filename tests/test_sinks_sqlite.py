@@ -221,8 +221,9 @@ def test_calls_run_in_worker_threads_that_take_turns(path: Path) -> None:
 WRITER = """
 import sys
 from ringdispatch import BackgroundDispatcher
-from ringdispatch.sinks import SqliteSink
+from ringdispatch.sinks import SqliteSink, _sqlite
 
+_sqlite._BUSY_SECONDS = 60  # a disk may stand for seconds
 path, name = sys.argv[1:]
 sink = SqliteSink(path, "log", ["writer", "number"])
 print("ready", flush=True)
@@ -293,7 +294,8 @@ def test_entry_without_columns_is_refused(path: Path) -> None:
 def test_forked_child_opens_its_own_connection(path: Path) -> None:
     run_snippet(
         f"""
-        from ringdispatch.sinks import SqliteSink
+        from ringdispatch.sinks import SqliteSink, _sqlite
+        _sqlite._BUSY_SECONDS = 60  # a disk may stand for seconds
 
         dispatcher = BackgroundDispatcher(
             SqliteSink({str(path)!r}, "log", ["who"]), ms_delay=1
@@ -321,7 +323,8 @@ def test_forked_child_opens_its_own_connection(path: Path) -> None:
 def test_fork_within_a_transaction_leaves_no_lock_to_the_child(path: Path) -> None:
     run_snippet(
         f"""
-        from ringdispatch.sinks import SqliteSink
+        from ringdispatch.sinks import SqliteSink, _sqlite
+        _sqlite._BUSY_SECONDS = 60  # a disk may stand for seconds
 
         class Slow(SqliteSink):
             def _rows(self, batch):
@@ -352,7 +355,8 @@ def test_fork_within_a_transaction_leaves_no_lock_to_the_child(path: Path) -> No
 def test_parent_that_closes_leaves_the_log_to_its_child(path: Path) -> None:
     run_snippet(
         f"""
-        from ringdispatch.sinks import SqliteSink
+        from ringdispatch.sinks import SqliteSink, _sqlite
+        _sqlite._BUSY_SECONDS = 60  # a disk may stand for seconds
 
         sink = SqliteSink({str(path)!r}, "log", ["number"])
         sink([(1,)])
@@ -379,7 +383,8 @@ def test_parent_that_closes_leaves_the_log_to_its_child(path: Path) -> None:
 def test_program_that_just_ends_stores_all(path: Path) -> None:
     run_snippet(
         f"""
-        from ringdispatch.sinks import SqliteSink
+        from ringdispatch.sinks import SqliteSink, _sqlite
+        _sqlite._BUSY_SECONDS = 60  # a disk may stand for seconds
 
         sink = SqliteSink({str(path)!r}, "log", ["who"])
         dispatcher = BackgroundDispatcher(sink, ms_delay=60_000)
