@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -146,6 +147,18 @@ def test_recorded_arrivals_are_offered_when_they_are_due() -> None:
     assert load.reached == 200.0
     assert load.elapsed >= 0.02
     assert load.held(mean_age=1.0)
+
+
+def test_a_short_load_outlasts_a_loop_that_stands_still() -> None:
+    load = Load(200.0, 0.02, 7, array("d", [0.0, 0.001, 0.001, 0.02]))
+    taken: list[int] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.005, time.sleep, 0.1)
+        await load.offer(taken.append, iter(range(9)))
+
+    asyncio.run(main())
+    assert taken == [0, 1, 2, 3]
 
 
 def test_moments_have_the_arrivals_and_the_oldest_of_each() -> None:
