@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from extent import WHOLE
 from layouts import LAYOUTS, can_be, spools
 from ringdispatch import BackgroundDispatcher, _dispatcher, _names
 from ringdispatch._batcher import Batcher
@@ -30,6 +31,7 @@ counts_memory: the test judges how much memory a process holds, or limits it: no
 where freed memory is kept, as AddressSanitizer keeps it."""
 
 NIGHTLY = "nightly: `make nightly` runs the test; `make test` leaves it out."
+IN_WHOLE = "in_whole: only a whole run has the test, as is `make test WHOLE=1`."
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,13 +39,28 @@ def pytest_configure(config: pytest.Config) -> None:
         spools()  # removed when this process ends, whatever becomes of others
     config.addinivalue_line("markers", COUNTS_MEMORY)
     config.addinivalue_line("markers", NIGHTLY)
+    config.addinivalue_line("markers", IN_WHOLE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if not _is_spared(item)]
 
 
+def pytest_collection_finish() -> None:
+    # What is there by now stays: tests that collect garbage need not look through it.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    # Where only its summary imports Hypothesis, that asks who refers to what.
+    gc.unfreeze()
+
+
 def _is_spared(item: pytest.Item) -> bool:
+    if item.get_closest_marker("in_whole") and not WHOLE:
+        return True
     # Where time is real, which costs it, not with every combination: bytes come in one
     # way only, and on one kind of loop, since a ring does not know who takes from it.
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
@@ -54,6 +71,9 @@ def _is_spared(item: pytest.Item) -> bool:
         return True
     if layout == "encoded":
         return "stepped" not in item.fixturenames
+    # Nor does what ends a process: a ring in memory and one in a file show it.
+    if layout in {"records", "bytes"} and "dispatcher_class" not in item.fixturenames:
+        return not WHOLE
     return bool(layout != "objects" and loop != "asyncio")
 
 

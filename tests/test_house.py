@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ POLICY_LINES = 3_213
 FILE_LINES = 450
 
 
+@functools.cache
 def imports(module: str) -> set[str]:
     """The package's Python modules that one imports when it runs."""
     found = set()
