@@ -248,7 +248,8 @@ def stored_once(run: Run) -> None:
             run.names["store"], ms_delay=1, name="store", layout=run.names["layout"]
         ) as dispatcher:
             dispatcher.enqueue("a window")
-            eventually(lambda: dispatcher.statistics().recovered == 2)
+            # A disk may stand still for seconds.
+            eventually(lambda: dispatcher.statistics().recovered == 2, 60)
         eventually(lambda: not path.exists())  # the name is to be used again
     with contextlib.closing(sqlite3.connect("orders.db")) as database:
         rows = [row for (row,) in database.execute("SELECT entry FROM entries")]
