@@ -1,7 +1,8 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
 #             --clients 8 --entries 20" changes what it does, and ARGS="--spool DIRECTORY
 #             --kill" kills the gateway in mid-traffic
-# make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest
+# make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest, and
+#             WHOLE=1 does more of what is repeated, drawn or combined, for twice as long
 # make test-interpreter, test-compiled, test-threads, test-rings   parts of it, see below
 # make lint   generated tables, formatting, style, types, stubs
 # make docs   the documentation site, in site/
@@ -99,7 +100,8 @@ else
 python := .venv/bin/python
 needs = $(built) $(1:%=.venv/.group-%)
 endif
-pytest := $(python) -m pytest --numprocesses $(PROCESSES)
+pytest := $(if $(WHOLE),RINGDISPATCH_TEST_WHOLE=1 )$(python) -m pytest \
+	--numprocesses $(PROCESSES)
 patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:

@@ -1,4 +1,4 @@
-"""Repeat a scenario a thousand times: nothing may be left behind.
+"""Repeat a scenario for some hundred times: nothing may be left behind.
 
 Each runs in an interpreter of its own, which looks at what it holds after a warm-up and
 again at the end. References are counted where the interpreter can (a debug build);
@@ -19,13 +19,14 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
+from extent import extent
 from ringdispatch import _background, _reports
 from subprocesses import HERE, run_snippet
 
 FOLDERS = [Path(__file__).parent, HERE]
 WARM_UP = 100
 # What threads that are late and the allocator may account for in half the repetitions.
-# A leak of one thing in ten of them exceeds it, or one of a ring in three.
+# In a whole run a leak of one thing in ten of them exceeds it, or one ring in three.
 SLACK = {
     "blocks": 40,
     "objects": 40,
@@ -34,6 +35,8 @@ SLACK = {
     "files": 0,
     "memory": 3 * 2**19,
 }
+
+OFTEN = extent(0.4, 1.0)  # how many of the repetitions that a scenario asks for
 
 Run = Callable[[], Any]
 
@@ -94,12 +97,13 @@ def watch(run: Run, times: int) -> None:
     logging.getLogger("ringdispatch").addHandler(logging.StreamHandler(Nowhere()))
     _reports.REPORT_SECONDS = 0.0
     _reports.HOOK_SECONDS = 0.0  # whose timer keeps the ring for so long
+    repetitions = round(OFTEN * times / 2)
     with asyncio.Runner() as runner:
         for _ in range(WARM_UP):
             repeat(runner, run)
         most = held()
         for look in range(2, 11):
-            for _ in range(times // 2):
+            for _ in range(repetitions):
                 repeat(runner, run)
             after = held()
             growth = {what: after[what] - most[what] for what in after}
@@ -108,7 +112,7 @@ def watch(run: Run, times: int) -> None:
             most = {what: max(after[what], most[what]) for what in after}
         else:
             raise AssertionError(
-                f"{run.__name__}: in {times // 2} repetitions {growth} more"
+                f"{run.__name__}: in {repetitions} repetitions {growth} more"
             )
     if look_for_leaks is not None:
         # It does not see what only the frames of a running thread refer to.

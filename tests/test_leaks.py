@@ -1,4 +1,4 @@
-"""Every error path and lifecycle, a thousand times over: nothing is left behind."""
+"""Every error path and lifecycle, hundreds of times over: nothing is left behind."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from extent import extent
 from layout_sides import (
     DTYPES,
     CompiledRecords,
@@ -394,7 +395,10 @@ class SpoolMachine(ByteMachine):
 
 def settings_of(examples: int) -> settings:
     return settings(
-        max_examples=examples, stateful_step_count=40, deadline=None, print_blob=True
+        max_examples=extent(examples // 2, examples),
+        stateful_step_count=40,
+        deadline=None,
+        print_blob=True,
     )
 
 

@@ -21,6 +21,8 @@ from servers import COMMANDS, PACKAGES, SERVED, SILENT, UVICORN, WEB, gunicorn
 from serving import PROGRAMS, Server, Traffic, missing, needs, serve
 from subprocesses import run_snippet
 
+in_whole = pytest.mark.in_whole
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
 SETTLED, ALL = FIRST, FIRST + LAST
@@ -209,7 +211,12 @@ def test_uvicorn_worker_is_killed_after_sigint_to_gunicorn_alone(
 @needs("ipykernel", "jupyter_client")
 @pytest.mark.parametrize(
     ("end", "delivered"),
-    [("interrupt", ALL), ("shutdown", ALL), ("SIGTERM", SETTLED), ("SIGKILL", SETTLED)],
+    [
+        ("shutdown", ALL),
+        ("SIGTERM", SETTLED),
+        pytest.param("interrupt", ALL, marks=in_whole),
+        pytest.param("SIGKILL", SETTLED, marks=in_whole),
+    ],
 )
 def test_end_of_a_notebook(
     end: str, delivered: tuple[str, ...], tmp_path: Path
@@ -304,8 +311,10 @@ def test_second_signal_while_the_process_ends(
     ("kind", "app", "delay"),
     [
         pytest.param("sync", "wsgi", 20, marks=needs("gunicorn")),
-        pytest.param("gthread", "wsgi", 60_000, marks=needs("gunicorn")),
-        pytest.param("gevent", "wsgi", 20, marks=needs("gunicorn", "gevent")),
+        pytest.param("gthread", "wsgi", 60_000, marks=[needs("gunicorn"), in_whole]),
+        pytest.param(
+            "gevent", "wsgi", 20, marks=[needs("gunicorn", "gevent"), in_whole]
+        ),
         pytest.param(
             "uvicorn_worker.UvicornWorker",
             "asgi",
@@ -336,8 +345,15 @@ def test_f06_preloaded_workers_deliver_their_own_entries(
 
 
 @needs("uvicorn")
-@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
-@pytest.mark.parametrize("server_name", ["uvicorn", "uvicorn-workers"])
+@pytest.mark.parametrize(
+    ("server_name", "number"),
+    [
+        ("uvicorn", SIGINT),
+        ("uvicorn-workers", SIGTERM),
+        pytest.param("uvicorn", SIGTERM, marks=in_whole),
+        pytest.param("uvicorn-workers", SIGINT, marks=in_whole),
+    ],
+)
 def test_f09_close_in_the_lifespan_delivers_everything(
     server_name: str, number: signal.Signals, tmp_path: Path
 ) -> None:  # C16

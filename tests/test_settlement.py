@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extent import extent
 from layouts import in_file
 from lines import Line
 from ringdispatch import Full, Objects
@@ -320,7 +321,7 @@ class History:
 
 
 @settings(
-    max_examples=200,  # with each layout
+    max_examples=extent(100, 200),  # with each layout
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # it keeps no state

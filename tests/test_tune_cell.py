@@ -59,11 +59,11 @@ def add_up(seen: Measured, setting: Setting, counter: Counter, warm_up: int) -> 
     assert 0 < seen.peak_pending <= setting.capacity
 
 
-@pytest.mark.parametrize("layout", ["objects", "records", "bytes"])
-def test_figures_add_up_in_every_layout(layout: str) -> None:
-    if layout == "records":
+@pytest.mark.parametrize("kind", ["objects", "records", "bytes"])
+def test_figures_add_up_in_every_layout(kind: str) -> None:
+    if kind == "records":
         pytest.importorskip("numpy")
-    setting = Setting(2_000.0, 10.0, None, layout, seconds=0.2)
+    setting = Setting(2_000.0, 10.0, None, kind, seconds=0.2)
     counter = Counter()
     seen = measure(setting, seed=SEED, function=counter)
     add_up(seen, setting, counter, 300)

@@ -267,7 +267,7 @@ def test_a_factory_may_return_an_integer_before_a_float() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "layout", "message"),
+    ("entry", "kind", "message"),
     [
         ("odd", "objects", "^making an entry raised Odd: no entry$"),
         ("odd_later", "objects", "^making an entry raised Odd: no entry$"),
@@ -279,11 +279,11 @@ def test_a_factory_may_return_an_integer_before_a_float() -> None:
     ],
 )
 def test_an_entry_that_fails_is_reported_in_one_line(
-    here: Path, entry: str, layout: str, message: str
+    here: Path, entry: str, kind: str, message: str
 ) -> None:
-    if layout == "records":
+    if kind == "records":
         pytest.importorskip("numpy")
-    setting = Setting(1_000.0, 10.0, 0.0, layout, seconds=0.5)
+    setting = Setting(1_000.0, 10.0, 0.0, kind, seconds=0.5)
     with pytest.raises(CellError, match=message):
         measure_apart(setting, seed=SEED, entry=f"users_own:{entry}")
 

@@ -229,8 +229,8 @@ def test_what_an_entry_takes() -> None:
     assert 50 < entry_bytes("bytes") < 100
 
 
-@pytest.mark.parametrize("layout", ["objects", "bytes"])
-def test_few_entries_are_made_where_each_is_large(layout: str) -> None:
+@pytest.mark.parametrize("kind", ["objects", "bytes"])
+def test_few_entries_are_made_where_each_is_large(kind: str) -> None:
     made = []
 
     def entries() -> Iterator[bytes]:
@@ -238,7 +238,7 @@ def test_few_entries_are_made_where_each_is_large(layout: str) -> None:
             made.append(len(made))
             yield bytes(1_000_000)
 
-    assert entry_bytes(layout, entries) == pytest.approx(1_000_000, rel=0.01)
+    assert entry_bytes(kind, entries) == pytest.approx(1_000_000, rel=0.01)
     assert len(made) < 50
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from extent import extent
 from ringdispatch._tune._recommend import Budgets, Recommendation, recommend
 from ringdispatch._tune._recording import Ages, Calls, Recorded
 from ringdispatch._tune._replay import Run, arrivals_of, pooled, run
@@ -123,7 +124,7 @@ def tune(
 
 @pytest.mark.parametrize("name", SINKS)
 def test_each_search_ends_just_under_the_budget_of_age(name: str) -> None:
-    for seed in range(3):
+    for seed in range(extent(1, 3)):
         times, rates = SINKS[name], [500.0]
         found = tune(times, rates=rates, seed=seed, age=100.0, calls=15.0).found
         assert found.meets
