@@ -60,7 +60,9 @@
 # happens under that one, which has what it takes, and nothing is made or installed.
 
 PYTHON ?= python3
-PROCESSES ?= auto
+# The tests wait more than they compute.
+PROCESSES ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+export PROCESSES
 ARGS ?=
 TARGETS ?= test-interpreter prices
 
