@@ -8,6 +8,7 @@ import email.utils
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,7 +137,7 @@ def test_key_is_the_id_of_a_batch_and_of_nothing_made_of_it(
         await sink([int(entry) for entry in batch[1:]])
 
     async def main() -> None:
-        options = {"layout": Bytes(), "ms_delay": 10_000}
+        options: Any = {"layout": Bytes(), "ms_delay": 10_000}
         async with BackgroundDispatcher(send, **options) as dispatcher:
             for entries in ([1, 2], [3, 4, 5]):
                 for entry in entries:
@@ -149,6 +150,33 @@ def test_key_is_the_id_of_a_batch_and_of_nothing_made_of_it(
     assert [*keys[0:2], *keys[5:7]] == [ids[0], ids[0], ids[1], ids[1]]
     assert len(keys) == 10
     assert len(set(keys)) == 8
+
+
+def test_key_of_a_list_is_the_id_until_the_list_was_cut(server: Answering) -> None:
+    sink = HttpSink(server.url)
+    ids = []
+
+    async def send(batch: list[int]) -> None:
+        info = current_batch()
+        assert info is not None
+        ids.append(info.id)
+        await sink(batch)
+        await sink(batch)
+        del batch[0]
+        await sink(batch)
+        batch += [4, 5]
+        await sink(batch)
+
+    async def main() -> None:
+        async with BackgroundDispatcher(send, ms_delay=10_000) as dispatcher:
+            for entry in (1, 2, 3):
+                assert dispatcher.enqueue(entry)
+        await sink.aclose()
+
+    asyncio.run(main())
+    assert server.keys[:2] == ids * 2
+    assert len(set(server.keys)) == 3
+    assert server.arrived == [1, 2, 3, 1, 2, 3, 2, 3, 2, 3, 4, 5]
 
 
 @needs_spools
@@ -168,6 +196,23 @@ def test_batch_of_another_process_has_the_key_that_it_had_there(
 
 
 # ---- retry
+
+
+@needs_spools
+def test_batch_of_which_some_is_damaged_has_the_key_that_it_had_whole(
+    server: Answering, tmp_path: Path
+) -> None:
+    path = orphan(tmp_path, b"111", b"222", b"333", taken=(3,))
+    path.write_bytes(path.read_bytes().replace(b"222", b"223"))
+    sink = HttpSink(server.url)
+
+    async def main() -> None:
+        async with spooled(sink, tmp_path) as dispatcher:
+            await until(lambda: dispatcher.statistics().recovered == 2)
+
+    asyncio.run(main())
+    assert server.keys == [f"{path.stem}-0-3"]
+    assert server.arrived == [111, 333]
 
 
 def test_retry_goes_on_until_it_arrives_with_the_same_key(server: Answering) -> None:
@@ -241,7 +286,7 @@ def test_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_service_stops_an_endless_retry_for_ever(
     server: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ringdispatch.sinks._post._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("ringdispatch.sinks._attempts._LONGEST_PAUSE", 0.01)
     server.script = [Answer(503, {"Retry-After": "9" * 400})]
     sending(HttpSink(server.url, retry=math.inf), [1])
     assert server.arrived == [1]

@@ -19,11 +19,11 @@ class HttpSink(PostingSink, Generic[Batch]):
     """Posts each batch to a url, as a JSON array or as lines of JSON.
 
     Any answer but 2xx is a SinkError; no redirect is followed. Each batch has a header
-    `Idempotency-Key`, the same for all attempts at it; of a `BytesBatch` it is the id
-    that `current_batch()` has, in whichever process. Where the service answers 413, the
-    batch goes in two halves, one after the other, with the keys `<key>.0` and
-    `<key>.1`, and so on; a batch of which a part failed has failed, and the message
-    says how many entries arrived.
+    `Idempotency-Key`, the same for all attempts at it; of a batch as it was handed out
+    it is the id that `current_batch()` has, in whichever process. Where the service
+    answers 413, the batch goes in two halves, one after the other, with the keys
+    `<key>.0` and `<key>.1`, and so on; a batch of which a part failed has failed, and
+    the message says how many entries arrived.
 
     Of `Objects`, entries that JSON doesn't know are encoded by `str`, NaN and infinity
     as null. Of `Records`, a row is an object with the fields' names as keys. Of

@@ -14,11 +14,12 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from ringdispatch import __version__
 
 from . import _json
+from ._attempts import Failure
 from ._checks import check_mapping
 from ._client import Session
 from ._error import RecordArray
 from ._http import rows_of
-from ._post import Failure, PostingSink
+from ._post import PostingSink
 from ._types import Batch
 
 _DEEPEST = 16  # levels of a nested attribute

@@ -6,23 +6,20 @@ import inspect
 import io
 import math
 import os
-import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
 
-from ringdispatch import BytesBatch, current_batch
-
 from . import _checks
+from ._attempts import Failure, key_of, repeat, send_in_parts
 from ._client import Client, Exchange, Session
 from ._compression import compressor
-from ._error import SinkError
 
 # Of an answer's body: what is read, and what a message shows of it.
 _BODY_BYTES = 65_536
@@ -36,9 +33,6 @@ _LARGE_BYTES = 1_000_000
 # so that the loop does not stand still meanwhile.
 _THREAD_BYTES = 65_536
 _CHUNK = 250
-
-_FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # seconds: up to 6.4
-_LONGEST_PAUSE = 3_600.0  # whatever a Retry-After asks for
 
 _Encode = Callable[[Sequence[Any]], bytes]
 
@@ -115,7 +109,7 @@ class PostingSink:
         """Make a body of encoded chunks of entries."""
         raise NotImplementedError
 
-    def _rejected(self, answer: bytes, count: int) -> "Failure | None":
+    def _rejected(self, answer: bytes, count: int) -> Failure | None:
         """What an answer of 2xx says of entries that were refused nevertheless."""
         del answer, count
         return None
@@ -123,47 +117,21 @@ class PostingSink:
     # ---- one batch
 
     async def _send(
-        self, entries: Any, encode: "_Encode", body: bytes | None = None
+        self, entries: Any, encode: _Encode, body: bytes | None = None
     ) -> None:
         """Post the entries, encoded by chunks; `body`: all of them, if it is made."""
         deadline = time.monotonic() + self._retry
-        failures: list[Failure] = []
-        arrived = 0
-        # Parts yet to be sent, the next one last.
-        parts = [(_key_of(entries), 0, len(entries))]
-        while parts:
-            key, start, end = parts.pop()
+
+        async def send(key: str, start: int, end: int) -> Failure | None:
+            nonlocal body
             if body is None:
                 body = await self._body_of(entries[start:end], encode)
-            failure = await self._send_part(key, body, end - start, deadline)
-            body = None
-            if failure is None:
-                arrived += end - start
-            elif failure.status == _TOO_LARGE and end - start > 1:
-                middle = (start + end) // 2
-                parts += [(f"{key}.1", middle, end), (f"{key}.0", start, middle)]
-            else:
-                arrived += failure.arrived
-                failures.append(failure)
-                if failure.retryable:
-                    break  # the service is not there: it has no use for the rest now
-        if failures:
-            raise self._failed(failures, arrived, len(entries))
+            this, body = body, None
+            return await self._send_part(key, this, end - start, deadline)
 
-    def _failed(self, failures: "list[Failure]", arrived: int, count: int) -> SinkError:
-        """The one error of a batch of which some parts failed."""
-        first = failures[0]
-        message = str(first)
-        if len(failures) > 1:
-            message += f" (and {len(failures) - 1} more)"
-        if arrived:
-            message += f"; {arrived} of {count} entries arrived"
-        retryable = all(failure.retryable for failure in failures)
-        return SinkError(
-            message, retryable=retryable, retry_after=failures[-1].retry_after
-        )
+        await send_in_parts(send, key_of(entries), len(entries))
 
-    async def _body_of(self, entries: Sequence[Any], encode: "_Encode") -> bytes:
+    async def _body_of(self, entries: Sequence[Any], encode: _Encode) -> bytes:
         chunks = []
         for start in range(0, len(entries), _CHUNK):
             if start:
@@ -173,7 +141,7 @@ class PostingSink:
 
     async def _send_part(
         self, key: str, body: bytes, count: int, deadline: float
-    ) -> "Failure | None":
+    ) -> Failure | None:
         """Post one body until it has arrived, or failed for good."""
         if self._compress is not None:
             if len(body) > _THREAD_BYTES:
@@ -181,21 +149,11 @@ class PostingSink:
                 body = await loop.run_in_executor(None, self._compress, body)
             else:
                 body = self._compress(body)
-        attempt = 0
-        while True:
-            failure = await self._attempt(key, body, count)
-            if failure is None or not failure.retryable:
-                return failure
-            left, asked = deadline - time.monotonic(), failure.retry_after or 0.0
-            if left <= 0 or asked > left:
-                return failure
-            pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**attempt
-            attempt = min(attempt + 1, _LONGEST_DOUBLINGS)
-            await asyncio.sleep(min(max(pause, asked), left, _LONGEST_PAUSE))
+        return await repeat(partial(self._attempt, key, body, count), deadline)
 
     # ---- one request
 
-    async def _attempt(self, key: str, body: bytes, count: int) -> "Failure | None":
+    async def _attempt(self, key: str, body: bytes, count: int) -> Failure | None:
         client = self._client()
         while True:
             exchange = Exchange()
@@ -207,7 +165,7 @@ class PostingSink:
 
     async def _post(
         self, client: Client, key: str, body: bytes, count: int, exchange: Exchange
-    ) -> "Failure | None":
+    ) -> Failure | None:
         """Post once. Frames of aiohttp, whose locals hold the headers, end here."""
         try:
             await self._exchange(client, key, body, exchange)
@@ -250,7 +208,7 @@ class PostingSink:
                     break
                 exchange.body += part
 
-    def _refused(self, exchange: Exchange) -> "Failure":
+    def _refused(self, exchange: Exchange) -> Failure:
         status = exchange.status
         reason = self._redacted(exchange.reason)[:_SHOWN]
         words = f"{status} {_printable(reason)}".strip()
@@ -262,9 +220,14 @@ class PostingSink:
         seconds = None
         if retryable or status == _TOO_LARGE:
             seconds = retry_after(exchange.after)
-        return Failure(message, status=status, retryable=retryable, retry_after=seconds)
+        return Failure(
+            message,
+            too_large=status == _TOO_LARGE,
+            retryable=retryable,
+            retry_after=seconds,
+        )
 
-    def _no_answer(self, error: BaseException) -> "Failure":
+    def _no_answer(self, error: BaseException) -> Failure:
         unanswered = retryable = False
         if isinstance(error, TimeoutError):
             retryable = True
@@ -330,37 +293,6 @@ class PostingSink:
         if self._session is not None:
             self._hide(*client.session.headers.values())
         return client
-
-
-def _key_of(batch: Any) -> str:
-    """The id of the running call's batch, if it is that one; else a random key.
-
-    A list may be a part of it, or the same in other words: under the id of the batch a
-    service would drop the second.
-    """
-    info = current_batch()
-    if info is None or not isinstance(batch, BytesBatch) or len(batch) != info.count:
-        return uuid.uuid4().hex
-    return info.id
-
-
-class Failure(SinkError):
-    """What became of one attempt."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retryable: bool,
-        retry_after: float | None = None,
-        status: int | None = None,
-        unanswered: bool = False,
-        arrived: int = 0,
-    ) -> None:
-        super().__init__(message, retryable=retryable, retry_after=retry_after)
-        self.status = status
-        self.unanswered = unanswered  # no byte of an answer came
-        self.arrived = arrived  # of its entries
 
 
 def _printable(text: str) -> str:

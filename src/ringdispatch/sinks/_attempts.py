@@ -1,0 +1,107 @@
+"""A batch that goes in attempts, and in halves where the other side asks for less."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ringdispatch._call import id_of_own
+
+from ._error import SinkError
+
+_FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # seconds: up to 6.4
+_LONGEST_PAUSE = 3_600.0  # whatever the other side asks for
+
+
+class Failure(SinkError):
+    """What became of one attempt."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after: float | None = None,
+        too_large: bool = False,
+        unanswered: bool = False,
+        arrived: int = 0,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+        self.too_large = too_large  # fewer entries may pass
+        self.unanswered = unanswered  # no byte of an answer came
+        self.arrived = arrived  # of its entries
+
+
+def key_of(batch: Any) -> str:
+    """The id of the running call's batch, if it is that one itself; else a random key.
+
+    Another list may have the same entries in other words, or a part of them: under the
+    id of the batch a service would drop the second.
+    """
+    return id_of_own(batch) or uuid.uuid4().hex
+
+
+async def send_in_parts(
+    send: Callable[[str, int, int], Awaitable[Failure | None]], key: str, count: int
+) -> None:
+    """Send entries 0 to `count`, in halves where they are too large.
+
+    Args:
+        send: Called with a key, and the first and the last entry, exclusive.
+        key: Of the whole batch; its halves have `<key>.0` and `<key>.1`, and so on.
+        count: How many entries there are.
+
+    Raises:
+        SinkError: not all of it arrived.
+    """
+    failures: list[Failure] = []
+    arrived = 0
+    parts = [(key, 0, count)]  # yet to be sent, the next one last
+    while parts:
+        key, start, end = parts.pop()
+        failure = await send(key, start, end)
+        if failure is None:
+            arrived += end - start
+        elif failure.too_large and end - start > 1:
+            middle = (start + end) // 2
+            parts += [(f"{key}.1", middle, end), (f"{key}.0", start, middle)]
+        else:
+            arrived += failure.arrived
+            failures.append(failure)
+            if failure.retryable:
+                break  # the other side is not there: it has no use for the rest now
+    if failures:
+        raise _all_in_one(failures, arrived, count)
+
+
+def _all_in_one(failures: list[Failure], arrived: int, count: int) -> SinkError:
+    """The one error of a batch of which some parts failed."""
+    message = str(failures[0])
+    if len(failures) > 1:
+        message += f" (and {len(failures) - 1} more)"
+    if arrived:
+        message += f"; {arrived} of {count} entries arrived"
+    retryable = all(failure.retryable for failure in failures)
+    return SinkError(message, retryable=retryable, retry_after=failures[-1].retry_after)
+
+
+async def repeat(
+    attempt: Callable[[], Awaitable[Failure | None]], deadline: float
+) -> Failure | None:
+    """Repeat an attempt until it succeeds, fails for good, or `deadline` has passed.
+
+    The deadline is one of `time.monotonic()`.
+    """
+    doublings = 0
+    while True:
+        failure = await attempt()
+        if failure is None or not failure.retryable:
+            return failure
+        left, asked = deadline - time.monotonic(), failure.retry_after or 0.0
+        if left <= 0 or asked > left:
+            return failure
+        pause = random.uniform(0.5, 1) * _FIRST_PAUSE * 2**doublings
+        doublings = min(doublings + 1, _LONGEST_DOUBLINGS)
+        await asyncio.sleep(min(max(pause, asked), left, _LONGEST_PAUSE))
