@@ -1,19 +1,15 @@
 """Calls the user's dispatch function with a batch, as a dispatcher would."""
 
 import asyncio
-import contextlib
-import threading
 import weakref
-from collections.abc import Callable
-from contextvars import copy_context
 from inspect import isawaitable
-from queue import SimpleQueue
 from typing import Any
 
 from ringdispatch._batch_info import BatchInfo
 from ringdispatch._call import _current
 from ringdispatch._layouts import Bytes
 from ringdispatch._load import NotLoadedError, load, one_line
+from ringdispatch._one_thread import OneThread
 from ringdispatch._options import dispatch_function, is_async
 from ringdispatch._sink import is_sink
 from ringdispatch._worker import refuse_generator
@@ -27,8 +23,13 @@ _CLOSE_SECONDS = 5.0  # that a sink's aclose may take
 class _Batch:
     """What `current_batch()` finds: a call, and whose it is."""
 
-    def __init__(self, info: BatchInfo) -> None:
+    def __init__(self, value: object, info: BatchInfo) -> None:
+        self._value = value
         self.batch_info = info
+
+    def has(self, value: object) -> bool:
+        """Whether this is what the dispatch function was called with."""
+        return self._value is value
 
 
 class Caller:
@@ -53,8 +54,8 @@ class Caller:
         except TypeError as error:
             raise UsageError(f"--to {target}: {error}") from None
         self._is_async = is_async(self._function)
-        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._has_thread = self._was_called = False
+        self._thread = OneThread()
+        self._was_called = False
         self._separator: bytes | None = None  # that the sink was prepared for
 
     async def call(self, batch: Any, separator: bytes, info: BatchInfo) -> None:
@@ -66,14 +67,14 @@ class Caller:
         """
         if self._is_sink and separator != self._separator:
             await self._prepare(separator)
-        call = _Batch(info)
+        call = _Batch(batch, info)
         token = _current.set((weakref.ref(call), weakref.ref(call)))  # type: ignore[arg-type]
         self._was_called = True
         try:
             if self._is_async:
                 outcome = self._function(batch)
             else:
-                outcome = await self._in_thread(batch)
+                outcome = await self._thread.run(self._function, batch)
             if isawaitable(outcome):
                 await outcome
             else:
@@ -94,34 +95,6 @@ class Caller:
                 ) from None
         self._separator = separator
 
-    async def _in_thread(self, batch: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-        context = copy_context()
-
-        def job() -> None:
-            outcome: tuple[Any, BaseException | None]
-            try:
-                outcome = context.run(self._function, batch), None
-            except BaseException as error:
-                outcome = None, error
-            with contextlib.suppress(RuntimeError):  # the loop was closed: cut short
-                loop.call_soon_threadsafe(_resolve, ended, outcome)
-
-        if not self._has_thread:
-            # A daemon: a call that hangs must not keep the process from its end.
-            threading.Thread(target=self._serve, daemon=True).start()
-            self._has_thread = True
-        self._jobs.put(job)
-        outcome, error = await ended
-        if error is not None:
-            raise error
-        return outcome
-
-    def _serve(self) -> None:
-        while True:
-            self._jobs.get()()
-
     async def close(self) -> None:
         """Close a sink that was called; what goes wrong with that changes nothing."""
         if not (self._is_sink and self._was_called):
@@ -132,8 +105,3 @@ class Caller:
                 await self._function.aclose()
         except BaseException as error:
             complain(f"--to {self._target}: its aclose raised {one_line(error)}")
-
-
-def _resolve(ended: "asyncio.Future[Any]", outcome: Any) -> None:
-    if not ended.done():
-        ended.set_result(outcome)
