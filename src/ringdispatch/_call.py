@@ -50,6 +50,15 @@ def current_batch() -> "BatchInfo | None":
     return None if call is None else call.batch_info
 
 
+def id_of_own(value: object) -> str | None:
+    """The id of the running call's batch, if this is the very object; else None."""
+    call = current_call()
+    info = None if call is None or not call.has(value) else call.batch_info
+    if info is None or (isinstance(value, list) and len(value) != info.count):
+        return None  # the function has cut the list, or added to it
+    return info.id
+
+
 def current_batcher() -> "Batcher | None":
     """Whose call the running code belongs to, or was started by."""
     current = _current.get()
@@ -227,6 +236,10 @@ class Call:
         """Count a wait in a flush or a close that it began (1) or ended (-1)."""
         if self._slot is not None and self.batch is not None:
             self._slot.excuse(self.batch, waits)
+
+    def has(self, value: object) -> bool:
+        """Whether this is what the dispatch function was called with."""
+        return self.batch is not None and self.batch.value is value
 
     @property
     def batch_info(self) -> "BatchInfo | None":

@@ -9,15 +9,29 @@ from ._error import SinkError
 
 if TYPE_CHECKING:
     from ._http import HttpSink
+    from ._jetstream import JetStreamSink
+    from ._kafka import KafkaSink
     from ._otlp import OtlpLogSink
+    from ._redis_stream import RedisStreamSink
     from ._sqlite import SqliteSink
 
-__all__ = ["HttpSink", "OtlpLogSink", "SinkError", "SqliteSink"]
+__all__ = [
+    "HttpSink",
+    "JetStreamSink",
+    "KafkaSink",
+    "OtlpLogSink",
+    "RedisStreamSink",
+    "SinkError",
+    "SqliteSink",
+]
 
 # By name: the module, the package that it needs, and the extra that brings it.
 _MODULES = {
     "HttpSink": ("_http", "aiohttp", "http"),
+    "JetStreamSink": ("_jetstream", "nats-py", "nats"),
+    "KafkaSink": ("_kafka", "aiokafka", "kafka"),
     "OtlpLogSink": ("_otlp", "opentelemetry-proto and aiohttp", "otlp"),
+    "RedisStreamSink": ("_redis_stream", "redis", "redis"),
     "SqliteSink": ("_sqlite", "sqlite3", None),
 }
 
