@@ -1,4 +1,4 @@
-"""`python -m ringdispatch`: see docs/collector.md, durability.md and tuning.md."""
+"""`python -m ringdispatch`: see collector.md, scale.md, durability.md and tuning.md."""
 
 import signal
 import sys
@@ -8,6 +8,7 @@ USAGE = """\
 usage: python -m ringdispatch COMMAND ...
 
   collector  show what a dispatch function posts, on a live page
+  relay      hand what gateways sent to an engine to one function
   spool      show, replay or remove what ended processes left
   tune       recommend the delay for a dispatch function
 
@@ -54,6 +55,13 @@ def _collect() -> int:
     return collect(sys.argv[2:])
 
 
+def _relay() -> int:
+    """Run the relay."""
+    from .relay._command import main as relay  # noqa: PLC0415
+
+    return relay(sys.argv[2:])
+
+
 def _spool() -> int:
     """Look after a spool, where the system has any."""
     from ._spool_file import SUPPORTED  # noqa: PLC0415
@@ -73,10 +81,16 @@ def main() -> int:
     if command in {"-h", "--help"}:
         sys.stdout.write(USAGE)
         return 0
-    commands = {"collector": _collect, "spool": _spool, "tune": _tune}
+    commands = {
+        "collector": _collect,
+        "relay": _relay,
+        "spool": _spool,
+        "tune": _tune,
+    }
     if command not in commands:
         sys.stderr.write(
-            f"ringdispatch: {command!r} is no command: name collector, spool or tune\n"
+            f"ringdispatch: {command!r} is no command: name collector, relay, spool "
+            "or tune\n"
         )
         return 2
     return commands[command]()

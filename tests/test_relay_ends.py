@@ -1,0 +1,160 @@
+"""How a relay ends: what it was told to stop for, and what it still holds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+import sources
+from ringdispatch.relay import Relay
+from sources import MemorySource, Target, message
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringdispatch.relay._calls._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("ringdispatch.relay._calls._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("ringdispatch.relay._relay._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("ringdispatch.relay._relay._FETCH_SECONDS", 0.01)
+
+
+def relaying(*arguments: Any, **options: Any) -> Relay:
+    return asyncio.run(sources.relaying(*arguments, **options))
+
+
+class StoppingSource(MemorySource):
+    """Tells when the relay stops fetching."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.stops = asyncio.Event()
+
+    async def stop_fetching(self) -> None:
+        await super().stop_fetching()
+        self.stops.set()
+
+
+def test_a_stop_leaves_what_waits_apart_its_grace() -> None:
+    source = StoppingSource(1)
+    called, again = threading.Event(), threading.Event()
+
+    async def function(records: Any, ids: list[str]) -> None:
+        if not called.is_set():
+            called.set()
+            raise ValueError
+        again.set()
+        await source.stops.wait()
+        await asyncio.sleep(0.05)
+
+    relaying(source, function, lambda _: again.is_set())
+    assert source.acknowledged == ["m/0"]
+    assert source.given_back == []
+
+
+def test_a_stop_does_not_wait_for_a_fetch_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = MemorySource(), Target()
+    hangs = threading.Event()
+
+    async def fetch(*_: object) -> Any:
+        hangs.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    relaying(source, target, lambda _: hangs.is_set(), grace=0.05)
+    assert source.closed
+
+
+def test_a_stop_does_not_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever hands out more than it was asked for."""
+    source = MemorySource(40)
+    called = threading.Event()
+    fetch = source.fetch
+    monkeypatch.setattr(
+        source, "fetch", lambda _, nbytes, seconds: fetch(40, nbytes, seconds)
+    )
+
+    async def function(records: Any, ids: list[str]) -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    relaying(
+        source,
+        function,
+        lambda _: called.is_set() and not source.waiting,
+        max_batch=5,
+        grace=0.05,
+    )
+    assert source.closed
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_what_a_stop_gives_back_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: bool
+) -> None:
+    monkeypatch.setattr("ringdispatch.relay._calls._FIRST_PAUSE", 60.0)
+    source = MemorySource(20)
+    called = threading.Event()
+
+    async def function(records: Any, ids: list[str]) -> None:
+        called.set()
+        if away:
+            raise ConnectionError
+        await asyncio.Event().wait()
+
+    relaying(
+        source,
+        function,
+        lambda _: called.is_set() and len(source.held) == 10,
+        max_batch=5,
+        grace=0.05,
+    )
+    assert len(source.given_back) == 10
+    assert source.held == {}
+    said = [each for each in caplog.messages if "look out" not in each]
+    assert len(said) == away
+    assert "a call failed (" in "".join(said) or not away
+
+
+# ---- a replay
+
+
+def test_a_replay_ends_when_nothing_is_left_but_what_fails() -> None:
+    source, target = MemorySource(5), Target()
+    target.refuses = {1, 3}
+    relay = relaying(source, target, lambda _: False, replay=True)
+    assert sorted(target.records) == [0, 2, 4]
+    assert relay.counts.parked == 2
+    assert source.parked == {}
+    assert sorted(source.given_back) == [("m/1", 0.0), ("m/3", 0.0)]
+
+
+def test_a_replay_waits_for_what_another_one_holds() -> None:
+    source, target = MemorySource(2), Target()
+    other = message("other", b"7\n")
+    source.held["o/1"] = None  # type: ignore[assignment]
+    waited = False
+
+    def until(_: Relay) -> bool:
+        nonlocal waited
+        if len(source.acknowledged) == 2 and not waited:
+            waited = True
+            del source.held["o/1"]
+            source.put("o/1", *other)
+        return False
+
+    relaying(source, target, until, replay=True)
+    assert target.records[-1] == 7
+
+
+def test_a_replay_calls_for_all_however_many_fail() -> None:
+    source, target = MemorySource(12), Target()
+    target.refuses = {*range(8)}
+    relay = relaying(source, target, lambda _: False, replay=True, max_batch=2)
+    assert sorted(target.records) == [8, 9, 10, 11]
+    assert relay.counts.parked == 8
+    assert {name for name, _ in source.given_back} == {f"m/{n}" for n in range(8)}
