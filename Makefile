@@ -1,6 +1,7 @@
 # make demo   a gateway and a collector under real HTTP load; ARGS="--seconds 5 --delay 10
 #             --clients 8 --entries 20" changes what it does, and ARGS="--spool DIRECTORY
-#             --kill" kills the gateway in mid-traffic
+#             --kill" kills the gateway in mid-traffic; "--via nats" and "--via redis"
+#             have a relay take the entries from a server of that
 # make test   the test suite, PROCESSES of it at once; ARGS="-k close" goes to pytest, and
 #             WHOLE=1 does more of what is repeated, drawn or combined, for twice as long
 # make test-interpreter, test-compiled, test-threads, test-rings   parts of it, see below
@@ -15,6 +16,10 @@
 # make overload  a sink that hangs for a minute, and comes back
 # make kill   processes that spool are killed at drawn moments: no entry is lost;
 #             ARGS="--kills 1000 --seed 7" is more, or repeats it
+# make fanin  gateways, three NATS servers and relays are killed at drawn moments: every
+#             entry arrives; ARGS="--nodes 1 --seconds 5 --seed 7" is less of it
+# make fanin-costs  what a message and an entry cost a gateway, the servers and a relay;
+#             ARGS="--engine redis" is the other one
 # make mutations  builds that lose entries at a kill, each found by make kill
 # make servers   real servers that end in mid-traffic, and the signals that end them all;
 #             the end of a loop in its full five seconds; the example for litellm
@@ -108,15 +113,15 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
-.PHONY: kill mutations servers ends windows hammer interruptions peers cases
+.PHONY: kill fanin fanin-costs mutations servers ends windows hammer interruptions peers cases
 .PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price spool-disk linear
 .PHONY: replay-check bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
-demo: $(call needs,demo)
+demo: $(call needs,demo engines)
 	$(python) examples/demo.py $(ARGS)
 
-test: $(call needs,test sinks demo servers web peers bench docs)
+test: $(call needs,test sinks engines demo servers web peers bench docs)
 	$(pytest) $(ARGS)
 
 $(parts:%=test-%): test-%: $(call needs,test)
@@ -127,6 +132,12 @@ chaos races interruptions: $(call needs,test)
 
 soak overload kill: $(call needs)
 	$(python) $(stress)/$@.py $(ARGS)
+
+fanin: $(call needs,test engines)
+	$(python) $(stress)/fanin.py $(ARGS)
+
+fanin-costs: $(call needs,test engines)
+	$(python) $(stress)/fanin_costs.py $(ARGS)
 
 mutations: $(call needs)
 	$(python) $(stress)/kill_mutations.py $(ARGS)
