@@ -1,7 +1,8 @@
 """Receives batches of entries and stores every entry in SQLite.
 
 A batch is a JSON array, or lines of JSON, as its content type says. Its
-`Idempotency-Key` is stored with each of its entries: doubles can be known by it.
+`Idempotency-Key` is stored with each of its entries, or an entry's own `id`: doubles
+can be known by it.
 
 From the environment: PORT, and DATABASE (a file, `entries.sqlite` by default).
 """
@@ -54,7 +55,12 @@ READERS = {
 def store(connection: sqlite3.Connection, kind: str, batch: str, body: bytes) -> None:
     rows = [
         # The entry of an access log has no number: it is the first of its request.
-        (entry["request_id"], entry.get("number", 0), entry["path"], batch)
+        (
+            entry["request_id"],
+            entry.get("number", 0),
+            entry["path"],
+            entry.get("id", batch),  # a relay gives each its own
+        )
         for entry in READERS[kind](body)
     ]
     with connection:  # one transaction

@@ -9,6 +9,9 @@ in it; the demo exits with 1 unless that is so.
 With --spool the gateway keeps its entries in a directory, and with --kill it gets a
 SIGKILL halfway and is started again. Then an entry may be in the database twice, under
 the one id of its batch, by which a service drops doubles.
+
+With --via the gateway sends to a server of NATS or Redis, and a relay takes the entries
+from there to the collector.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from rich.console import Console
 from rich.live import Live
 
 from demo_books import Books, BooksOfKill, Tally, read_store
+from demo_engines import ENGINES, STREAM, find, serving
 from demo_view import SAMPLES_PER_SECOND, Sample, Statistics, View
 from ringdispatch import Bytes
 
@@ -63,7 +67,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Server:
-    """One of the two processes, and what it says on standard error."""
+    """One of the processes, and what it says on standard error."""
 
     process: Process
     log: Path
@@ -74,14 +78,16 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serve(
-    script: str, directory: Path, **environment: object
+    script: str, directory: Path, *arguments: str, **environment: object
 ) -> AsyncIterator[Server]:
     """Run a server; end it on leaving, whatever happened."""
     log = directory / f"{script}.log"
+    command = [str(HERE / script)] if script.endswith(".py") else ["-m", "ringdispatch"]
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(HERE / script),
+            *command,
+            *arguments,
             env=os.environ | {name: str(value) for name, value in environment.items()},
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
@@ -113,6 +119,24 @@ async def answering(server: Server, port: int) -> None:
             await writer.wait_closed()
             return
     raise DemoError(f"{server.log.stem} did not start:\n{server.said()}")
+
+
+async def relaying(relay: Server) -> None:
+    """Wait until the relay has its stream."""
+    assert relay.process.stdout is not None
+    async with asyncio.timeout(START_SECONDS):
+        line = await relay.process.stdout.readline()
+    if not line.startswith(b"relaying"):
+        raise DemoError(f"the relay did not start:\n{relay.said()}")
+
+
+async def relayed(database: Path, tally: Tally, owed: int) -> None:
+    """Wait until all that is owed is stored; the books tell if it never is."""
+    deadline = time.monotonic() + END_SECONDS
+    while read_store(database, tally.run).distinct < owed:
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(0.1)
 
 
 # ------------------------------------------------------------------------ the clients
@@ -222,7 +246,8 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     database = directory / "entries.sqlite"
-    collector_port, gateway_port = free_ports(2)
+    collector_port, gateway_port, engine_port = free_ports(3)
+    entries = f"http://127.0.0.1:{collector_port}/entries"
     tally = Tally()
     kind: type[Books] = Books
     async with contextlib.AsyncExitStack() as stack:
@@ -236,7 +261,8 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
                     "gateway.py",
                     directory,
                     PORT=gateway_port,
-                    COLLECTOR=f"http://127.0.0.1:{collector_port}/entries",
+                    COLLECTOR=entries,
+                    VIA=via,
                     MS_DELAY=options.delay,
                     ENTRIES=options.entries,
                     LAYOUT=options.layout,
@@ -247,6 +273,25 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
             return gateway
 
         await answering(collector, collector_port)
+        via, relay = "", None
+        if options.via is not None:
+            engine = ENGINES[options.via]
+            via = await stack.enter_async_context(
+                serving(engine, directory, engine_port)
+            )
+            relay = await stack.enter_async_context(
+                serve(
+                    "relay",
+                    directory,
+                    *("relay", "--from", via, "--stream", STREAM, *engine.relay),
+                    *("--to", "relayed:post", "--ms-delay", "100"),
+                    PYTHONPATH=os.pathsep.join(
+                        [str(HERE), os.environ.get("PYTHONPATH", "")]
+                    ),
+                    COLLECTOR=entries,
+                )
+            )
+            await relaying(relay)
         gateway = await start_gateway()
 
         url = f"http://127.0.0.1:{gateway_port}"
@@ -272,9 +317,11 @@ async def run(options: argparse.Namespace, console: Console, directory: Path) ->
                 until = time.monotonic() - view.began + seconds
                 await watch(view, gateway, url, tally, stop, until=until)
             final = await end_in_mid_traffic(gateway, tally, clients)
+        if relay is not None:
+            await relayed(database, tally, len(tally.answered) * options.entries)
     store = read_store(database, tally.run)
     books = kind(options.entries, tally, len(tally.answered) - before, final, store)
-    for server in (collector, gateway):
+    for server in [collector, gateway, *filter(None, [relay])]:
         if said := server.said():
             console.print(f"{server.log.stem} said:\n{said}", markup=False)
     books.show(console)
@@ -322,12 +369,18 @@ def read_options() -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="SIGKILL the gateway halfway, and start it again",
     )
-    nothing = argparse.Namespace(layout=None, spool=None, kill=False)
+    parser.add_argument(
+        "--via",
+        choices=[*ENGINES],
+        default=argparse.SUPPRESS,
+        help="send to a server of this engine, from which a relay takes the entries",
+    )
+    nothing = argparse.Namespace(layout=None, spool=None, kill=False, via=None)
     options = parser.parse_args(namespace=nothing)
     if options.spool is None and options.kill:
         wrong = "--kill: entries in memory would be lost: give it --spool DIRECTORY"
     else:
-        wrong = check_spool(options)
+        wrong = check_spool(options) or check_via(options)
     if wrong:
         parser.exit(2, f"{parser.prog}: {wrong}\n")
     if options.layout is None:
@@ -347,6 +400,17 @@ def check_spool(options: argparse.Namespace) -> str:
     except (OSError, ValueError) as error:
         return f"--spool {options.spool}: {error}"
     return ""
+
+
+def check_via(options: argparse.Namespace) -> str:
+    """Returns what is missing."""
+    if options.via is None or find(ENGINES[options.via]):
+        return ""
+    engine = ENGINES[options.via]
+    return (
+        f"--via {options.via}: {engine.program} is not installed: "
+        f"apt-get install {engine.package}"
+    )
 
 
 def main() -> int:

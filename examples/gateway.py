@@ -8,8 +8,9 @@
 environment: PORT, COLLECTOR (where batches are posted), MS_DELAY, ENTRIES (how many
 entries a request makes, 1 by default: the application enqueues those beyond the
 middleware's), LAYOUT: objects or records, which are posted as a JSON array, or bytes,
-which are posted as lines of JSON, and SPOOL, for bytes: a directory, from which the
-next gateway sends what this one leaves when it is killed.
+which are posted as lines of JSON, SPOOL, for bytes: a directory, from which the next
+gateway sends what this one leaves when it is killed, and VIA: a url of NATS or Redis,
+where batches are sent instead, for a relay to take them from there.
 """
 
 import contextlib
@@ -24,13 +25,13 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 
-from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records
+from ringdispatch import BackgroundDispatcher, Bytes, Objects, Records, sinks
 from ringdispatch.asgi import AccessLogMiddleware, AccessRecord, LifespanMiddleware
-from ringdispatch.sinks import HttpSink
 
 COLLECTOR = os.environ.get("COLLECTOR", "http://127.0.0.1:8780/")
 ENTRIES = int(os.environ.get("ENTRIES", "1"))
 SPOOL = os.environ.get("SPOOL") or None
+VIA = os.environ.get("VIA", "")
 
 
 def as_dict(request_id: str, number: int, path: str) -> dict[str, object]:
@@ -58,8 +59,15 @@ LAYOUTS = {
 }
 layout, entry, own_entry, posted = LAYOUTS[os.environ.get("LAYOUT", "objects")]
 
+if VIA.startswith("nats:"):
+    sink = sinks.JetStreamSink(VIA, "entries")
+elif VIA.startswith("redis:"):
+    sink = sinks.RedisStreamSink(VIA, "ENTRIES")
+else:
+    sink = sinks.HttpSink(COLLECTOR, format=posted)
+
 dispatcher = BackgroundDispatcher(
-    HttpSink(COLLECTOR, format=posted),
+    sink,
     ms_delay=float(os.environ.get("MS_DELAY", "10")),
     capacity=200_000,  # a second of them, if the collector is held up
     layout=layout,

@@ -327,8 +327,8 @@ WRONG = [
     (["collector", "--port", "65536"], "must be an integer from 0 to 65535"),
     (["collector", "--port=-1"], "must be an integer from 0 to 65535"),
     (["collector", "elsewhere"], "unrecognized arguments: elsewhere; --help lists"),
-    (["collect"], "'collect' is no command: name collector, spool or tune"),
-    ([], "'' is no command: name collector, spool or tune"),
+    (["collect"], "'collect' is no command: name collector, relay, spool or tune"),
+    ([], "'' is no command: name collector, relay, spool or tune"),
 ]
 
 
