@@ -70,12 +70,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together, from left to right."""
+    """Points that belong together, from left to right; dots, if not at these."""
 
     name: str
     points: Sequence[Point]
     ours: bool
     dashed: bool = False
+    dots: Sequence[Point] | None = None
 
 
 @dataclass(frozen=True)
@@ -258,24 +259,26 @@ def lines(
         parts.append(_path(f"M{LEFT} {down:.1f}H{right}", "line dashed"))
         parts.append(_text(level[1], LEFT + 4, down - 5, "soft"))
     for series in shown:
-        parts += _series(series, [spot(point) for point in series.points])
+        few = series.points if len(series.points) <= 10 else series.points[-1:]
+        dots = few if series.dots is None else series.dots
+        parts += _series(series, [*map(spot, series.points)], [*map(spot, dots)])
     parts += _names(shown, [spot(series.points[-1]) for series in shown], right)
     words = "; ".join(
         f"{series.name}: from {_said(series.points[0])} to {_said(series.points[-1])}"
         for series in shown
     )
-    return _svg(title, f"{units[1]} against {units[0]}. {words}", HEIGHT, parts)
+    up = units[1] or title
+    return _svg(title, f"{up} against {units[0]}. {words}", HEIGHT, parts)
 
 
 def _said(point: Point) -> str:
     return f"{point[1]:,.3g} at {point[0]:,.6g}"
 
 
-def _series(series: Series, spots: Sequence[Point]) -> list[str]:
+def _series(series: Series, spots: Sequence[Point], dots: Sequence[Point]) -> list[str]:
     path = "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in spots)
     stroke = "our-line" if series.ours else "their-line"
     dashed = " dashed" if series.dashed else ""
-    dots = spots if len(spots) <= 10 else spots[-1:]
     return [
         _path(path, stroke + dashed),
         *(

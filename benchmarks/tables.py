@@ -6,6 +6,7 @@
     python benchmarks/spool_disk.py --json benchmarks/results/spool_disk.json
     python benchmarks/end_to_end.py --json benchmarks/results/end_to_end.json
     make figures  # the suite, into suite.json and sinks.json there, and then this
+    make fanin-costs ARGS="--json benchmarks/results/scale_nats.json"
     make ends  # the servers, into benchmarks/results/servers.json, and then this
     python benchmarks/tables.py [--check]
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import scale_tables
 import server_table
 import spool_tables
 from charts import charts
@@ -287,6 +289,7 @@ PAGES: dict[str, dict[str, Callable[[], list[str]]]] = {
     },
     "docs/guarantees.md": {"tests": promises},
     "docs/layouts.md": {"layouts": layout_prices},
+    "docs/scale.md": {"costs": scale_tables.costs, "fleets": scale_tables.fleets},
     "docs/servers.md": {
         "ends": server_table.ends,
         "in-task": server_table.in_task,
@@ -303,6 +306,7 @@ def pictures() -> dict[str, Callable[[], str]]:
     """The charts, and the pictures drawn by hand in the one style of all."""
     made = {name: lambda text=text: text for name, text in charts(suite()).items()}
     made |= {f"{name}.svg": lambda name=name: restyled(name) for name in DRAWN}
+    made["scale.svg"] = scale_tables.picture
     return {f"docs/images/{name}": make for name, make in made.items()}
 
 

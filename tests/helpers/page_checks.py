@@ -257,6 +257,15 @@ def stored_once(run: Run) -> None:
     assert sorted(rows[1000:]) == [b"a window", b"a window", b"double", b"too"]
 
 
+def double_dropped(run: Run) -> None:
+    store = run.names["store"]
+    store([{"order": 1}, {"order": 2}], ["a/0", "a/1"])
+    store([{"order": 2}, {"order": 3}], ["a/1", "a/2"])
+    with contextlib.closing(sqlite3.connect("entries.db")) as connection:
+        found = connection.execute("SELECT * FROM entries ORDER BY id").fetchall()
+    assert found == [(f"a/{n}", f'{{"order": {n + 1}}}') for n in range(3)]
+
+
 def under_trio(run: Run) -> None:
     assert run.collector.entries == [{"order": 1}]
 
@@ -280,6 +289,7 @@ CHECKS: dict[tuple[str, str], Check] = {
     ("docs/recipes.md", "Dead letters"): sent_again,
     ("docs/recipes.md", "Compression"): compressed,
     ("docs/recipes.md", "Several dispatchers in a dict"): by_kind,
+    ("docs/scale.md", "Each entry once"): double_dropped,
     ("docs/sinks.md", "HttpSink"): posted_by_a_sink,
     ("docs/sinks.md", "Certificates and proxies"): posted_by_own_session,
     ("docs/sinks.md", "SqliteSink"): stored,
