@@ -133,12 +133,13 @@ class _WithLengths(Encoded):
 class _Separated(_WithLengths):
     def __init__(self, key: str, batch: BytesBatch, separator: bytes) -> None:
         super().__init__(key, batch)
-        self.separator: bytes = separator
+        self.separator = separator
+        self._join = separator.join
 
     def body(self, start: int, end: int) -> bytes:
         if end - start == len(self):
             return self._entries.payload
-        return self.separator.join([*self._entries[start:end], b""])
+        return self._join([*self._entries[start:end], b""])
 
 
 class _Records(Encoded):
