@@ -20,7 +20,7 @@ MOST_BYTES = 850_000  # with debug information or C sources it has several times
 COMPILED = ["_pthread", "_atomic", "_batch", "_ordered", "_ring"]
 COMPILED += ["_objects", "_enqueue", "_records", "_bytes"]
 COMPILED += ["_spool_file", "_spool_place", "_spool_recovered", "_spool_ring"]
-FOLDERS = {"_collector", "_spool_command", "_tune", "sinks", "testing"}
+FOLDERS = {"_collector", "_spool_command", "_tune", "relay", "sinks", "testing"}
 KINDS = {".py", ".pyi", ".so", ".pyd", ".typed", ".html", ".css", ".js", ".svg"}
 
 
