@@ -5,9 +5,8 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -18,7 +17,6 @@ from nats.js.api import (
     DiscardPolicy,
     ReplayPolicy,
     RetentionPolicy,
-    StorageType,
     StreamConfig,
 )
 
@@ -26,12 +24,13 @@ from ringdispatch.sinks._attempts import Failure
 from ringdispatch.sinks._connections import Connections
 from ringdispatch.sinks._nats import NatsConnection, Servers, check_subject, size_of
 
+from ._jetstream_answers import ANSWER_SECONDS, ask, in_words, refused
+from ._jetstream_checks import plain, warnings_of
 from ._pull import Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
 
 _HOLD_SECONDS = 10.0
 _MOST_HELD = 10_000  # messages, by all relays together
-_ANSWER_SECONDS = 5.0
 _REASON, _ORIGIN = "Ringdispatch-Reason", "Ringdispatch-Origin"
 _DELIVERIES = "Ringdispatch-Deliveries"
 _DEAD = "-dead"
@@ -53,8 +52,6 @@ _CONSUMER: dict[str, Any] = {
     "max_deliver": -1,
     "replay_policy": ReplayPolicy.INSTANT,
 }
-
-Answer = TypeVar("Answer")
 
 
 class JetStreamSource:
@@ -141,9 +138,9 @@ class JetStreamSource:
             raise (AwayError if failure.retryable else SourceError)(
                 str(failure)
             ) from None
-        jetstream = connection.client.jetstream(timeout=_ANSWER_SECONDS)
+        jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
         where = f"{connection}: stream {self.stream!r}"
-        with _in_words(where):
+        with in_words(where):
             try:
                 config = await self._stream(connection, jetstream, where)
                 await self._ensure_consumer(connection, jetstream, where)
@@ -151,7 +148,7 @@ class JetStreamSource:
                 if error.err_code == _NO_LEADER:
                     raise
                 raise SourceError(f"{where}: there is no JetStream") from None
-        warnings = [] if self._is_dead else list(_warnings(where, config))
+        warnings = [] if self._is_dead else list(warnings_of(where, config))
         return Opened(connection.client.max_payload + _AROUND, warnings)
 
     async def _stream(
@@ -159,7 +156,7 @@ class JetStreamSource:
     ) -> StreamConfig:
         """The stream's settings; it is made where that was asked for."""
         try:
-            info = await _ask(connection, jetstream.stream_info(self.stream))
+            info = await ask(connection, jetstream.stream_info(self.stream))
         except nats.js.errors.NotFoundError:
             pass
         else:
@@ -179,8 +176,8 @@ class JetStreamSource:
             discard=DiscardPolicy.NEW,
             max_bytes=_CREATED_BYTES,
         )
-        with _refused(f"{where}: can't be made, with 1 GiB"):
-            info = await _ask(connection, jetstream.add_stream(config))
+        with refused(f"{where}: can't be made, with 1 GiB"):
+            info = await ask(connection, jetstream.add_stream(config))
         self._made = info.created
         made: StreamConfig = info.config
         return made
@@ -199,17 +196,17 @@ class JetStreamSource:
         where = f"{where}: consumer {self._consumer!r}"
         try:
             asked = jetstream.consumer_info(self.stream, self._consumer)
-            info = await _ask(connection, asked)
+            info = await ask(connection, asked)
         except nats.js.errors.NotFoundError:
-            with _refused(f"{where}: can't be made"):
+            with refused(f"{where}: can't be made"):
                 made = jetstream.add_consumer(self.stream, config)
-                info = await _ask(connection, made)
+                info = await ask(connection, made)
         for name, wanted in _CONSUMER.items():
             found = getattr(info.config, name, None)
             if found != wanted and (found or wanted):
                 raise SourceError(
-                    f"{where} has {name}={_plain(found)}, and must have "
-                    f"{_plain(wanted)}: remove it, or name another with --consumer"
+                    f"{where} has {name}={plain(found)}, and must have "
+                    f"{plain(wanted)}: remove it, or name another with --consumer"
                 )
 
     # ---- messages
@@ -221,7 +218,7 @@ class JetStreamSource:
             AwayError: no server is there.
             SourceError: there is no such consumer any more.
         """
-        with _in_words(""):
+        with in_words(""):
             connection = await self._connections.get()
             if self._pull is None or self._pull.connection is not connection:
                 self._pull = await Pull.start(connection, self.stream, self._consumer)
@@ -232,9 +229,9 @@ class JetStreamSource:
 
     async def _look_for_consumer(self, connection: NatsConnection, why: str) -> None:
         """Say why requests get no messages, once the server can; '' is for silence."""
-        jetstream = connection.client.jetstream(timeout=_ANSWER_SECONDS)
+        jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
         try:
-            await _ask(connection, jetstream.consumer_info(self.stream, self._consumer))
+            await ask(connection, jetstream.consumer_info(self.stream, self._consumer))
         except nats.js.errors.NotFoundError:
             raise SourceError(
                 f"{connection}: stream {self.stream!r}: consumer {self._consumer!r} is "
@@ -250,10 +247,10 @@ class JetStreamSource:
             SourceError: it is not. To answer what an earlier one handed out would
                 settle other messages, which have the same numbers in this one.
         """
-        with _in_words(""):
+        with in_words(""):
             connection = await self._connections.get()
-            jetstream = connection.client.jetstream(timeout=_ANSWER_SECONDS)
-            made = (await _ask(connection, jetstream.stream_info(self.stream))).created
+            jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
+            made = (await ask(connection, jetstream.stream_info(self.stream))).created
         if made and self._made and abs((made - self._made).total_seconds()) > 1:
             self._is_another = True
             raise SourceError(
@@ -265,14 +262,14 @@ class JetStreamSource:
         """What `fetch` asked for, and is here by now; it asks for nothing."""
         if self._pull is None or not self._pull.connection.usable:
             return []
-        with _in_words(""):
+        with in_words(""):
             return await self._pull.arrived()
 
     async def stop_fetching(self) -> None:
         """Have no more handed out here; give back what is on its way."""
         pull, self._pull = self._pull, None
         if pull is not None and pull.connection.usable:
-            with _in_words(""):
+            with in_words(""):
                 for reply in await pull.stop():
                     await pull.connection.client.publish(reply, b"-NAK")
 
@@ -297,20 +294,20 @@ class JetStreamSource:
         try:
             connection = await self._connections.get()
             request = connection.client.request(
-                held.handle, b"+ACK", timeout=_ANSWER_SECONDS
+                held.handle, b"+ACK", timeout=ANSWER_SECONDS
             )
-            await connection.request(request, _ANSWER_SECONDS)
+            await connection.request(request, ANSWER_SECONDS)
         except (Failure, nats.errors.Error):
             return False
         return True
 
     async def backlog(self) -> Backlog:
         """How much is there."""
-        with _in_words(""):
+        with in_words(""):
             connection = await self._connections.get()
-            jetstream = connection.client.jetstream(timeout=_ANSWER_SECONDS)
+            jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
             asked = jetstream.consumer_info(self.stream, self._consumer)
-            info = await _ask(connection, asked)
+            info = await ask(connection, asked)
         return Backlog(int(info.num_pending or 0), int(info.num_ack_pending or 0))
 
     async def close(self) -> None:
@@ -321,9 +318,9 @@ class JetStreamSource:
 
     async def park(self, held: Held, reason: str) -> None:
         """Publish it to the stream of dead letters, and acknowledge it."""
-        with _in_words(f"{held.name} can't be parked"):
+        with in_words(f"{held.name} can't be parked"):
             connection = await self._connections.get()
-            jetstream = connection.client.jetstream(timeout=_ANSWER_SECONDS)
+            jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
             name = f"{self.stream}{_DEAD}"
             if not self._has_dead_letters:
                 await self._make_dead_letters(connection, jetstream, name)
@@ -345,7 +342,7 @@ class JetStreamSource:
             given = headers if size_of(headers) <= room else None
             publish = jetstream.publish(name, held.body, headers=given)
             try:
-                await _ask(connection, publish)
+                await ask(connection, publish)
             except nats.js.errors.NoStreamResponseError:
                 self._has_dead_letters = False  # somebody removed it
                 raise
@@ -355,9 +352,9 @@ class JetStreamSource:
         self, connection: NatsConnection, jetstream: Any, name: str
     ) -> None:
         try:
-            await _ask(connection, jetstream.stream_info(name))
+            await ask(connection, jetstream.stream_info(name))
         except nats.js.errors.NotFoundError:
-            info = await _ask(connection, jetstream.stream_info(self.stream))
+            info = await ask(connection, jetstream.stream_info(self.stream))
             config = StreamConfig(
                 name=name,
                 subjects=[name],
@@ -365,86 +362,12 @@ class JetStreamSource:
                 num_replicas=info.config.num_replicas,
                 storage=info.config.storage,
             )
-            await _ask(connection, jetstream.add_stream(config))
+            await ask(connection, jetstream.add_stream(config))
 
     async def _tell(self, held: Iterable[Held], what: bytes) -> None:
         if self._is_another:
             return
-        with _in_words(""):
+        with in_words(""):
             connection = await self._connections.get()
             for each in held:
                 await connection.client.publish(each.handle, what)
-
-
-async def _ask(
-    connection: NatsConnection, request: Coroutine[Any, Any, Answer]
-) -> Answer:
-    """Wait for the answer of the server.
-
-    Raises:
-        AwayError: none came, and what it refuses is told beside its answers; or one
-            with nothing in it.
-    """
-    try:
-        return await connection.request(request, _ANSWER_SECONDS)
-    except TypeError:  # of nats-py: the answer has only the name of its kind
-        raise AwayError(f"{connection}: its answer is empty: a removal?") from None
-    except nats.errors.TimeoutError:
-        why = connection.error or f"no answer within {_ANSWER_SECONDS:g} s"
-        raise AwayError(f"{connection}: {why}") from None
-
-
-@contextmanager
-def _refused(what: str) -> Iterator[None]:
-    """What the server refuses to make; that it is away is no refusal.
-
-    Raises:
-        SourceError: instead of its error.
-    """
-    try:
-        yield
-    except nats.js.errors.ServiceUnavailableError:
-        raise
-    except nats.js.errors.APIError as error:
-        raise SourceError(f"{what}: {error.description}") from None
-
-
-@contextmanager
-def _in_words(where: str) -> Iterator[None]:
-    """What nats-py and the server say, as one line.
-
-    Raises:
-        AwayError: instead of theirs.
-    """
-    try:
-        yield
-    except nats.js.errors.ServiceUnavailableError:
-        raise AwayError(_joined(where, "no JetStream answers there")) from None
-    except (Failure, nats.errors.Error) as error:
-        words = getattr(error, "description", None) or str(error)
-        raise AwayError(_joined(where, words or type(error).__name__)) from None
-
-
-def _joined(where: str, words: str) -> str:
-    return f"{where}: {words}" if where else words
-
-
-def _warnings(where: str, config: StreamConfig) -> Iterator[str]:
-    """What a stream's settings may do to messages."""
-    bounds = config.max_bytes, config.max_msgs, config.max_age
-    bounded = any(bound and bound > 0 for bound in bounds)
-    if not bounded:
-        yield f"{where}: keeps all without a bound: set its max_bytes or max_age"
-    elif config.discard != DiscardPolicy.NEW or (config.max_age or 0) > 0:
-        yield (
-            f"{where}: removes messages that were not relayed, by its bounds: with "
-            "discard=new and no max_age gateways keep what does not fit"
-        )
-    if config.storage == StorageType.MEMORY:
-        yield f"{where}: is in memory only: a server that ends takes it along"
-    if config.no_ack:
-        yield f"{where}: has no_ack: a gateway never knows that a batch arrived"
-
-
-def _plain(value: object) -> object:
-    return getattr(value, "value", value)

@@ -1,0 +1,70 @@
+"""What JetStream answers to a relay, and what its errors mean."""
+
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import nats.errors
+import nats.js.errors
+
+from ringdispatch.sinks._attempts import Failure
+from ringdispatch.sinks._nats import NatsConnection
+
+from ._source import AwayError, SourceError
+
+ANSWER_SECONDS = 5.0
+
+Answer = TypeVar("Answer")
+
+
+async def ask(
+    connection: NatsConnection, request: Coroutine[Any, Any, Answer]
+) -> Answer:
+    """Wait for the answer of the server.
+
+    Raises:
+        AwayError: none came, and what it refuses is told beside its answers; or one
+            with nothing in it.
+    """
+    try:
+        return await connection.request(request, ANSWER_SECONDS)
+    except TypeError:  # of nats-py: the answer has only the name of its kind
+        raise AwayError(f"{connection}: its answer is empty: a removal?") from None
+    except nats.errors.TimeoutError:
+        why = connection.error or f"no answer within {ANSWER_SECONDS:g} s"
+        raise AwayError(f"{connection}: {why}") from None
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What the server refuses to make; that it is away is no refusal.
+
+    Raises:
+        SourceError: instead of its error.
+    """
+    try:
+        yield
+    except nats.js.errors.ServiceUnavailableError:
+        raise
+    except nats.js.errors.APIError as error:
+        raise SourceError(f"{what}: {error.description}") from None
+
+
+@contextmanager
+def in_words(where: str) -> Iterator[None]:
+    """What nats-py and the server say, as one line.
+
+    Raises:
+        AwayError: instead of theirs.
+    """
+    try:
+        yield
+    except nats.js.errors.ServiceUnavailableError:
+        raise AwayError(_joined(where, "no JetStream answers there")) from None
+    except (Failure, nats.errors.Error) as error:
+        words = getattr(error, "description", None) or str(error)
+        raise AwayError(_joined(where, words or type(error).__name__)) from None
+
+
+def _joined(where: str, words: str) -> str:
+    return f"{where}: {words}" if where else words
