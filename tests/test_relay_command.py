@@ -158,7 +158,7 @@ def test_it_relays_until_a_signal(
     assert status == 0, err
     assert out.startswith(f"relaying from {server.url}, stream S until Ctrl-C\n")
     assert out.endswith("relayed 2 records in 2 messages\n")
-    assert "keeps all without a bound: set its max_bytes or max_age" in err
+    assert "keeps all without a bound: set its max_bytes, and discard=new" in err
     assert {line.split()[0] for line in command.taken()} == {"one", "two"}
     assert server.ask(lambda js: js.consumer_info(stream, "ringdispatch")).ack_floor
 

@@ -16,7 +16,13 @@ pytest.importorskip("nats")
 
 import nats
 import nats.js.errors
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StorageType
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+)
 
 from loops import comes_true
 from nats_servers import NatsServer, on_loop, serving
@@ -326,7 +332,7 @@ def test_a_stop_under_traffic_leaves_nothing_held(
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "keeps all without a bound: set its max_bytes or max_age"),
+        ({}, "keeps all without a bound: set its max_bytes, and discard=new"),
         ({"max_bytes": 10**6}, "removes messages that were not relayed"),
         (
             {"max_age": 3600.0, "max_bytes": 10**6, "discard": DiscardPolicy.NEW},
@@ -336,11 +342,24 @@ def test_a_stop_under_traffic_leaves_nothing_held(
             {
                 "max_bytes": 10**6,
                 "discard": DiscardPolicy.NEW,
+                "retention": RetentionPolicy.WORK_QUEUE,
                 "storage": StorageType.MEMORY,
             },
             "is in memory only: a server that ends takes it along",
         ),
-        ({"max_bytes": 10**6, "discard": DiscardPolicy.NEW}, ""),
+        (
+            {"max_bytes": 10**6, "discard": DiscardPolicy.NEW},
+            "stream 'S': retention=limits keeps what was relayed, so that it fills up "
+            "and gateways wait for ever: make it anew with retention=workqueue",
+        ),
+        (
+            {
+                "max_bytes": 10**6,
+                "discard": DiscardPolicy.NEW,
+                "retention": RetentionPolicy.WORK_QUEUE,
+            },
+            "",
+        ),
     ],
 )
 def test_settings_that_may_lose_messages_are_told_of(

@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator
 
-from nats.js.api import DiscardPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 
 def warnings_of(where: str, config: StreamConfig) -> Iterator[str]:
     """What a stream's settings may do to messages."""
-    bounds = config.max_bytes, config.max_msgs, config.max_age
-    bounded = any(bound and bound > 0 for bound in bounds)
-    if not bounded:
-        yield f"{where}: keeps all without a bound: set its max_bytes or max_age"
-    elif config.discard != DiscardPolicy.NEW or (config.max_age or 0) > 0:
+    bounded = any((bound or 0) > 0 for bound in (config.max_bytes, config.max_msgs))
+    ages = (config.max_age or 0) > 0
+    if not bounded and not ages:
+        yield f"{where}: keeps all without a bound: set its max_bytes, and discard=new"
+    elif ages or config.discard != DiscardPolicy.NEW:
         yield (
             f"{where}: removes messages that were not relayed, by its bounds: with "
-            "discard=new and no max_age gateways keep what does not fit"
+            "retention=workqueue, discard=new and no max_age gateways keep what does "
+            "not fit"
+        )
+    elif config.retention in {None, RetentionPolicy.LIMITS}:
+        yield (
+            f"{where}: retention=limits keeps what was relayed, so that it fills up "
+            "and gateways wait for ever: make it anew with retention=workqueue"
         )
     if config.storage == StorageType.MEMORY:
         yield f"{where}: is in memory only: a server that ends takes it along"
