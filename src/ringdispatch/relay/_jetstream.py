@@ -25,7 +25,7 @@ from ringdispatch.sinks._connections import Connections
 from ringdispatch.sinks._nats import NatsConnection, Servers, check_subject, size_of
 
 from ._jetstream_answers import ANSWER_SECONDS, ask, in_words, refused
-from ._jetstream_checks import plain, warnings_of
+from ._jetstream_checks import check_takes, plain, warnings_of
 from ._pull import Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
 
@@ -148,7 +148,9 @@ class JetStreamSource:
                 if error.err_code == _NO_LEADER:
                     raise
                 raise SourceError(f"{where}: there is no JetStream") from None
-        warnings = [] if self._is_dead else list(warnings_of(where, config))
+        warnings = [] if self._is_dead else list(
+            warnings_of(where, config, self._replicas)
+        )
         return Opened(connection.client.max_payload + _AROUND, warnings)
 
     async def _stream(
@@ -162,6 +164,8 @@ class JetStreamSource:
         else:
             self._made = info.created
             found: StreamConfig = info.config
+            if self._create is not None and not self._is_dead:
+                check_takes(where, found, self._create)
             return found
         if self._is_dead:
             raise SourceError(f"{where}: is not there: no message was parked")

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
+from ._source import SourceError
 
-def warnings_of(where: str, config: StreamConfig) -> Iterator[str]:
-    """What a stream's settings may do to messages."""
+
+def warnings_of(
+    where: str, config: StreamConfig, replicas: int = 1
+) -> Iterator[str]:
+    """What a stream's settings may do to messages; `replicas` are asked for."""
     bounded = any((bound or 0) > 0 for bound in (config.max_bytes, config.max_msgs))
     ages = (config.max_age or 0) > 0
     if not bounded and not ages:
@@ -24,8 +28,41 @@ def warnings_of(where: str, config: StreamConfig) -> Iterator[str]:
         )
     if config.storage == StorageType.MEMORY:
         yield f"{where}: is in memory only: a server that ends takes it along"
+    if (config.num_replicas or 1) < replicas:
+        yield (
+            f"{where}: was there already, with num_replicas={config.num_replicas or 1}, "
+            f"not {replicas}: change that by `nats stream edit`"
+        )
     if config.no_ack:
         yield f"{where}: has no_ack: a gateway never knows that a batch arrived"
+
+
+def check_takes(where: str, config: StreamConfig, subject: str) -> None:
+    """See that a stream that is there takes the subject that one is made for.
+
+    Raises:
+        SourceError: it does not.
+    """
+    subjects = config.subjects or []
+    if not any(_matches(subject, each) for each in subjects):
+        takes = ", ".join(map(repr, subjects)) or "no subject"
+        raise SourceError(
+            f"{where} takes {takes}, not {subject!r}: add the subject to it, or name "
+            "another stream"
+        )
+
+
+def _matches(subject: str, pattern: str) -> bool:
+    """Whether a subject, which has no wildcards, is one of a pattern's."""
+    words, wanted = subject.split("."), pattern.split(".")
+    if wanted[-1] == ">":
+        del wanted[-1]
+        if len(words) <= len(wanted):
+            return False
+        words = words[: len(wanted)]
+    return len(words) == len(wanted) and all(
+        each in {"*", word} for word, each in zip(words, wanted, strict=True)
+    )
 
 
 def plain(value: object) -> object:
