@@ -51,6 +51,27 @@ async def fetched(source: RedisStreamSource) -> list[Held]:
     return found
 
 
+def warnings(server: RedisServer, **options: Any) -> list[str]:
+    """What a relay says at the start, except of the server's settings."""
+
+    async def main() -> list[str]:
+        source = RedisStreamSource(server.url, "S", **options)
+        try:
+            return (await source.open()).warnings
+        finally:
+            await source.close()
+
+    return [line for line in on_loop(main()) if "appendonly" not in line]
+
+
+def test_a_stream_that_was_not_there_is_told_of(server: RedisServer) -> None:
+    assert warnings(server) == [
+        f"{server.url}: stream 'S' was not there: it is made, and gateways must send "
+        "to this name"
+    ]
+    assert warnings(server) == []
+
+
 # ---- dead letters
 
 

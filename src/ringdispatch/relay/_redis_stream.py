@@ -100,7 +100,8 @@ class RedisStreamSource:
         where = f"{self._server}: stream {self.stream!r}"
         try:
             client = (await self._connections.get()).client
-            if self._is_dead and not await client.exists(self.stream):
+            is_there = await client.exists(self.stream)
+            if self._is_dead and not is_there:
                 raise SourceError(f"{where}: is not there: no message was parked")
             try:
                 await client.xgroup_create(self.stream, self._group, "0", mkstream=True)
@@ -116,6 +117,12 @@ class RedisStreamSource:
             kind = AwayError if failure.retryable else SourceError
             raise kind(str(failure)) from None
         warnings = [] if self._is_dead else list(_warnings(where, settings))
+        if not is_there:
+            # Gateways make it, too: its name may be misspelt here, or there.
+            warnings.append(
+                f"{where} was not there: it is made, and gateways must send to this "
+                "name"
+            )
         return Opened(LARGEST, warnings)
 
     # ---- messages
