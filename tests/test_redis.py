@@ -202,10 +202,13 @@ def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sink = RedisStreamSink(server.url, "S", password=SECRET)
         assert on_loop(send(server, [1], sink=sink)).dispatched == 1
         assert SECRET not in repr(sink)
-        for password in (SECRET[::-1], None):
+        for password, why in (
+            (SECRET[::-1], "the credentials are refused"),
+            (None, "credentials, and none were given: set REDIS_PASSWORD, and REDIS_U"),
+        ):
             error = failure(RedisStreamSink(server.url, "S", password=password))
             assert not error.retryable
-            assert "the credentials are refused" in str(error)
+            assert why in str(error)
             assert SECRET[::-1] not in str(error)
         monkeypatch.setenv("REDIS_PASSWORD", SECRET)
         sink = RedisStreamSink(server.url, "S")

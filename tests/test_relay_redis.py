@@ -7,16 +7,17 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("redis")
 
-from nats_servers import on_loop
+from nats_servers import on_loop, serving
 from redis_servers import RedisServer, serving_redis
-from ringdispatch.relay import RedisStreamSource, _redis_stream
-from ringdispatch.relay._source import Held
+from ringdispatch.relay import RedisStreamSource, SourceError, _redis_stream
+from ringdispatch.relay._source import AwayError, Held
 from sources import Target, message, opened, relaying
 
 ROOM = 2**20
@@ -65,11 +66,45 @@ def warnings(server: RedisServer, **options: Any) -> list[str]:
 
 
 def test_a_stream_that_was_not_there_is_told_of(server: RedisServer) -> None:
-    assert warnings(server) == [
+    (line,) = warnings(server)
+    assert line == (
         f"{server.url}: stream 'S' was not there: it is made, and gateways must send "
         "to this name"
-    ]
+    )
     assert warnings(server) == []
+
+
+def failure(url: str) -> Exception:
+    """What a relay does not start for."""
+
+    async def main() -> None:
+        async with opened(RedisStreamSource(url, "S")):
+            pass
+
+    with pytest.raises((SourceError, AwayError)) as caught:
+        on_loop(main())
+    assert len(str(caught.value)) < 250
+    return caught.value
+
+
+def test_a_database_that_is_not_there_is_refused(server: RedisServer) -> None:
+    error = failure(server.url.replace("/0", "/99"))
+    assert isinstance(error, SourceError)
+    assert "/99: DB index is out of range: give the number of one that" in str(error)
+
+
+def test_a_server_that_may_have_no_tls(server: RedisServer) -> None:
+    error = failure(server.url.replace("redis:", "rediss:"))
+    assert str(error).endswith("(it may have no TLS: give redis:// if that is meant)")
+
+
+def test_another_server_than_redis(tmp_path: Path) -> None:
+    with serving(tmp_path) as nats:
+        for scheme, why in (
+            ("redis", "no Redis answers there: Protocol Error: b'INFO"),
+            ("rediss", "(it may have no TLS: give redis:// if that is meant)"),
+        ):
+            assert why in str(failure(nats.url.replace("nats", scheme)))
 
 
 # ---- dead letters

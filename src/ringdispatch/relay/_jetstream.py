@@ -24,7 +24,7 @@ from ringdispatch.sinks._attempts import Failure
 from ringdispatch.sinks._connections import Connections
 from ringdispatch.sinks._nats import NatsConnection, Servers, check_subject, size_of
 
-from ._jetstream_answers import ANSWER_SECONDS, ask, in_words, refused
+from ._jetstream_answers import ANSWER_SECONDS, NotAllowedError, ask, in_words, refused
 from ._jetstream_checks import check_takes, plain, warnings_of
 from ._pull import Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
@@ -148,8 +148,10 @@ class JetStreamSource:
                 if error.err_code == _NO_LEADER:
                     raise
                 raise SourceError(f"{where}: there is no JetStream") from None
-        warnings = [] if self._is_dead else list(
-            warnings_of(where, config, self._replicas)
+            except NotAllowedError as error:
+                raise SourceError(str(error)) from None
+        warnings = (
+            [] if self._is_dead else list(warnings_of(where, config, self._replicas))
         )
         return Opened(connection.client.max_payload + _AROUND, warnings)
 

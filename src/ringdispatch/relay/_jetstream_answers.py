@@ -17,21 +17,31 @@ ANSWER_SECONDS = 5.0
 Answer = TypeVar("Answer")
 
 
+class NotAllowedError(AwayError):
+    """The user has no right to ask; somebody may give it, while the relay runs."""
+
+
 async def ask(
     connection: NatsConnection, request: Coroutine[Any, Any, Answer]
 ) -> Answer:
     """Wait for the answer of the server.
 
     Raises:
-        AwayError: none came, and what it refuses is told beside its answers; or one
-            with nothing in it.
+        NotAllowedError: none came, and what it refuses is told beside its answers.
+        AwayError: none came, or one with nothing in it.
     """
+    before = connection.error
     try:
         return await connection.request(request, ANSWER_SECONDS)
     except TypeError:  # of nats-py: the answer has only the name of its kind
         raise AwayError(f"{connection}: its answer is empty: a removal?") from None
     except nats.errors.TimeoutError:
-        why = connection.error or f"no answer within {ANSWER_SECONDS:g} s"
+        error = connection.error
+        if error is not before and "permissions violation" in str(error).lower():
+            raise NotAllowedError(
+                f"{connection}: {error}: give the user the right to it"
+            ) from None
+        why = error or f"no answer within {ANSWER_SECONDS:g} s"
         raise AwayError(f"{connection}: {why}") from None
 
 

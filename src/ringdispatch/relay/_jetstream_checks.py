@@ -7,9 +7,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from ._source import SourceError
 
 
-def warnings_of(
-    where: str, config: StreamConfig, replicas: int = 1
-) -> Iterator[str]:
+def warnings_of(where: str, config: StreamConfig, replicas: int = 1) -> Iterator[str]:
     """What a stream's settings may do to messages; `replicas` are asked for."""
     bounded = any((bound or 0) > 0 for bound in (config.max_bytes, config.max_msgs))
     ages = (config.max_age or 0) > 0
@@ -28,10 +26,11 @@ def warnings_of(
         )
     if config.storage == StorageType.MEMORY:
         yield f"{where}: is in memory only: a server that ends takes it along"
-    if (config.num_replicas or 1) < replicas:
+    has = config.num_replicas or 1
+    if has < replicas:
         yield (
-            f"{where}: was there already, with num_replicas={config.num_replicas or 1}, "
-            f"not {replicas}: change that by `nats stream edit`"
+            f"{where}: was there already, with num_replicas={has}, not {replicas}: change "
+            "that by `nats stream edit`"
         )
     if config.no_ack:
         yield f"{where}: has no_ack: a gateway never knows that a batch arrived"

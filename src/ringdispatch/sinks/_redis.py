@@ -18,13 +18,15 @@ LARGEST = 16 * 2**20  # bytes of one message; Redis itself takes 512 MiB
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 5
 _PORT = 6379
+_MOST_SHOWN = 60  # characters of an answer that is none of Redis's
 
 # From the environment, where no argument has credentials.
 _ENVIRONMENT = {"username": "REDIS_USERNAME", "password": "REDIS_PASSWORD"}
 
 # Answers that are the same however often one asks; any other is tried again, such as
 # that the memory is full, that a replica has no master, or that a disk has no room.
-_FINAL = ("WRONGTYPE", "unknown command")
+_NO_DATABASE = "DB index is out of range"
+_FINAL = ("WRONGTYPE", "unknown command", _NO_DATABASE)
 _FINAL_KINDS = (redis.exceptions.NoPermissionError, redis.exceptions.MovedError)
 
 
@@ -91,11 +93,29 @@ class RedisServer:
                 await connection.client.ping()
         except (redis.exceptions.RedisError, OSError) as error:
             await connection.close()
-            raise failure_of(self._shown, error) from None
+            raise self._no_connection(error) from None
         except BaseException:
             await connection.close()
             raise
         return connection
+
+    def _no_connection(self, error: Exception) -> Failure:
+        failure = failure_of(self._shown, error)
+        if "password" not in self._options and "Authentication required" in str(error):
+            return Failure(
+                f"{self._shown}: it asks for credentials, and none were given: set "
+                "REDIS_PASSWORD, and REDIS_USERNAME where it has users",
+                retryable=False,
+            )
+        # Redis itself does not refuse TLS: it waits for the end of a command.
+        silent = isinstance(error, redis.exceptions.TimeoutError | TimeoutError)
+        has_no_tls = failure.retryable and (silent or "SSL" in str(error))
+        if "context" in self._options and has_no_tls:
+            return Failure(
+                f"{failure} (it may have no TLS: give redis:// if that is meant)",
+                retryable=True,
+            )
+        return failure
 
 
 class _TlsConnection(Connection):
@@ -135,6 +155,11 @@ def failure_of(where: str, error: Exception) -> Failure:
         final |= words.startswith(_FINAL)
     if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
         words = "no answer in time"
+    elif isinstance(error, redis.exceptions.InvalidResponse):
+        shown = words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]}..."
+        words = f"no Redis answers there: {shown}"
+    elif words.startswith(_NO_DATABASE):
+        words += ": give the number of one that it has at the url's end"
     elif isinstance(error, redis.exceptions.MovedError):
         words = f"it is one of a cluster, which is not supported: moved to {words}"
     elif isinstance(
