@@ -5,7 +5,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 import nats.errors
@@ -24,7 +24,15 @@ from ringdispatch.sinks._attempts import Failure
 from ringdispatch.sinks._connections import Connections
 from ringdispatch.sinks._nats import NatsConnection, Servers, check_subject, size_of
 
-from ._jetstream_answers import ANSWER_SECONDS, NotAllowedError, ask, in_words, refused
+from ._jetstream_answers import (
+    ANSWER_SECONDS,
+    Answer,
+    NotAllowedError,
+    ask,
+    in_words,
+    refused,
+    with_way_out,
+)
 from ._jetstream_checks import check_takes, plain, warnings_of
 from ._pull import Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
@@ -160,7 +168,7 @@ class JetStreamSource:
     ) -> StreamConfig:
         """The stream's settings; it is made where that was asked for."""
         try:
-            info = await ask(connection, jetstream.stream_info(self.stream))
+            info = await self._ask(connection, jetstream.stream_info(self.stream))
         except nats.js.errors.NotFoundError:
             pass
         else:
@@ -183,7 +191,7 @@ class JetStreamSource:
             max_bytes=_CREATED_BYTES,
         )
         with refused(f"{where}: can't be made, with 1 GiB"):
-            info = await ask(connection, jetstream.add_stream(config))
+            info = await self._ask(connection, jetstream.add_stream(config))
         self._made = info.created
         made: StreamConfig = info.config
         return made
@@ -202,11 +210,11 @@ class JetStreamSource:
         where = f"{where}: consumer {self._consumer!r}"
         try:
             asked = jetstream.consumer_info(self.stream, self._consumer)
-            info = await ask(connection, asked)
+            info = await self._ask(connection, asked)
         except nats.js.errors.NotFoundError:
             with refused(f"{where}: can't be made"):
                 made = jetstream.add_consumer(self.stream, config)
-                info = await ask(connection, made)
+                info = await self._ask(connection, made)
         for name, wanted in _CONSUMER.items():
             found = getattr(info.config, name, None)
             if found != wanted and (found or wanted):
@@ -237,14 +245,21 @@ class JetStreamSource:
         """Say why requests get no messages, once the server can; '' is for silence."""
         jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
         try:
-            await ask(connection, jetstream.consumer_info(self.stream, self._consumer))
+            await self._ask(
+                connection, jetstream.consumer_info(self.stream, self._consumer)
+            )
         except nats.js.errors.NotFoundError:
             raise SourceError(
                 f"{connection}: stream {self.stream!r}: consumer {self._consumer!r} is "
                 "not there any more: was it removed? Start the relay again to make it"
             ) from None
         if why:
+            why = self._explained(why)
             raise AwayError(f"{connection}: stream {self.stream!r}: {why}")
+
+    def _explained(self, why: object) -> str:
+        names = self.stream, f"{self.stream}{_DEAD}", self._consumer
+        return with_way_out(str(why), *names)
 
     async def _look_for_stream(self) -> None:
         """See that it is the one that was opened.
@@ -256,7 +271,9 @@ class JetStreamSource:
         with in_words(""):
             connection = await self._connections.get()
             jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
-            made = (await ask(connection, jetstream.stream_info(self.stream))).created
+            made = (
+                await self._ask(connection, jetstream.stream_info(self.stream))
+            ).created
         if made and self._made and abs((made - self._made).total_seconds()) > 1:
             self._is_another = True
             raise SourceError(
@@ -313,7 +330,7 @@ class JetStreamSource:
             connection = await self._connections.get()
             jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
             asked = jetstream.consumer_info(self.stream, self._consumer)
-            info = await ask(connection, asked)
+            info = await self._ask(connection, asked)
         return Backlog(int(info.num_pending or 0), int(info.num_ack_pending or 0))
 
     async def close(self) -> None:
@@ -348,7 +365,7 @@ class JetStreamSource:
             given = headers if size_of(headers) <= room else None
             publish = jetstream.publish(name, held.body, headers=given)
             try:
-                await ask(connection, publish)
+                await self._ask(connection, publish)
             except nats.js.errors.NoStreamResponseError:
                 self._has_dead_letters = False  # somebody removed it
                 raise
@@ -358,9 +375,9 @@ class JetStreamSource:
         self, connection: NatsConnection, jetstream: Any, name: str
     ) -> None:
         try:
-            await ask(connection, jetstream.stream_info(name))
+            await self._ask(connection, jetstream.stream_info(name))
         except nats.js.errors.NotFoundError:
-            info = await ask(connection, jetstream.stream_info(self.stream))
+            info = await self._ask(connection, jetstream.stream_info(self.stream))
             config = StreamConfig(
                 name=name,
                 subjects=[name],
@@ -368,7 +385,22 @@ class JetStreamSource:
                 num_replicas=info.config.num_replicas,
                 storage=info.config.storage,
             )
-            await ask(connection, jetstream.add_stream(config))
+            await self._ask(connection, jetstream.add_stream(config))
+
+    async def _ask(
+        self, connection: NatsConnection, request: Coroutine[Any, Any, Answer]
+    ) -> Answer:
+        """Wait for the answer of the server.
+
+        Raises:
+            NotAllowedError: it refuses to be asked.
+            AwayError: it gives none.
+        """
+        try:
+            return await ask(connection, request)
+        except NotAllowedError as error:
+            where = f"{connection}: stream {self.stream!r}"
+            raise NotAllowedError(f"{where}: {self._explained(error)}") from None
 
     async def _tell(self, held: Iterable[Held], what: bytes) -> None:
         if self._is_another:

@@ -1,5 +1,6 @@
 """What JetStream answers to a relay, and what its errors mean."""
 
+import re
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -38,11 +39,29 @@ async def ask(
     except nats.errors.TimeoutError:
         error = connection.error
         if error is not before and "permissions violation" in str(error).lower():
-            raise NotAllowedError(
-                f"{connection}: {error}: give the user the right to it"
-            ) from None
+            raise NotAllowedError(str(error)) from None
         why = error or f"no answer within {ANSWER_SECONDS:g} s"
         raise AwayError(f"{connection}: {why}") from None
+
+
+def with_way_out(words: str, *names: str) -> str:
+    """What a server says, and where it is that a right is missing, what to do.
+
+    Args:
+        words: Its own.
+        names: Of streams and consumers: nats-py has lowered the case of what it says.
+    """
+    if "permissions violation" not in words.lower():
+        return words
+    known = {name.lower(): name for name in names}
+
+    def in_case(found: re.Match[str]) -> str:
+        parts = found[0].split(".")
+        return ".".join(known.get(part, part.upper()) for part in parts)
+
+    words = re.sub(r'_inbox\.[^"]*', "_INBOX.>", words.removeprefix("nats: "))
+    words = re.sub(r'\$js\.[^"]*', in_case, words)
+    return f"{words}: give the user the right to it"
 
 
 @contextmanager

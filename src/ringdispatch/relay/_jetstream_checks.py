@@ -29,8 +29,8 @@ def warnings_of(where: str, config: StreamConfig, replicas: int = 1) -> Iterator
     has = config.num_replicas or 1
     if has < replicas:
         yield (
-            f"{where}: was there already, with num_replicas={has}, not {replicas}: change "
-            "that by `nats stream edit`"
+            f"{where}: was there already, with num_replicas={has}, not {replicas}: "
+            "change that by `nats stream edit`"
         )
     if config.no_ack:
         yield f"{where}: has no_ack: a gateway never knows that a batch arrived"
