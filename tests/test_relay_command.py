@@ -276,6 +276,11 @@ def test_it_makes_the_stream_that_is_asked_for(
             "--create: is for NATS",
         ),
         (
+            "--from redis://a --stream S --to shop:store --create-bytes 9",
+            "--create-bytes: is for NATS",
+        ),
+        (FROM + "--to shop:store --create-bytes 9", "--create-bytes=9: is of the st"),
+        (
             "--from {url} --stream S --to shop:store --replicas 9 --create s",
             "--replicas=9: must be an integer from 1 to 5",
         ),

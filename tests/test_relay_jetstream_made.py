@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("nats")
 
 import nats.js.errors
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from nats_servers import NatsServer, on_loop, serving
 from ringdispatch.relay import JetStreamSource, SourceError
@@ -89,3 +90,77 @@ def test_fewer_replicas_than_asked_for_are_told(server: NatsServer) -> None:
     assert warnings(server, create="orders") == []
     (line,) = warnings(server, create="orders", replicas=3)
     assert "'S': was there already, with num_replicas=1, not 3: change" in line
+
+
+# ---- what is made
+
+
+def test_a_stream_is_made_with_so_many_bytes(server: NatsServer) -> None:
+    assert warnings(server, create="orders", create_bytes=10**6) == []
+    assert server.ask(lambda js: js.stream_info("S")).config.max_bytes == 10**6
+
+
+def test_a_stream_whose_subject_another_one_takes(server: NatsServer) -> None:
+    server.add_stream("OTHER", "orders.>")
+    assert refusal(server, create="orders.one").endswith(
+        ": stream 'S': can't be made for 'orders.one', with 1 GiB: another stream "
+        "takes 'orders.one' already: name that by --stream"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"replicas": 3}, "non-clustered mode: --replicas 1, or a cluster"),
+        (
+            {"create_bytes": 10**12},
+            "resources available: fewer --create-bytes, or more room for JetStream",
+        ),
+    ],
+)
+def test_a_stream_that_a_server_can_not_make(
+    server: NatsServer, options: dict[str, Any], why: str
+) -> None:
+    assert refusal(server, create="orders", **options).endswith(why)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "why"),
+    [
+        ({"create_bytes": 1}, ValueError, "create_bytes=1: is of the stream that is"),
+        ({"create_bytes": 0, "create": "s"}, ValueError, "create_bytes=0: must be"),
+        ({"create_bytes": 1.0, "create": "s"}, TypeError, "create_bytes=1.0: must be"),
+        ({"create_bytes": True, "create": "s"}, TypeError, "create_bytes=True: must"),
+    ],
+)
+def test_bytes_that_no_stream_can_have(
+    options: dict[str, Any], kind: type[Exception], why: str
+) -> None:
+    with pytest.raises(kind, match=why):
+        JetStreamSource("nats://127.0.0.1:1", "S", **options)
+
+
+# ---- consumers
+
+
+def test_a_work_queue_that_has_a_consumer_names_it(server: NatsServer) -> None:
+    warnings(server, create="orders")
+    assert refusal(server, consumer="mine").endswith(
+        "consumer 'mine': can't be made: a work queue has one consumer only, and it "
+        "has 'ringdispatch': name that by --consumer, or remove it"
+    )
+
+
+def test_all_that_differs_of_a_consumer_is_told(server: NatsServer) -> None:
+    server.add_stream()
+    other = ConsumerConfig(
+        durable_name="ringdispatch",
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=30.0,
+        max_deliver=5,
+    )
+    server.ask(lambda js: js.add_consumer("S", other))
+    assert refusal(server).endswith(
+        " has ack_wait=30.0, and must have 10.0; max_deliver=5, and must have -1: "
+        "remove it, or name another with --consumer"
+    )

@@ -95,8 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--create",
         metavar="SUBJECT",
-        help="make the stream if it is not there, for what is sent to this subject: "
-        "1 GiB at most, of what is not yet relayed",
+        help="make the stream if it is not there, for what is sent to this subject",
+    )
+    add(
+        "--create-bytes",
+        type=_count,
+        metavar="N",
+        help="of the stream that is made, at most, for what is not yet relayed; where "
+        "it is full, gateways wait (default: 1 GiB)",
     )
     add(
         "--replicas",
@@ -203,6 +209,7 @@ def _jetstream(options: argparse.Namespace, urls: list[str]) -> Source:
         consumer=options.consumer,
         create=options.create,
         replicas=options.replicas or 1,
+        create_bytes=options.create_bytes,
         dead_letters=options.replay_dead_letters,
     )
 
@@ -212,9 +219,11 @@ def _redis_stream(options: argparse.Namespace, urls: list[str]) -> Source:
 
     if len(urls) > 1:
         raise UsageError("--from: must be one url of Redis")
-    for name in ("create", "replicas"):
+    for name in ("create", "create_bytes", "replicas"):
         if getattr(options, name) is not None:
-            raise UsageError(f"--{name}: is for NATS; Redis makes a stream by itself")
+            raise UsageError(
+                f"{_NAMES[name]}: is for NATS; Redis makes a stream by itself"
+            )
     return RedisStreamSource(
         urls[0],
         options.stream,
@@ -223,7 +232,9 @@ def _redis_stream(options: argparse.Namespace, urls: list[str]) -> Source:
     )
 
 
-_OF_ARGUMENTS = "stream consumer create replicas max_batch max_bytes ms_delay timeout"
+_OF_ARGUMENTS = (
+    "stream consumer create create_bytes replicas max_batch max_bytes ms_delay timeout"
+)
 _NAMES = {"servers": "--from", "url": "--from"} | {
     name: f"--{name.replace('_', '-')}" for name in _OF_ARGUMENTS.split()
 }

@@ -28,12 +28,19 @@ from ._jetstream_answers import (
     ANSWER_SECONDS,
     Answer,
     NotAllowedError,
+    OneConsumerError,
     ask,
     in_words,
     refused,
     with_way_out,
 )
-from ._jetstream_checks import check_takes, plain, warnings_of
+from ._jetstream_checks import (
+    check_bytes,
+    check_consumer,
+    check_takes,
+    in_units,
+    warnings_of,
+)
 from ._pull import Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
 
@@ -72,6 +79,7 @@ class JetStreamSource:
         consumer: The consumer's. Relays with the same one share the messages.
         create: Make the stream, for what is sent to this subject, if it is not there.
         replicas: Servers that are to have the stream that is made, 1 to 5.
+        create_bytes: At most so many are in the stream that is made; None: 1 GiB.
         dead_letters: Take what was parked instead, from the stream `<stream>-dead`.
         user: With `password`; else from NATS_USER and NATS_PASSWORD.
         password: With `user`.
@@ -93,6 +101,7 @@ class JetStreamSource:
         consumer: str = "ringdispatch",
         create: str | None = None,
         replicas: int = 1,
+        create_bytes: int | None = None,
         dead_letters: bool = False,
         user: str | None = None,
         password: str | None = None,
@@ -107,6 +116,9 @@ class JetStreamSource:
         if replicas not in range(1, 6):
             raise ValueError(f"replicas={replicas!r}: must be an integer from 1 to 5")
         self._replicas = replicas
+        if create_bytes is not None:
+            check_bytes(create_bytes, create)
+        self._bytes = create_bytes or _CREATED_BYTES
         self._consumer = check_subject("consumer", consumer, words=False)
         for what, given in (("stream", stream), ("consumer", consumer)):
             if "/" in given or "\\" in given:
@@ -188,9 +200,12 @@ class JetStreamSource:
             # What was relayed is gone; where it is full, gateways keep the rest.
             retention=RetentionPolicy.WORK_QUEUE,
             discard=DiscardPolicy.NEW,
-            max_bytes=_CREATED_BYTES,
+            max_bytes=self._bytes,
         )
-        with refused(f"{where}: can't be made, with 1 GiB"):
+        size = in_units(self._bytes)
+        with refused(
+            f"{where}: can't be made for {self._create!r}, with {size}", self._create
+        ):
             info = await self._ask(connection, jetstream.add_stream(config))
         self._made = info.created
         made: StreamConfig = info.config
@@ -212,16 +227,18 @@ class JetStreamSource:
             asked = jetstream.consumer_info(self.stream, self._consumer)
             info = await self._ask(connection, asked)
         except nats.js.errors.NotFoundError:
-            with refused(f"{where}: can't be made"):
-                made = jetstream.add_consumer(self.stream, config)
-                info = await self._ask(connection, made)
-        for name, wanted in _CONSUMER.items():
-            found = getattr(info.config, name, None)
-            if found != wanted and (found or wanted):
+            made = jetstream.add_consumer(self.stream, config)
+            try:
+                with refused(f"{where}: can't be made"):
+                    info = await self._ask(connection, made)
+            except OneConsumerError as error:
+                listed = jetstream.consumers_info(self.stream)
+                names = [each.name for each in await self._ask(connection, listed)]
                 raise SourceError(
-                    f"{where} has {name}={plain(found)}, and must have "
-                    f"{plain(wanted)}: remove it, or name another with --consumer"
-                )
+                    f"{error}, and it has {', '.join(map(repr, names))}: name that by "
+                    "--consumer, or remove it"
+                ) from None
+        check_consumer(where, info.config, _CONSUMER)
 
     # ---- messages
 

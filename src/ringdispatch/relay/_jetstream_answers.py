@@ -18,6 +18,18 @@ ANSWER_SECONDS = 5.0
 Answer = TypeVar("Answer")
 
 
+# What nats-server says where it makes no stream, and what to do then.
+_WAYS_OUT = {
+    "non-clustered mode": "--replicas 1, or a cluster",
+    "no suitable peers": "fewer --replicas, or more servers",
+    "insufficient storage": "fewer --create-bytes, or more room for JetStream",
+}
+
+
+class OneConsumerError(SourceError):
+    """A work queue has another consumer."""
+
+
 class NotAllowedError(AwayError):
     """The user has no right to ask; somebody may give it, while the relay runs."""
 
@@ -65,18 +77,29 @@ def with_way_out(words: str, *names: str) -> str:
 
 
 @contextmanager
-def refused(what: str) -> Iterator[None]:
+def refused(what: str, subject: str = "") -> Iterator[None]:
     """What the server refuses to make; that it is away is no refusal.
 
     Raises:
-        SourceError: instead of its error.
+        OneConsumerError: a work queue has another consumer.
+        SourceError: instead of the server's error.
     """
     try:
         yield
     except nats.js.errors.ServiceUnavailableError:
         raise
     except nats.js.errors.APIError as error:
-        raise SourceError(f"{what}: {error.description}") from None
+        why = error.description or ""
+        if "workqueue" in why:
+            raise OneConsumerError(
+                f"{what}: a work queue has one consumer only"
+            ) from None
+        if "subjects overlap" in why:
+            why = f"another stream takes {subject!r} already: name that by --stream"
+        for words, way_out in _WAYS_OUT.items():
+            if words in why:
+                why += f": {way_out}"
+        raise SourceError(f"{what}: {why}") from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whether a stream is such that a relay can empty it, and loses nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
@@ -64,5 +65,48 @@ def _matches(subject: str, pattern: str) -> bool:
     )
 
 
-def plain(value: object) -> object:
+def check_bytes(count: Any, create: object) -> None:
+    """Check how many bytes the stream may have that is made.
+
+    Raises:
+        TypeError, ValueError: it is no such number, or no stream is made.
+    """
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"create_bytes={count!r}: must be an integer")
+    if count < 1:
+        raise ValueError(f"create_bytes={count!r}: must be at least 1")
+    if create is None:
+        raise ValueError(
+            f"create_bytes={count!r}: is of the stream that is made: give its subject, "
+            "too, by create"
+        )
+
+
+def in_units(count: int) -> str:
+    """Bytes, for people."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count % unit == 0:
+            return f"{count // unit:,} {name}"
+    return f"{count:,} B"
+
+
+def check_consumer(where: str, config: Any, wanted: Mapping[str, Any]) -> None:
+    """See that a consumer that is there is as ours.
+
+    Raises:
+        SourceError: it is not.
+    """
+    differences = [
+        f"{name}={_plain(found)}, and must have {_plain(value)}"
+        for name, value in wanted.items()
+        if (found := getattr(config, name, None)) != value and (found or value)
+    ]
+    if differences:
+        raise SourceError(
+            f"{where} has {'; '.join(differences)}: remove it, or name another with "
+            "--consumer"
+        )
+
+
+def _plain(value: object) -> object:
     return getattr(value, "value", value)
