@@ -95,6 +95,15 @@ def test_credentials_that_are_refused(
     assert SECRET[::-1] not in said
 
 
+def test_credentials_that_are_asked_for(guarded: NatsServer) -> None:
+    error = failure(JetStreamSink(guarded.url, "orders"))
+    assert not error.retryable
+    assert str(error) == (
+        f"{guarded.url}: it asks for credentials, and none were given: set NATS_USER "
+        "and NATS_PASSWORD, NATS_TOKEN or NATS_CREDS"
+    )
+
+
 PERMISSIONS = """max_payload: 8M
     authorization { users: [{ user: us, password: p, permissions:
     { publish: ["$JS.API.>", "orders"], subscribe: [">"] } }] }"""

@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "token": "NATS_TOKEN",
     "credentials": "NATS_CREDS",
 }
+_WHO_WE_ARE = "set NATS_USER and NATS_PASSWORD, NATS_TOKEN or NATS_CREDS"
 _CREDENTIALS = ("NATS USER JWT", "USER NKEY SEED")  # the parts of a .creds file
 _NAME = re.compile(r"[^\s.*>]+")  # one word of a subject
 
@@ -157,6 +158,8 @@ class Servers:
             words = f"no answer within {_CONNECT_SECONDS} s"
         elif "authorization violation" in words.lower():
             words, retryable = "the credentials are refused", False
+            if not self._options:
+                words = f"it asks for credentials, and none were given: {_WHO_WE_ARE}"
         elif isinstance(error, ssl.SSLCertVerificationError):
             words, retryable = f"its certificate is not trusted: {error}", False
         elif isinstance(error, _NoTlsError):
@@ -329,22 +332,32 @@ def _check_urls(urls: Any) -> list[str]:
 
 
 def _check_url(url: str) -> None:
+    scheme, _, rest = url.partition("://")
+    if "@" in url:  # a password may have "/", "?" or "#" in it
+        scheme = scheme if scheme in {"nats", "tls"} else "nats"
+        shown = f"{scheme}://{re.split('[/?#]', url.rpartition('@')[2])[0]}"
+        raise ValueError(
+            f"servers: {shown!r} has credentials in it, which would show in logs: "
+            f"{_WHO_WE_ARE}, or in code give them as arguments of their own"
+        )
+    shown = re.split("[?#]", url)[0]  # behind them may be a token
+    if "," in url:
+        raise ValueError(f"servers: {shown!r}: give a list, one url each")
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises where it is none
-    except ValueError:  # which quotes what may be a part of a password
-        raise ValueError("servers: a host or port is not valid") from None
-    shown = f"{parts.scheme}://{parts.netloc}"
-    if "@" in url:  # a password may have "/", "?" or "#" in it
-        shown = f"{parts.scheme}://{urlsplit('//' + url.rpartition('@')[2]).netloc}"
+    except ValueError:
         raise ValueError(
-            f"servers: {shown!r} has credentials in it, which would show in logs: give "
-            "user= and password=, token= or credentials=, or set NATS_USER and "
-            "NATS_PASSWORD, NATS_TOKEN or NATS_CREDS"
-        )
-    more = parts.path.strip("/") or parts.query or parts.fragment
-    if parts.scheme not in {"nats", "tls"} or not parts.hostname or more:
+            f"servers: {shown!r}: a host or port is not valid: must be nats://host:port"
+        ) from None
+    if parts.scheme not in {"nats", "tls"} or not parts.hostname or not rest:
         raise ValueError(f"servers: {shown!r}: must be nats://host:port, or tls://")
+    if parts.path.strip("/"):
+        raise ValueError(f"servers: {shown!r} has a path: must be nats://host:port")
+    if "?" in url or "#" in url:
+        raise ValueError(
+            f"servers: {shown!r} has more behind it: must be nats://host:port"
+        )
 
 
 def check_subject(name: str, subject: Any, *, words: bool = True) -> str:

@@ -195,14 +195,16 @@ def _check_url(url: Any, tls: object) -> dict[str, Any]:
         parts = urlsplit(url)
         port = parts.port or _PORT
     except ValueError:  # which quotes what may be a part of a password
-        raise ValueError("url: its host or port is not valid") from None
+        shown = "" if "@" in url else f"{url.partition('?')[0]!r}: "
+        raise ValueError(f"url: {shown}its host or port is not valid") from None
     # A password may have "/", "?" or "#" in it, and then is not in the netloc.
     shown = f"{parts.scheme}://{url.rpartition('@')[2].rpartition('://')[2]}"
     shown = shown.partition("?")[0].partition("#")[0]
     if "@" in url or "password" in parts.query.lower():
         raise ValueError(
-            f"url: {shown!r} has credentials in it, which would show in logs: give "
-            "username= and password=, or set REDIS_USERNAME and REDIS_PASSWORD"
+            f"url: {shown!r} has credentials in it, which would show in logs: set "
+            "REDIS_USERNAME and REDIS_PASSWORD, or in code give them as arguments of "
+            "their own"
         )
     database = parts.path.strip("/") or "0"
     if (
