@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +165,28 @@ def test_all_that_differs_of_a_consumer_is_told(server: NatsServer) -> None:
         " has ack_wait=30.0, and must have 10.0; max_deliver=5, and must have -1: "
         "remove it, or name another with --consumer"
     )
+
+
+# ---- what was parked
+
+
+def test_what_was_parked_is_told_at_the_start(server: NatsServer) -> None:
+    server.add_stream("S-dead", "S-dead")
+    assert warnings(server, create="orders") == []
+    server.ask(lambda js: js.publish("S-dead", b"one"))
+    (line,) = warnings(server)
+    assert line == (
+        f"{server.url}: stream 'S-dead' holds 1 message that was parked: "
+        "--replay-dead-letters calls for it again"
+    )
+    server.ask(lambda js: js.publish("S-dead", b"two"))
+    (line,) = warnings(server)
+    assert "stream 'S-dead' holds 2 messages that were parked: --replay-dead" in line
+
+
+def test_a_relay_that_may_not_look_for_what_was_parked_starts(tmp_path: Path) -> None:
+    more = """authorization { users: [{ user: weak, password: p, permissions: {
+        publish: { deny: ["$JS.API.STREAM.INFO.S-dead"] }, subscribe: [">"] } }] }"""
+    with serving(tmp_path, more) as server:
+        (line,) = warnings(server, create="orders", user="weak", password="p")
+    assert 'publish to "$JS.API.STREAM.INFO.S-dead": give the user the right' in line

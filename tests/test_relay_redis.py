@@ -74,6 +74,20 @@ def test_a_stream_that_was_not_there_is_told_of(server: RedisServer) -> None:
     assert warnings(server) == []
 
 
+def test_what_was_parked_is_told_at_the_start(server: RedisServer) -> None:
+    put(server)
+    with server.client() as client:
+        client.xadd("S-dead", {"a": "b"})
+        client.xadd("S-dead", {"a": "b"})
+        (line,) = warnings(server)
+        assert "stream 'S-dead' holds 2 messages that were parked: --replay-de" in line
+        client.delete("S-dead")
+        assert warnings(server) == []
+        client.set("S-dead", "no stream")
+        (line,) = warnings(server)
+        assert "stream 'S-dead': WRONGTYPE" in line
+
+
 def failure(url: str) -> Exception:
     """What a relay does not start for."""
 

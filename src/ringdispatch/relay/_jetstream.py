@@ -41,14 +41,12 @@ from ._jetstream_checks import (
     in_units,
     warnings_of,
 )
+from ._parked import DEAD, marks, parked_words
 from ._pull import Pull
-from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
+from ._source import AwayError, Backlog, Held, Opened, SourceError
 
 _HOLD_SECONDS = 10.0
 _MOST_HELD = 10_000  # messages, by all relays together
-_REASON, _ORIGIN = "Ringdispatch-Reason", "Ringdispatch-Origin"
-_DELIVERIES = "Ringdispatch-Deliveries"
-_DEAD = "-dead"
 _CREATED_BYTES = 2**30
 _AROUND = 1024  # bytes that a request's limit counts beside a message: its subjects
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a name that nats-py sends
@@ -110,7 +108,7 @@ class JetStreamSource:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         stream = check_subject("stream", stream, words=False)
-        self.stream = f"{stream}{_DEAD}" if dead_letters else stream
+        self.stream = f"{stream}{DEAD}" if dead_letters else stream
         self._is_dead = dead_letters
         self._create = None if create is None else check_subject("create", create)
         if replicas not in range(1, 6):
@@ -164,15 +162,16 @@ class JetStreamSource:
             try:
                 config = await self._stream(connection, jetstream, where)
                 await self._ensure_consumer(connection, jetstream, where)
+                if self._is_dead:
+                    return Opened(connection.client.max_payload + _AROUND, [])
+                parked = await self._look_for_parked(connection, jetstream)
             except nats.js.errors.ServiceUnavailableError as error:
                 if error.err_code == _NO_LEADER:
                     raise
                 raise SourceError(f"{where}: there is no JetStream") from None
             except NotAllowedError as error:
                 raise SourceError(str(error)) from None
-        warnings = (
-            [] if self._is_dead else list(warnings_of(where, config, self._replicas))
-        )
+        warnings = [*parked, *warnings_of(where, config, self._replicas)]
         return Opened(connection.client.max_payload + _AROUND, warnings)
 
     async def _stream(
@@ -240,6 +239,19 @@ class JetStreamSource:
                 ) from None
         check_consumer(where, info.config, _CONSUMER)
 
+    async def _look_for_parked(
+        self, connection: NatsConnection, jetstream: Any
+    ) -> list[str]:
+        """What there is to say of the stream of dead letters."""
+        name = f"{self.stream}{DEAD}"
+        try:
+            info = await self._ask(connection, jetstream.stream_info(name))
+        except (nats.js.errors.NotFoundError, nats.js.errors.ServiceUnavailableError):
+            return []
+        except AwayError as error:
+            return [str(error)]  # so long as nothing has to be parked, it relays
+        return parked_words(f"{connection}: stream {name!r}", info.state.messages)
+
     # ---- messages
 
     async def fetch(self, count: int, nbytes: int, seconds: float) -> list[Held]:
@@ -275,7 +287,7 @@ class JetStreamSource:
             raise AwayError(f"{connection}: stream {self.stream!r}: {why}")
 
     def _explained(self, why: object) -> str:
-        names = self.stream, f"{self.stream}{_DEAD}", self._consumer
+        names = self.stream, f"{self.stream}{DEAD}", self._consumer
         return with_way_out(str(why), *names)
 
     async def _look_for_stream(self) -> None:
@@ -361,22 +373,11 @@ class JetStreamSource:
         with in_words(f"{held.name} can't be parked"):
             connection = await self._connections.get()
             jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
-            name = f"{self.stream}{_DEAD}"
+            name = f"{self.stream}{DEAD}"
             if not self._has_dead_letters:
                 await self._make_dead_letters(connection, jetstream, name)
                 self._has_dead_letters = True
-            # Those of the server are of no use there: some would have it refused.
-            headers = {
-                each: value
-                for each, value in held.headers.items()
-                if _HEADER.fullmatch(each) and not each.lower().startswith("nats-")
-            }
-            headers |= {
-                "Nats-Msg-Id": f"{held.name}@{held.time}",
-                _REASON: in_line(reason),
-                _ORIGIN: held.name,
-                _DELIVERIES: str(held.deliveries),
-            }
+            headers = _parked_headers(held, reason)
             room = connection.client.max_payload - len(held.body)
             # As large as can be, it is none of ours, and the log has the reason.
             given = headers if size_of(headers) <= room else None
@@ -426,3 +427,16 @@ class JetStreamSource:
             connection = await self._connections.get()
             for each in held:
                 await connection.client.publish(each.handle, what)
+
+
+def _parked_headers(held: Held, reason: str) -> dict[str, str]:
+    # Those of the server are of no use there: some would have it refused.
+    headers = {
+        each: value
+        for each, value in held.headers.items()
+        if _HEADER.fullmatch(each) and not each.lower().startswith("nats-")
+    }
+    return headers | {
+        "Nats-Msg-Id": f"{held.name}@{held.time}",
+        **marks(held, reason),
+    }

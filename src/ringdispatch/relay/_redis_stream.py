@@ -22,16 +22,14 @@ from ringdispatch.sinks._redis import (
     failure_of,
 )
 
-from ._source import AwayError, Backlog, Held, Opened, SourceError, in_line
+from ._parked import DEAD, marks, parked_words
+from ._source import AwayError, Backlog, Held, Opened, SourceError
 
 _HOLD_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
 _CLAIM_SECONDS = 1.0  # between two looks for what others held
 _LEAST_GUESS = 64 * 1024  # bytes of the next message, before larger ones were seen
 _FIRST_COUNT = 4  # messages in the first answer: of LARGEST each, 64 MiB
-_REASON, _ORIGIN = "Ringdispatch-Reason", "Ringdispatch-Origin"
-_DELIVERIES = "Ringdispatch-Deliveries"
-_DEAD = "-dead"
 _ANY = "surrogateescape"  # what is none of ours is parked byte by byte
 
 
@@ -67,7 +65,7 @@ class RedisStreamSource:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         stream = check_key("stream", stream)
-        self.stream = f"{stream}{_DEAD}" if dead_letters else stream
+        self.stream = f"{stream}{DEAD}" if dead_letters else stream
         self._is_dead = dead_letters
         self._group = check_key("consumer", consumer)
         # Each has its own, so that what another one holds is told apart. It is never
@@ -109,6 +107,7 @@ class RedisStreamSource:
                 if "BUSYGROUP" not in str(error):
                     raise
             settings = await _settings(client)
+            parked = [] if self._is_dead else await self._look_for_parked(client)
         except (redis.exceptions.RedisError, OSError) as error:
             failure = failure_of(where, error)
             kind = AwayError if failure.retryable else SourceError
@@ -116,7 +115,9 @@ class RedisStreamSource:
         except Failure as failure:
             kind = AwayError if failure.retryable else SourceError
             raise kind(str(failure)) from None
-        warnings = [] if self._is_dead else list(_warnings(where, settings))
+        if self._is_dead:
+            return Opened(LARGEST, [])
+        warnings = [*parked, *_warnings(where, settings)]
         if not is_there:
             # Gateways make it, too: its name may be misspelt here, or there.
             warnings.append(
@@ -124,6 +125,16 @@ class RedisStreamSource:
                 "name"
             )
         return Opened(LARGEST, warnings)
+
+    async def _look_for_parked(self, client: Redis) -> list[str]:
+        """What there is to say of the stream of dead letters."""
+        name = f"{self.stream}{DEAD}"
+        where = f"{self._server}: stream {name!r}"
+        try:
+            return parked_words(where, await client.xlen(name))
+        except redis.exceptions.ResponseError as error:
+            # So long as nothing has to be parked, it relays.
+            return [str(failure_of(where, error))]
 
     # ---- messages
 
@@ -246,13 +257,11 @@ class RedisStreamSource:
         """Add it to the stream of dead letters, and acknowledge it."""
         fields: dict[Any, Any] = {
             **{_bytes(name): _bytes(each) for name, each in held.headers.items()},
-            _REASON: in_line(reason),
-            _ORIGIN: held.name,
-            _DELIVERIES: str(held.deliveries),
+            **marks(held, reason),
             BODY: held.body,
         }
         async with self._asked() as client:
-            await client.xadd(f"{self.stream}{_DEAD}", fields)
+            await client.xadd(f"{self.stream}{DEAD}", fields)
         await self.acknowledge([held])
 
     async def backlog(self) -> Backlog:
