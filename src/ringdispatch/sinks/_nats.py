@@ -331,6 +331,12 @@ def _check_urls(urls: Any) -> list[str]:
     return found
 
 
+def _shown(url: str) -> str:
+    """A url without what is behind the port, which may be a secret."""
+    found = re.match("([a-z]*://)?[^/?#]*", url)
+    return found[0] if found else ""
+
+
 def _check_url(url: str) -> None:
     scheme, _, rest = url.partition("://")
     if "@" in url:  # a password may have "/", "?" or "#" in it
@@ -340,9 +346,10 @@ def _check_url(url: str) -> None:
             f"servers: {shown!r} has credentials in it, which would show in logs: "
             f"{_WHO_WE_ARE}, or in code give them as arguments of their own"
         )
-    shown = re.split("[?#]", url)[0]  # behind them may be a token
     if "," in url:
+        shown = f"{_shown(url.partition(',')[0])},..."
         raise ValueError(f"servers: {shown!r}: give a list, one url each")
+    shown = _shown(url)
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises where it is none
@@ -353,6 +360,7 @@ def _check_url(url: str) -> None:
     if parts.scheme not in {"nats", "tls"} or not parts.hostname or not rest:
         raise ValueError(f"servers: {shown!r}: must be nats://host:port, or tls://")
     if parts.path.strip("/"):
+        shown += "/..."
         raise ValueError(f"servers: {shown!r} has a path: must be nats://host:port")
     if "?" in url or "#" in url:
         raise ValueError(

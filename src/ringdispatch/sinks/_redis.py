@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import ssl
 from typing import Any
 from urllib.parse import urlsplit
@@ -195,7 +196,8 @@ def _check_url(url: Any, tls: object) -> dict[str, Any]:
         parts = urlsplit(url)
         port = parts.port or _PORT
     except ValueError:  # which quotes what may be a part of a password
-        shown = "" if "@" in url else f"{url.partition('?')[0]!r}: "
+        found = re.match("[a-z]*://[^/?#]*", url)  # behind it may be a secret, too
+        shown = f"{found[0]!r}: " if found and "@" not in url else ""
         raise ValueError(f"url: {shown}its host or port is not valid") from None
     # A password may have "/", "?" or "#" in it, and then is not in the netloc.
     shown = f"{parts.scheme}://{url.rpartition('@')[2].rpartition('://')[2]}"
