@@ -43,6 +43,8 @@ if hold := os.environ.get("HOLD"):
     _calls._SUSPECT, _log._SUSPECT = 3, 6
     _calls._LONGEST_PAUSE = 0.5
 def one(records): ...
+def gives(records, ids):
+    yield
 async def hang(records, ids):
     import asyncio
     print("hangs", flush=True)
@@ -280,6 +282,7 @@ def test_it_makes_the_stream_that_is_asked_for(
             "--replicas=9: must be an integer from 1 to 5",
         ),
         (FROM + "--to shop:one", "--to 'shop:one': must take two arguments"),
+        (FROM + "--to shop:gives", "--to 'shop:gives': must be a plain or async fun"),
         (FROM + "--to shop:none", "--to 'shop:none': shop has no 'none'"),
         (FROM + "--to shop:store --max-bytes 9", "--max-bytes=9: must be at least 1,0"),
         (FROM + "--to shop:store --ms-delay x", "--ms-delay: 'x': must be a number of"),

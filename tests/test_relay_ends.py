@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import sources
-from ringdispatch.relay import Relay
+from ringdispatch.relay import Relay, SourceError
 from sources import MemorySource, Target, message
 
 
@@ -35,6 +35,69 @@ class StoppingSource(MemorySource):
     async def stop_fetching(self) -> None:
         await super().stop_fetching()
         self.stops.set()
+
+
+def test_a_stop_takes_what_is_held_and_gives_back_what_fails() -> None:
+    source, target = MemorySource(6), Target()
+    target.refuses = {4}
+    relaying(source, target, lambda relay: len(source.acknowledged) == 5, ms_delay=20)
+    assert source.given_back == [("m/4", 0.0)]
+    assert source.held == {}
+
+
+def test_a_stop_leaves_a_call_its_grace_only() -> None:
+    source = MemorySource(2)
+    called = threading.Event()
+    cancelled = []
+
+    async def function(records: Any, ids: list[str]) -> None:
+        called.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(ids)
+            raise
+
+    relaying(source, function, lambda _: called.is_set(), grace=0.05)
+    assert cancelled == [["b0/0", "b1/0"]]
+    assert sorted(source.given_back) == [("m/0", 0.0), ("m/1", 0.0)]
+
+
+def test_an_ordinary_function_that_hangs_is_left_in_its_thread() -> None:
+    source = MemorySource(1)
+    called, release = threading.Event(), threading.Event()
+
+    def function(records: Any, ids: list[str]) -> None:
+        called.set()
+        release.wait(30)
+
+    try:
+        relaying(source, function, lambda _: called.is_set(), grace=0.05)
+        assert source.given_back == [("m/0", 0.0)]
+    finally:
+        release.set()
+
+
+def test_an_engine_that_can_not_be_used_any_more_ends_the_relay() -> None:
+    source, target = MemorySource(3), Target()
+    source.error = SourceError("the consumer was removed")
+    with pytest.raises(SourceError, match="the consumer was removed"):
+        relaying(source, target, lambda _: False)
+    assert source.closed
+
+
+def test_a_source_that_breaks_ends_the_relay_with_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target = MemorySource(3), Target()
+
+    async def broken(held: Any) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(source, "acknowledge", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        relaying(source, target, lambda _: False)
+    assert len(source.given_back) == 3
 
 
 def test_a_stop_leaves_what_waits_apart_its_grace() -> None:

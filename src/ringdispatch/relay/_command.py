@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from ringdispatch._load import NotLoadedError, load
 
-from ._relay import MAX_BATCH_BYTES, MAX_BYTES, Relay, check_function
+from ._calls import check_function
+from ._relay import MAX_BATCH_BYTES, MAX_BYTES, Relay
 from ._show import LogLines, View, complain, say
 from ._source import Source, SourceError
 
@@ -241,11 +242,9 @@ def _relay(options: argparse.Namespace) -> Relay:
     except NotLoadedError as error:
         raise UsageError(str(error)) from None
     try:
-        check_function(function)
-    except TypeError:
-        raise UsageError(
-            f"--to {options.to!r}: must take two arguments, (records, ids)"
-        ) from None
+        check_function(f"--to {options.to!r}", function)
+    except TypeError as error:
+        raise UsageError(str(error)) from None
     try:
         return Relay(
             _source(options),

@@ -11,8 +11,9 @@ from typing import Any
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._one_thread import OneThread
 from ringdispatch._options import is_async
+from ringdispatch._worker import refuse_generator
 
-from ._calls import Calls, Settle
+from ._calls import Calls, Settle, check_function
 from ._log import Log
 from ._source import AwayError, Backlog, Held, Source, SourceError
 
@@ -92,7 +93,7 @@ class Relay:
                 f"max_batch={max_batch:,}: must be at most {_MOST_BATCH:,}"
             )
         self._source = source
-        check_function(function)
+        check_function(f"function={function!r}", function)
         self._function = function
         self._is_async = is_async(function)
         self._thread = OneThread()
@@ -346,11 +347,12 @@ class Relay:
         try:
             if self._is_async:
                 async with asyncio.timeout(self._timeout) as timeout:
-                    await self._function(records, ids)
+                    outcome = await self._function(records, ids)
             else:
                 outcome = await self._thread.run(self._function, records, ids)
                 if inspect.isawaitable(outcome):
-                    await outcome
+                    outcome = await outcome
+            refuse_generator(outcome)
         except TimeoutError:
             if self._is_async and timeout.expired():
                 why = f"it has not ended within {self._timeout:g} s"
@@ -404,21 +406,3 @@ async def _end(task: "asyncio.Task[Any]", seconds: float) -> None:
     if late:
         task.cancel()
         await asyncio.wait({task})
-
-
-def check_function(function: Any) -> None:
-    """Check that it can be called with records and ids.
-
-    Raises:
-        TypeError: it can't.
-    """
-    if not callable(function):
-        raise TypeError(f"function={function!r}: must be callable")
-    try:
-        inspect.signature(function).bind([], [])
-    except TypeError:
-        raise TypeError(
-            f"function={function!r}: must take two arguments, (records, ids)"
-        ) from None
-    except ValueError:  # of C: it can't tell
-        pass
