@@ -128,6 +128,7 @@ class Relay:
         self._given_up: asyncio.Future[None]
         self._error: BaseException | None = None  # one of our own
         self._called_at: float | None = None
+        self._cut: str | None = None  # what becomes of a call when the grace is over
         self._log = Log()
         self.counts = Counts()
 
@@ -161,6 +162,7 @@ class Relay:
             ready()
             await self._run()
         finally:
+            self._log.end()
             await self._source.close()
 
     def stop(self) -> None:
@@ -203,14 +205,19 @@ class Relay:
             await _end(fetching, max(2 * _FETCH_SECONDS, self._left()))
             with contextlib.suppress(AwayError):
                 await self._source.stop_fetching()
-            await self._close()
+            closing = asyncio.create_task(self._dispatcher.aclose(None))
+            await self._wait_in_grace(closing)
+            self._given_up.set_result(None)
+            await closing
             self._calls.end()
-            await _end(retrying, self._left())
+            await self._wait_in_grace(retrying)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._dispatcher.aclose(0)
+        if self._cut is not None and self._held:
+            self._log.grace_is_over(self._grace, self._cut, len(self._held))
         with contextlib.suppress(AwayError, TimeoutError):
             async with asyncio.timeout(max(self._left(), _LOOK_SECONDS)):
                 await self._source.give_back(list(self._held.values()))
@@ -220,12 +227,14 @@ class Relay:
         if self._error is not None:
             raise self._error
 
-    async def _close(self) -> None:
-        """Close the dispatcher; what is not done with in the grace is given up."""
-        closing = asyncio.create_task(self._dispatcher.aclose(None))
-        await asyncio.wait({closing}, timeout=self._left())
-        self._given_up.set_result(None)
-        await closing
+    async def _wait_in_grace(self, task: "asyncio.Task[None]") -> None:
+        """Wait for its end; if the grace is over before, note what it cuts off."""
+        _, late = await asyncio.wait({task}, timeout=self._left())
+        if late and self._cut is None:
+            self._cut = ""
+            if self._called_at is not None:
+                becomes = "cancelled" if self._is_async else "left running"
+                self._cut = f"a call is {becomes}, and "
 
     def _left(self) -> float:
         """Seconds of the grace."""
@@ -312,6 +321,7 @@ class Relay:
         """Tell the engine, again and again, that what is held is worked on."""
         while True:
             await asyncio.sleep(self._source.hold_seconds / 3)
+            self._log.look()
             if self._called_at is not None:
                 seconds = time.monotonic() - self._called_at
                 if seconds > self._timeout:
