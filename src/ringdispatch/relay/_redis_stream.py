@@ -101,7 +101,7 @@ class RedisStreamSource:
         try:
             client = (await self._connections.get()).client
             if self._is_dead and not await client.exists(self.stream):
-                raise SourceError(f"{where}: is not there: no message was parked")
+                raise SourceError.nothing_parked(where)
             try:
                 await client.xgroup_create(self.stream, self._group, "0", mkstream=True)
             except redis.exceptions.ResponseError as error:

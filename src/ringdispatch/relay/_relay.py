@@ -69,6 +69,7 @@ class Relay:
 
     Attributes:
         counts: What it has done so far.
+        replay: Whether it ends by itself, as was asked for.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of its range.
@@ -101,7 +102,7 @@ class Relay:
         self._max_bytes = max_bytes
         self._largest = 0  # bytes of one message
         self._grace = grace
-        self._replay = replay
+        self.replay = replay
         self._timeout = timeout
         self._calls = Calls(
             self._call,
@@ -136,6 +137,11 @@ class Relay:
     def origin(self) -> str:
         """Where messages come from, for people."""
         return str(self._source)
+
+    @property
+    def held(self) -> int:
+        """How many messages it holds that it is not done with."""
+        return len(self._held) - len(self._kept)
 
     async def backlog(self) -> Backlog:
         """How many messages are in the engine.
@@ -227,7 +233,7 @@ class Relay:
         if self._error is not None:
             raise self._error
 
-    async def _wait_in_grace(self, task: "asyncio.Task[None]") -> None:
+    async def _wait_in_grace(self, task: "asyncio.Task[Any]") -> None:
         """Wait for its end; if the grace is over before, note what it cuts off."""
         _, late = await asyncio.wait({task}, timeout=self._left())
         if late and self._cut is None:
@@ -256,7 +262,7 @@ class Relay:
                 continue
             try:
                 found = await self._source.fetch(count, room, _FETCH_SECONDS)
-                if self._replay and await self._is_replayed(found, last):
+                if self.replay and await self._is_replayed(found, last):
                     return
             except AwayError as error:
                 self._log.outage(error)
@@ -285,7 +291,7 @@ class Relay:
 
     async def _make_room(self) -> None:
         """Wait until a message is forgotten; where all fail, have one come later."""
-        if self._only_fails and not self._replay:
+        if self._only_fails and not self.replay:
             first = self._calls.apart[0]
             with contextlib.suppress(AwayError):
                 await self._source.give_back([first], _AWAY_SECONDS)
@@ -382,7 +388,7 @@ class Relay:
         self._forget(messages)
 
     async def _parked(self, held: Held, reason: str) -> None:
-        if self._replay:
+        if self.replay:
             self._log.kept(held, reason)
             self._kept.add(held.key)
             self._bytes -= len(held.body)
