@@ -34,7 +34,7 @@ class Counts:
         messages: That the function has taken.
         records: In these.
         redelivered: Messages that were fetched, and not for the first time.
-        parked: Messages put aside among the dead letters.
+        parked: Messages put aside among the dead letters; in a replay, that stay there.
         failed_calls: Calls that raised.
     """
 
