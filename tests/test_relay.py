@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -212,6 +212,22 @@ def test_what_was_fetched_often_is_called_for_alone() -> None:
     assert sorted(target.calls) == [1, 3]
 
 
+def test_a_call_that_returns_a_generator_has_failed() -> None:
+    """Nothing of it has run: to acknowledge would lose what it was to take."""
+    source, target = MemorySource(2), Target()
+
+    def function(records: Any, ids: list[str]) -> Any:
+        return (print(each) for each in records)
+
+    async def later(records: Any, ids: list[str]) -> Any:
+        return function(records, ids)
+
+    for each in (function, later):
+        relaying(source, each, lambda relay: relay.counts.failed_calls > 2)
+        assert source.acknowledged == []
+    relaying(source, target, lambda _: len(source.acknowledged) == 2)
+
+
 # ---- what is held
 
 
@@ -359,73 +375,38 @@ def test_a_stop_ends_the_wait_for_an_engine() -> None:
     assert source.closed
 
 
-# ---- its end
-
-
-def test_a_stop_takes_what_is_held_and_gives_back_what_fails() -> None:
-    source, target = MemorySource(6), Target()
-    target.refuses = {4}
-    relaying(source, target, lambda relay: len(source.acknowledged) == 5, ms_delay=20)
-    assert source.given_back == [("m/4", 0.0)]
-    assert source.held == {}
-
-
-def test_a_stop_leaves_a_call_its_grace_only() -> None:
-    source = MemorySource(2)
-    called = threading.Event()
-    cancelled = []
-
-    async def function(records: Any, ids: list[str]) -> None:
-        called.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(ids)
-            raise
-
-    relaying(source, function, lambda _: called.is_set(), grace=0.05)
-    assert cancelled == [["b0/0", "b1/0"]]
-    assert sorted(source.given_back) == [("m/0", 0.0), ("m/1", 0.0)]
-
-
-def test_an_ordinary_function_that_hangs_is_left_in_its_thread() -> None:
-    source = MemorySource(1)
-    called, release = threading.Event(), threading.Event()
-
-    def function(records: Any, ids: list[str]) -> None:
-        called.set()
-        release.wait(30)
-
-    try:
-        relaying(source, function, lambda _: called.is_set(), grace=0.05)
-        assert source.given_back == [("m/0", 0.0)]
-    finally:
-        release.set()
-
-
-def test_an_engine_that_can_not_be_used_any_more_ends_the_relay() -> None:
-    source, target = MemorySource(3), Target()
-    source.error = SourceError("the consumer was removed")
-    with pytest.raises(SourceError, match="the consumer was removed"):
-        relaying(source, target, lambda _: False)
-    assert source.closed
-
-
-def test_a_source_that_breaks_ends_the_relay_with_its_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source, target = MemorySource(3), Target()
-
-    async def broken(held: Any) -> int:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(source, "acknowledge", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        relaying(source, target, lambda _: False)
-    assert len(source.given_back) == 3
-
-
 # ---- bad input
+
+
+def generator(records: Any, ids: list[str]) -> Any:
+    yield records
+
+
+async def async_generator(records: Any, ids: list[str]) -> Any:
+    yield records
+
+
+class Generates:
+    def __call__(self, records: Any, ids: list[str]) -> Any:
+        yield records
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (generator, "not a generator, which does nothing when called: remove its yi"),
+        (async_generator, "must be a plain or async function, not a generator"),
+        (partial(generator), "not a generator"),
+        (Generates(), "not a generator"),
+        (lambda records: None, "must take two arguments"),
+        (1, "must be callable"),
+    ],
+)
+def test_functions_that_can_not_take_messages_are_refused(
+    function: Any, why: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^function=.*: .*{why}"):
+        Relay(MemorySource(), function)
 
 
 @pytest.mark.parametrize(

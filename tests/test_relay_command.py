@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,7 +43,12 @@ if hold := os.environ.get("HOLD"):
     _jetstream.JetStreamSource.hold_seconds = float(hold)
     _calls._SUSPECT, _log._SUSPECT = 3, 6
     _calls._LONGEST_PAUSE = 0.5
+if line := os.environ.get("LINE"):
+    from ringdispatch.relay import _show
+    _show._LINE_SECONDS = float(line)
 def one(records): ...
+def gives(records, ids):
+    yield
 async def hang(records, ids):
     import asyncio
     print("hangs", flush=True)
@@ -106,11 +112,12 @@ class Command:
         out, err = self.process.communicate(timeout=30)
         return self.process.returncode, out, err
 
-    def wait_for(self, words: str) -> None:
-        """Wait until it prints a line with these words."""
+    def wait_for(self, words: str) -> str:
+        """Wait until it prints a line with these words; returns it."""
         assert self.process.stdout is not None
         while words not in (line := self.process.stdout.readline()):
             assert line, self.process.communicate()
+        return line
 
     def kill(self) -> None:
         """End it if it runs, and close what is open of it."""
@@ -171,7 +178,10 @@ def test_second_signal_leaves_at_once(
     command = start(FROM + words)
     command.wait_for("hangs")
     command.process.send_signal(signal.SIGTERM)
+    command.process.send_signal(signal.SIGTERM)  # the same, of its process group
     command.wait_for("SIGTERM: finishing what is held, for 3600 s at most")
+    time.sleep(0.6)  # a later one is another
+    assert command.process.poll() is None
     began = time.monotonic()
     status, _, _ = command.end(signal.SIGTERM)
     assert status == -signal.SIGTERM
@@ -191,7 +201,7 @@ def test_what_nohup_has_ignored_stays_ignored(
     eventually(lambda: len(command.taken()) == 1, 20)
     status, out, err = command.end(signal.SIGTERM)
     assert status == 0, err
-    assert out.startswith("SIGTERM: finishing what is held")
+    assert out.startswith("SIGTERM: ")
 
 
 def test_what_was_parked_is_replayed(
@@ -207,7 +217,8 @@ def test_what_was_parked_is_replayed(
     assert command.end(signal.SIGTERM)[0] == 0
     replay = words + " --replay-dead-letters"
     status, out, err = start(replay, REFUSES="bad").end()
-    assert (status, out.count("1 parked")) == (1, 1)
+    assert (status, out.count(", 1 stays parked")) == (1, 1)
+    assert "stream S-dead until nothing is left\n" in out
     assert "S-dead/1 stays: AssertionError: bad is refused" in err
     status, out, err = start(replay).end()
     assert status == 0, err
@@ -215,6 +226,28 @@ def test_what_was_parked_is_replayed(
     taken = [line.split()[0] for line in command.taken()]
     assert sorted(taken) == ["bad", "better", "good"]
     server.ask(lambda js: js.delete_stream("S-dead"))
+
+
+@pytest.mark.parametrize("quiet", ["", " --quiet"])
+def test_nothing_parked_is_nothing_to_replay(
+    server: NatsServer, stream: str, start: Starts, quiet: str
+) -> None:
+    words = FROM + "--to shop:store --replay-dead-letters" + quiet
+    status, out, err = start(words).end()
+    said = f"nothing to replay: {server.url}: stream 'S-dead': is not there: "
+    said += "no message was parked\n"
+    assert (status, out, err) == (0, "" if quiet else said, "")
+
+
+def test_plain_lines_name_their_time(
+    server: NatsServer, stream: str, start: Starts
+) -> None:
+    send(server, "one")
+    command = start(FROM + "--to shop:store --ms-delay 10", LINE="0.6")
+    line = command.wait_for(" 1 record in 1 message, ")
+    assert re.match(r"\d\d:\d\d:\d\d in [1-9]\d* s: 1 record", line), line
+    _, out, _ = command.end(signal.SIGTERM)
+    assert out == "SIGTERM: ending\nrelayed 1 record in 1 message\n"
 
 
 @pytest.mark.timeout(180)
@@ -255,8 +288,9 @@ def test_it_makes_the_stream_that_is_asked_for(
     words = "--from {url} --stream MADE --create made --to shop:store"
     command = start(words)
     command.wait_for("stream MADE")
-    status, _, err = command.end(signal.SIGTERM)
+    status, out, err = command.end(signal.SIGTERM)
     assert (status, err) == (0, "")
+    assert out == "SIGTERM: ending\nrelayed 0 records in 0 messages\n"
     config = server.ask(lambda js: js.stream_info("MADE")).config
     assert (config.subjects, config.max_bytes) == (["made"], 2**30)
 
@@ -285,8 +319,14 @@ def test_it_makes_the_stream_that_is_asked_for(
             "--replicas=9: must be an integer from 1 to 5",
         ),
         (FROM + "--to shop:one", "--to 'shop:one': must take two arguments"),
+        (FROM + "--to shop:gives", "--to 'shop:gives': must be a plain or async fun"),
         (FROM + "--to shop:none", "--to 'shop:none': shop has no 'none'"),
         (FROM + "--to shop:store --max-bytes 9", "--max-bytes=9: must be at least 1,0"),
+        (
+            FROM + "--to shop:store --max-bytes 64MB",
+            "--max-bytes: '64MB': must be a number of bytes, such as 67108864",
+        ),
+        (FROM + "--to shop:store --attempts x", "'x': must be an integer >= 1"),
         (FROM + "--to shop:store --ms-delay x", "--ms-delay: 'x': must be a number of"),
         (
             FROM + "--to shop:store --consumer a.b",
@@ -302,7 +342,6 @@ def test_it_makes_the_stream_that_is_asked_for(
             "--stream='a/b': must have no sl",
         ),
         ("--from {url} --stream NO --to shop:store", "'NO': is not there: make it, or"),
-        (FROM + "--to shop:store --replay-dead-letters", "no message was parked"),
     ],
 )
 def test_options_that_can_not_be_used_are_one_line(

@@ -259,8 +259,8 @@ def stored_once(run: Run) -> None:
 
 def double_dropped(run: Run) -> None:
     store = run.names["store"]
-    store([{"order": 1}, {"order": 2}], ["a/0", "a/1"])
-    store([{"order": 2}, {"order": 3}], ["a/1", "a/2"])
+    store([b'{"order": 1}', b'{"order": 2}'], ["a/0", "a/1"])
+    store([b'{"order": 2}', b'{"order": 3}'], ["a/1", "a/2"])
     with contextlib.closing(sqlite3.connect("entries.db")) as connection:
         found = connection.execute("SELECT * FROM entries ORDER BY id").fetchall()
     assert found == [(f"a/{n}", f'{{"order": {n + 1}}}') for n in range(3)]

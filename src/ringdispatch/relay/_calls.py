@@ -9,6 +9,7 @@ away, and all wait.
 """
 
 import asyncio
+import inspect
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -27,6 +28,28 @@ _LONGEST_ASKED = 3_600.0  # whatever a service asks for
 _SUSPECT = 5
 
 Function = Callable[[Any, list[str]], Awaitable[object]]
+
+
+def check_function(name: str, function: Any) -> None:
+    """Check that it can be called with records and ids, and that a call does its work.
+
+    Raises:
+        TypeError: it can't, or makes a generator, of which a call runs nothing.
+    """
+    if not callable(function):
+        raise TypeError(f"{name}: must be callable")
+    try:
+        inspect.signature(function).bind([], [])
+    except TypeError:
+        raise TypeError(f"{name}: must take two arguments, (records, ids)") from None
+    except ValueError:  # of C: it can't tell
+        pass
+    for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004
+        if inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each):
+            raise TypeError(
+                f"{name}: must be a plain or async function, not a generator, which "
+                "does nothing when called: remove its yield"
+            )
 
 
 class Settle(NamedTuple):

@@ -8,14 +8,16 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ringdispatch._load import NotLoadedError, load
 
-from ._relay import MAX_BATCH_BYTES, MAX_BYTES, Relay, check_function
+from ._calls import check_function
+from ._relay import MAX_BATCH_BYTES, MAX_BYTES, Relay
 from ._show import LogLines, View, complain, say
-from ._source import Source, SourceError
+from ._source import NothingParkedError, Source, SourceError
 
 DESCRIPTION = """\
 Hand what gateways sent to an engine, by JetStreamSink or RedisStreamSink, to one
@@ -34,6 +36,9 @@ _SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if hasattr(signal, name)
 ]
+# A second signal so soon is the first one, that a process group and its parent were
+# sent, as by coreutils' timeout.
+_SAME_SECONDS = 0.5
 
 
 class UsageError(Exception):
@@ -62,10 +67,14 @@ def _amount(what: str, *, least: float = 0.0) -> Callable[[str], float]:
     return parse
 
 
-def _count(words: str) -> int:
+def _count(words: str, what: str = "an integer >= 1") -> int:
     if words.isascii() and words.isdigit() and len(words) < 13 and int(words) > 0:
         return int(words)
-    raise argparse.ArgumentTypeError(f"{words!r}: must be an integer >= 1")
+    raise argparse.ArgumentTypeError(f"{words!r}: must be {what}")
+
+
+def _bytes(words: str) -> int:
+    return _count(words, f"a number of bytes, such as {MAX_BYTES}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,14 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-bytes",
-        type=_count,
+        type=_bytes,
         default=MAX_BYTES,
         metavar="N",
         help="of all messages that it holds (default: %(default)s)",
     )
     add(
         "--max-batch-bytes",
-        type=_count,
+        type=_bytes,
         default=MAX_BATCH_BYTES,
         metavar="N",
         help="of the messages in one call (default: %(default)s)",
@@ -252,11 +261,9 @@ def _relay(options: argparse.Namespace) -> Relay:
     except NotLoadedError as error:
         raise UsageError(str(error)) from None
     try:
-        check_function(function)
-    except TypeError:
-        raise UsageError(
-            f"--to {options.to!r}: must take two arguments, (records, ids)"
-        ) from None
+        check_function(f"--to {options.to!r}", function)
+    except TypeError as error:
+        raise UsageError(str(error)) from None
     try:
         return Relay(
             _source(options),
@@ -276,29 +283,57 @@ def _relay(options: argparse.Namespace) -> Relay:
 
 async def _run(options: argparse.Namespace) -> int:
     relay = _relay(options)
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            loop.add_signal_handler(number, _stop, relay, options, number)
-    async with View(relay, quiet=options.quiet) as view:
-        await relay.run(ready=view.started)
+    _Stop(relay, options).listen()
+    try:
+        async with View(relay, quiet=options.quiet) as view:
+            await relay.run(ready=view.started)
+    except NothingParkedError as error:
+        if not options.quiet:
+            say(f"nothing to replay: {error}")
     if options.replay_dead_letters and relay.counts.parked:
         return 1
     return 0
 
 
-def _stop(relay: Relay, options: argparse.Namespace, number: int) -> None:
-    """Stop in order; by a second signal, at once."""
-    for each in _SIGNALS:
-        asyncio.get_running_loop().remove_signal_handler(each)
-        signal.signal(each, signal.SIG_DFL)
-    relay.stop()
-    if not options.quiet:
-        name = signal.Signals(number).name
-        say(
-            f"{name}: finishing what is held, for {options.grace:g} s at most; once "
-            "more leaves at once"
-        )
+class _Stop:
+    """Stops a relay by a first signal in order, and by a later one at once."""
+
+    def __init__(self, relay: Relay, options: argparse.Namespace) -> None:
+        self._relay = relay
+        self._options = options
+        self._stopped_at: float | None = None
+        self._numbers: list[int] = []
+
+    def listen(self) -> None:
+        """Have the loop tell of signals."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, self._stop, number)
+                self._numbers.append(number)
+
+    def _stop(self, number: int) -> None:
+        if self._stopped_at is not None:
+            return
+        self._stopped_at = time.monotonic()
+        for each in self._numbers:  # the loop may be blocked when the next one comes
+            signal.signal(each, self._leave)
+        self._relay.stop()
+        if self._options.quiet:
+            return
+        words = "ending"
+        if self._relay.held:
+            words = (
+                f"finishing what is held, for {self._options.grace:g} s at most; once "
+                "more leaves at once"
+            )
+        say(f"{signal.Signals(number).name}: {words}")
+
+    def _leave(self, number: int, _: object) -> None:
+        assert self._stopped_at is not None
+        if time.monotonic() - self._stopped_at >= _SAME_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -189,7 +189,7 @@ class JetStreamSource:
                 check_takes(where, found, self._create)
             return found
         if self._is_dead:
-            raise SourceError(f"{where}: is not there: no message was parked")
+            raise SourceError.nothing_parked(where)
         if self._create is None:
             raise SourceError(f"{where}: is not there: make it, or --create SUBJECT")
         config = StreamConfig(

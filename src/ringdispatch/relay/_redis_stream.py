@@ -100,7 +100,7 @@ class RedisStreamSource:
             client = (await self._connections.get()).client
             is_there = await client.exists(self.stream)
             if self._is_dead and not is_there:
-                raise SourceError(f"{where}: is not there: no message was parked")
+                raise SourceError.nothing_parked(where)
             try:
                 await client.xgroup_create(self.stream, self._group, "0", mkstream=True)
             except redis.exceptions.ResponseError as error:

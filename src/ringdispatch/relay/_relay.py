@@ -11,8 +11,9 @@ from typing import Any
 from ringdispatch import BackgroundDispatcher
 from ringdispatch._one_thread import OneThread
 from ringdispatch._options import is_async
+from ringdispatch._worker import refuse_generator
 
-from ._calls import Calls, Settle
+from ._calls import Calls, Settle, check_function
 from ._log import Log
 from ._source import AwayError, Backlog, Held, Source, SourceError
 
@@ -33,7 +34,7 @@ class Counts:
         messages: That the function has taken.
         records: In these.
         redelivered: Messages that were fetched, and not for the first time.
-        parked: Messages put aside among the dead letters.
+        parked: Messages put aside among the dead letters; in a replay, that stay there.
         failed_calls: Calls that raised.
     """
 
@@ -68,6 +69,7 @@ class Relay:
 
     Attributes:
         counts: What it has done so far.
+        replay: Whether it ends by itself, as was asked for.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of its range.
@@ -92,7 +94,7 @@ class Relay:
                 f"max_batch={max_batch:,}: must be at most {_MOST_BATCH:,}"
             )
         self._source = source
-        check_function(function)
+        check_function(f"function={function!r}", function)
         self._function = function
         self._is_async = is_async(function)
         self._thread = OneThread()
@@ -100,7 +102,7 @@ class Relay:
         self._max_bytes = max_bytes
         self._largest = 0  # bytes of one message
         self._grace = grace
-        self._replay = replay
+        self.replay = replay
         self._timeout = timeout
         self._calls = Calls(
             self._call,
@@ -127,6 +129,7 @@ class Relay:
         self._given_up: asyncio.Future[None]
         self._error: BaseException | None = None  # one of our own
         self._called_at: float | None = None
+        self._cut: str | None = None  # what becomes of a call when the grace is over
         self._log = Log()
         self.counts = Counts()
 
@@ -134,6 +137,11 @@ class Relay:
     def origin(self) -> str:
         """Where messages come from, for people."""
         return str(self._source)
+
+    @property
+    def held(self) -> int:
+        """How many messages it holds that it is not done with."""
+        return len(self._held) - len(self._kept)
 
     async def backlog(self) -> Backlog:
         """How many messages are in the engine.
@@ -160,6 +168,7 @@ class Relay:
             ready()
             await self._run()
         finally:
+            self._log.end()
             await self._source.close()
 
     def stop(self) -> None:
@@ -202,14 +211,19 @@ class Relay:
             await _end(fetching, max(2 * _FETCH_SECONDS, self._left()))
             with contextlib.suppress(AwayError):
                 await self._source.stop_fetching()
-            await self._close()
+            closing = asyncio.create_task(self._dispatcher.aclose(None))
+            await self._wait_in_grace(closing)
+            self._given_up.set_result(None)
+            await closing
             self._calls.end()
-            await _end(retrying, self._left())
+            await self._wait_in_grace(retrying)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._dispatcher.aclose(0)
+        if self._cut is not None and self._held:
+            self._log.grace_is_over(self._grace, self._cut, len(self._held))
         with contextlib.suppress(AwayError, TimeoutError):
             async with asyncio.timeout(max(self._left(), _LOOK_SECONDS)):
                 await self._source.give_back(list(self._held.values()))
@@ -219,12 +233,14 @@ class Relay:
         if self._error is not None:
             raise self._error
 
-    async def _close(self) -> None:
-        """Close the dispatcher; what is not done with in the grace is given up."""
-        closing = asyncio.create_task(self._dispatcher.aclose(None))
-        await asyncio.wait({closing}, timeout=self._left())
-        self._given_up.set_result(None)
-        await closing
+    async def _wait_in_grace(self, task: "asyncio.Task[Any]") -> None:
+        """Wait for its end; if the grace is over before, note what it cuts off."""
+        _, late = await asyncio.wait({task}, timeout=self._left())
+        if late and self._cut is None:
+            self._cut = ""
+            if self._called_at is not None:
+                becomes = "cancelled" if self._is_async else "left running"
+                self._cut = f"a call is {becomes}, and "
 
     def _left(self) -> float:
         """Seconds of the grace."""
@@ -246,7 +262,7 @@ class Relay:
                 continue
             try:
                 found = await self._source.fetch(count, room, _FETCH_SECONDS)
-                if self._replay and await self._is_replayed(found, last):
+                if self.replay and await self._is_replayed(found, last):
                     return
             except AwayError as error:
                 self._log.outage(error)
@@ -275,7 +291,7 @@ class Relay:
 
     async def _make_room(self) -> None:
         """Wait until a message is forgotten; where all fail, have one come later."""
-        if self._only_fails and not self._replay:
+        if self._only_fails and not self.replay:
             first = self._calls.apart[0]
             with contextlib.suppress(AwayError):
                 await self._source.give_back([first], _AWAY_SECONDS)
@@ -311,6 +327,7 @@ class Relay:
         """Tell the engine, again and again, that what is held is worked on."""
         while True:
             await asyncio.sleep(self._source.hold_seconds / 3)
+            self._log.look()
             if self._called_at is not None:
                 seconds = time.monotonic() - self._called_at
                 if seconds > self._timeout:
@@ -346,11 +363,12 @@ class Relay:
         try:
             if self._is_async:
                 async with asyncio.timeout(self._timeout) as timeout:
-                    await self._function(records, ids)
+                    outcome = await self._function(records, ids)
             else:
                 outcome = await self._thread.run(self._function, records, ids)
                 if inspect.isawaitable(outcome):
-                    await outcome
+                    outcome = await outcome
+            refuse_generator(outcome)
         except TimeoutError:
             if self._is_async and timeout.expired():
                 why = f"it has not ended within {self._timeout:g} s"
@@ -370,7 +388,7 @@ class Relay:
         self._forget(messages)
 
     async def _parked(self, held: Held, reason: str) -> None:
-        if self._replay:
+        if self.replay:
             self._log.kept(held, reason)
             self._kept.add(held.key)
             self._bytes -= len(held.body)
@@ -404,21 +422,3 @@ async def _end(task: "asyncio.Task[Any]", seconds: float) -> None:
     if late:
         task.cancel()
         await asyncio.wait({task})
-
-
-def check_function(function: Any) -> None:
-    """Check that it can be called with records and ids.
-
-    Raises:
-        TypeError: it can't.
-    """
-    if not callable(function):
-        raise TypeError(f"function={function!r}: must be callable")
-    try:
-        inspect.signature(function).bind([], [])
-    except TypeError:
-        raise TypeError(
-            f"function={function!r}: must take two arguments, (records, ids)"
-        ) from None
-    except ValueError:  # of C: it can't tell
-        pass

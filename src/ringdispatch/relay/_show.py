@@ -57,7 +57,8 @@ class View:
         """Begin: the engine is as it has to be."""
         if self._quiet:
             return
-        say(f"relaying from {self._relay.origin} until Ctrl-C")
+        end = "nothing is left" if self._relay.replay else "Ctrl-C"
+        say(f"relaying from {self._relay.origin} until {end}")
         self._task = asyncio.create_task(self._show())
 
     async def __aexit__(self, *_: object) -> None:
@@ -67,8 +68,7 @@ class View:
         await asyncio.wait([self._task])
         if self._live is not None:
             self._live.stop()
-        counts = self._relay.counts
-        say(f"relayed {_in_words(counts)}")
+        say(f"relayed {self._in_words(self._relay.counts)}")
 
     async def _show(self) -> None:
         if self._live is not None:
@@ -86,23 +86,30 @@ class View:
             if self._live is not None:
                 self._live.update(_table(counts, before, took, age, lag), refresh=True)
             elif counts != before:
-                words = _in_words(_difference(counts, before))
-                say(f"{time.strftime('%H:%M:%S')} {words}{_state(age, lag)}")
+                words = self._in_words(_difference(counts, before))
+                clock = time.strftime("%H:%M:%S")
+                say(f"{clock} in {took:.0f} s: {words}{_state(age, lag)}")
             before, since = counts, now
+
+    def _in_words(self, counts: Counts) -> str:
+        words = f"{_counted(counts.records, 'record')} in "
+        words += _counted(counts.messages, "message")
+        parked = "parked"
+        if self._relay.replay:  # what fails was parked before
+            parked = "stays parked" if counts.parked == 1 else "stay parked"
+        named = {
+            "redelivered": counts.redelivered,
+            parked: counts.parked,
+            "failed calls": counts.failed_calls,
+        }
+        return words + "".join(
+            f", {each:,} {name}" for name, each in named.items() if each
+        )
 
 
 def _difference(counts: Counts, before: Counts) -> Counts:
     names = Counts.__slots__
     return Counts(*(getattr(counts, name) - getattr(before, name) for name in names))
-
-
-def _in_words(counts: Counts) -> str:
-    words = f"{_counted(counts.records, 'record')} in "
-    words += _counted(counts.messages, "message")
-    for name in ("redelivered", "parked", "failed_calls"):
-        if count := getattr(counts, name):
-            words += f", {count:,} {name.replace('_', ' ')}"
-    return words
 
 
 def _counted(count: int, noun: str) -> str:

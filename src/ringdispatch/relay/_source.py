@@ -7,6 +7,15 @@ from typing import Any, NamedTuple, Protocol
 class SourceError(Exception):
     """The engine can't be used as it is: one line says why, and the way out."""
 
+    @staticmethod
+    def nothing_parked(where: str) -> "NothingParkedError":
+        """Of a stream of dead letters that is not there."""
+        return NothingParkedError(f"{where}: is not there: no message was parked")
+
+
+class NothingParkedError(SourceError):
+    """There is nothing to replay, which is no failure."""
+
 
 class AwayError(Exception):
     """The engine is not there now; it may be again."""
