@@ -42,7 +42,7 @@ from ._jetstream_checks import (
     warnings_of,
 )
 from ._parked import DEAD, marks, parked_words
-from ._pull import Pull
+from ._pull import SURE, Pull
 from ._source import AwayError, Backlog, Held, Opened, SourceError
 
 _HOLD_SECONDS = 10.0
@@ -267,23 +267,25 @@ class JetStreamSource:
                 self._pull = await Pull.start(connection, self.stream, self._consumer)
             found = await self._pull.messages(count, nbytes, seconds)
             if self._pull.refused or (self._pull.unanswered and not found):
-                await self._look_for_consumer(connection, self._pull.refused)
+                await self._look_for_consumer(connection, self._pull)
             return found
 
-    async def _look_for_consumer(self, connection: NatsConnection, why: str) -> None:
-        """Say why requests get no messages, once the server can; '' is for silence."""
+    async def _look_for_consumer(self, connection: NatsConnection, pull: Pull) -> None:
+        """Say why requests get no messages, once the server can say it."""
         jetstream = connection.client.jetstream(timeout=ANSWER_SECONDS)
         try:
             await self._ask(
                 connection, jetstream.consumer_info(self.stream, self._consumer)
             )
         except nats.js.errors.NotFoundError:
+            if pull.unanswered < SURE:
+                raise
             raise SourceError(
                 f"{connection}: stream {self.stream!r}: consumer {self._consumer!r} is "
                 "not there any more: was it removed? Start the relay again to make it"
             ) from None
-        if why:
-            why = self._explained(why)
+        if pull.refused:
+            why = self._explained(pull.refused)
             raise AwayError(f"{connection}: stream {self.stream!r}: {why}")
 
     def _explained(self, why: object) -> str:

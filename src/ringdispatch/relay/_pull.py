@@ -12,6 +12,7 @@ from ringdispatch.sinks._nats import NatsConnection
 
 from ._source import Held
 
+SURE = 10  # silences in a row: a cluster that starts may not know a consumer so long
 _EXPIRY_SECONDS = 0.5  # that the end of a request may take to arrive
 
 # Statuses after which a request gets nothing more, and those of these after which no
@@ -26,9 +27,9 @@ class Pull:
     def __init__(self, connection: NatsConnection, subject: str) -> None:
         self.connection = connection
         self.refused = ""  # why the last request gets nothing
-        # The one before was not even told that it is over: so it is where there is no
-        # consumer any more, and now and then where there is one.
-        self.unanswered = False
+        # How many requests before it, in a row, were not even told that they are over:
+        # so it is where there is no consumer any more, and now and then where one is.
+        self.unanswered = 0
         self._subject = subject  # where requests go
         self._inbox = connection.client.new_inbox()
         self._subscription: Any = None
@@ -52,9 +53,9 @@ class Pull:
         now = asyncio.get_running_loop().time
         until = now() + seconds
         late = now() >= self._ends_at + _EXPIRY_SECONDS
-        self.unanswered = self._left > 0 and late
         # What came by the last request is within the room that this one had.
         if (self._left <= 0 or late) and not self._subscription.pending_msgs:
+            self.unanswered += self._left > 0
             await self._ask(count, nbytes, seconds)
         found: list[Held] = []
         while (left := until - now()) > 0 and not found:
@@ -109,6 +110,7 @@ class Pull:
 
     def _take(self, message: Any, found: list[Held]) -> None:
         headers: Mapping[str, str] = message.headers or {}
+        self.unanswered = 0
         if message.subject.startswith(self._inbox):
             self._note_status(message, headers)
             return
@@ -132,3 +134,4 @@ class Pull:
         self._left = 0
         if any(status == each and what in words.lower() for each, what in _REFUSED):
             self.refused = words or "no JetStream answers there"
+            self.unanswered = SURE  # as good as silence
