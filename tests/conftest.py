@@ -52,12 +52,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish() -> None:
-    # Where only its summary imports Hypothesis, that asks who refers to what.
-    gc.unfreeze()
-
-
 def _is_spared(item: pytest.Item) -> bool:
     if item.get_closest_marker("in_whole") and not WHOLE:
         return True

@@ -19,7 +19,13 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 # What the library's sinks import.
-SINKS = {"HttpSink": {"aiohttp"}, "OtlpLogSink": {"aiohttp", "google"}}
+SINKS = {
+    "HttpSink": {"aiohttp"},
+    "JetStreamSink": {"nats"},
+    "KafkaSink": {"aiokafka"},
+    "OtlpLogSink": {"aiohttp", "google"},
+    "RedisStreamSink": {"redis"},
+}
 
 
 @dataclass
