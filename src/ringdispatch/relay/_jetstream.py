@@ -43,7 +43,7 @@ from ._jetstream_checks import (
 )
 from ._parked import DEAD, marks, parked_words
 from ._pull import SURE, Pull
-from ._source import AwayError, Backlog, Held, Opened, SourceError
+from ._source import AwayError, Backlog, Held, NothingParkedError, Opened, SourceError
 
 _HOLD_SECONDS = 10.0
 _MOST_HELD = 10_000  # messages, by all relays together
@@ -189,7 +189,7 @@ class JetStreamSource:
                 check_takes(where, found, self._create)
             return found
         if self._is_dead:
-            raise SourceError.nothing_parked(where)
+            raise NothingParkedError(where)
         if self._create is None:
             raise SourceError(f"{where}: is not there: make it, or --create SUBJECT")
         config = StreamConfig(

@@ -23,7 +23,7 @@ from ringdispatch.sinks._redis import (
 )
 
 from ._parked import DEAD, marks, parked_words
-from ._source import AwayError, Backlog, Held, Opened, SourceError
+from ._source import AwayError, Backlog, Held, NothingParkedError, Opened, SourceError
 
 _HOLD_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
@@ -100,7 +100,7 @@ class RedisStreamSource:
             client = (await self._connections.get()).client
             is_there = await client.exists(self.stream)
             if self._is_dead and not is_there:
-                raise SourceError.nothing_parked(where)
+                raise NothingParkedError(where)
             try:
                 await client.xgroup_create(self.stream, self._group, "0", mkstream=True)
             except redis.exceptions.ResponseError as error:

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple, Protocol
 class SourceError(Exception):
     """The engine can't be used as it is: one line says why, and the way out."""
 
-    @staticmethod
-    def nothing_parked(where: str) -> "NothingParkedError":
-        """Of a stream of dead letters that is not there."""
-        return NothingParkedError(f"{where}: is not there: no message was parked")
-
 
 class NothingParkedError(SourceError):
-    """There is nothing to replay, which is no failure."""
+    """A stream of dead letters is not there: nothing to replay, which is no failure."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: is not there: no message was parked")
 
 
 class AwayError(Exception):
