@@ -248,12 +248,6 @@ class Round:
         gone = weakref.ref(self.dispatcher)
         del self.dispatcher
         self.sink.dispatcher = None
-        # The record keeps closed loops. What a thread posts in the very moment one is
-        # closed stays there: asyncio has looked before whether it is.
-        for loop in self.record.ended_loops:
-            posted = getattr(loop, "_ready", None)
-            if posted is not None and loop.is_closed():
-                posted.clear()
         eventually_or(
             lambda: gc.collect() >= 0 and gone() is None,
             SETTLE_SECONDS,
@@ -284,7 +278,10 @@ def eventually_or(
         raise Violation(otherwise()) from None
 
 
-def held_by(thing: object, depth: int = 7, seen: set[int] | None = None) -> list[str]:
+MOST_HOLDERS = 12  # of one another
+
+
+def held_by(thing: object, level: int = 1, seen: set[int] | None = None) -> list[str]:
     """What refers to it, and what to that, indented; the frames here left out."""
     seen = {id(thing)} if seen is None else seen
     lines = []
@@ -292,10 +289,10 @@ def held_by(thing: object, depth: int = 7, seen: set[int] | None = None) -> list
     seen.add(id(holders))
     for holder in holders:
         here = isinstance(holder, FrameType) and "chaos" in holder.f_code.co_filename
-        if depth and not here and id(holder) not in seen:
+        if level <= MOST_HOLDERS and not here and id(holder) not in seen:
             seen.add(id(holder))
-            lines.append("  " * (8 - depth) + f"{type(holder)} {repr(holder)[:150]}")
-            lines += held_by(holder, depth - 1, seen)
+            lines.append("  " * level + f"{type(holder)} {repr(holder)[:150]}")
+            lines += held_by(holder, level + 1, seen)
     return lines
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,41 @@ def test_call_on_a_loop_that_stopped_is_settled_in_time() -> None:  # C11
     asyncio.run(second())
     stopped.close()
     assert isinstance(failed[0], TimeoutError)
+
+
+def test_timer_for_a_call_on_another_loop_keeps_nothing() -> None:  # C16
+    released = asyncio.Event()
+
+    async def send(batch: list[str]) -> None:
+        if batch == ["in flight"]:
+            await released.wait()
+
+    async def first(dispatcher: BackgroundDispatcher[str]) -> None:
+        dispatcher.enqueue("in flight")
+        await comes_true(lambda: dispatcher.statistics().batches == 1)
+
+    async def second(dispatcher: BackgroundDispatcher[str]) -> None:
+        dispatcher.enqueue("pending")
+        assert not await dispatcher.aflush(0.01)  # it moves here
+
+    async def release(dispatcher: BackgroundDispatcher[str]) -> None:
+        released.set()
+        await comes_true(lambda: dispatcher.statistics().dispatched == 1)
+
+    made: BackgroundDispatcher[str] = BackgroundDispatcher(
+        send, ms_delay=1, dispatch_timeout=3600, max_in_flight=1
+    )
+    loops = asyncio.new_event_loop(), asyncio.new_event_loop()
+    loops[0].run_until_complete(first(made))
+    loops[1].run_until_complete(second(made))
+    loops[0].run_until_complete(release(made))
+    assert loops[1].run_until_complete(made.aflush())
+    gone = weakref.ref(made._batcher)  # what it would hold
+    del made
+    gc.collect()
+    assert gone() is None
+    for loop in loops:
+        loop.close()
 
 
 def test_flush_takes_another_home_where_its_own_stops() -> None:  # C14

@@ -9,7 +9,8 @@ cdef class Wake:
     cdef object ring  # keeps `state`
     cdef RingState *state
     cdef readonly object home
-    # by its loop's thread
+    # by who ends it
     cdef object pump
     # under the ring's lock
     cdef bint done
+    cdef bint end(self) noexcept

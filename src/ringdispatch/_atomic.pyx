@@ -42,19 +42,22 @@ cdef class Wake:
         return not done
 
     def cancel(self):
-        """Make the call do nothing; from any thread."""
-        ring_lock(&self.state.mutex)
-        self.done = True
-        ring_unlock(&self.state.mutex)
+        """Make the call do nothing, and hold nothing; from any thread."""
+        if not self.end():
+            self.pump = None
 
     def __call__(self):
+        if not self.end():
+            pump, self.pump = self.pump, None
+            pump(self.home, unclaim(self.state))
+
+    cdef bint end(self) noexcept:
+        """Returns whether it had ended before; else `pump` is the caller's to drop."""
         ring_lock(&self.state.mutex)
         cdef bint done = self.done
         self.done = True
         ring_unlock(&self.state.mutex)
-        pump, self.pump = self.pump, None
-        if not done:
-            pump(self.home, unclaim(self.state))
+        return done
 
 
 cdef class Finalizer:

@@ -218,6 +218,7 @@ class Batcher:
             if home.post(wake):
                 self._posted, self._posted_at = wake, self.now()
                 return True
+            wake.cancel()  # the closed loop may keep it
             if not self.has_work:
                 break  # it was served before the loop was closed
             home = self._replace_home(home)
@@ -305,9 +306,9 @@ class Batcher:
             call.orphan()
         elif (left := (call.deadline or math.inf) + _LATE_SECONDS - now) < 0:
             call.expire()
-        elif left < math.inf and call.home is not home and not call.overseen:
-            call.overseen = True  # its loop may stand still
-            wake = self.ring.make_wake(home, self.pump)
+        elif left < math.inf and call.home is not home and call.overseer is None:
+            # Its loop may stand still.
+            call.overseer = wake = self.ring.make_wake(home, self.pump)
             loop.call_later(left + _TICK_SECONDS, wake, context=Context())
 
     @property

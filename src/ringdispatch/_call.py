@@ -8,7 +8,7 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._atomic import cancel, watch
+from ._atomic import Wake, cancel, watch
 from ._background import is_exiting
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
@@ -84,7 +84,7 @@ class Call:
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self.began = 0.0
-        self.overseen = False  # another home has a timer for its end, too
+        self.overseer: Wake | None = None  # another home's timer for its end
         self.openers: list[OpenerWaiter] = []
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -204,6 +204,8 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
             self.deadline = None
+        if self.overseer is not None:
+            self.overseer.cancel()
         if self._thread_call is not None:
             self._thread_call.discard()
         # Dropped here, not by a thread that still sees the call: CPython 3.14.5 without
