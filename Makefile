@@ -32,10 +32,9 @@
 # make peers  OpenTelemetry's, Sentry's and CPython's own tests with a dispatcher in the place
 #             of what they test, from released sources; ARGS="sentry" runs one
 #
-# make prices what enqueue, a row, a batch, a window and a middleware cost, against limits;
-#             make enqueue-price is one of them
+# make prices what enqueue, a row, a batch, a window, a middleware, a spool and a line of
+#             logging cost, against limits; make enqueue-price is one of them
 # make import-price  what the import costs, against its limit
-# make logging-price  what a line of logging costs, against its limits
 # make otlp-price  what a log record costs OtlpLogSink, against OpenTelemetry's SDK
 # make spool-disk  how long an enqueue takes with a spool on a disk, also beside a program
 #             that writes there; ARGS="--directory /mnt" is another disk
@@ -79,20 +78,22 @@ stress := stress
 # What depends on the version of the interpreter: compiled code, what CPython does at the
 # end of a loop, of a thread and of a process, at a fork, and when it collects.
 interpreter_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused \
-	context elsewhere end end_tasks exit fork gevent hammer home interleavings life names \
-	nested ordered packaging record_buffers records records_refused reentry ring \
-	ring_threads sink_ends stopped threads unclosed waiting worker_threads wrong_input
+	context crc32c elsewhere end end_tasks exit fork gevent hammer home interleavings life \
+	names nested ordered packaging record_buffers records records_refused reentry ring \
+	ring_threads sink_ends spool_files spool_recovery spool_ring stopped threads unclosed \
+	waiting worker_threads wrong_input
 # What goes every way through compiled code, the failing ones too.
 compiled_tests := accounting bad_input batches bytes bytes_dispatch bytes_refused context \
-	hammer leaks leaks_layouts ordered record_buffers records records_refused reentry ring \
-	ring_model ring_threads threads worker_threads
+	crc32c hammer leaks leaks_layouts ordered record_buffers records records_refused \
+	reentry ring ring_model ring_threads spool_damage spool_dispatch spool_files \
+	spool_letters spool_reading spool_recovery spool_ring threads worker_threads
 # What races in threads of its own; and what may be run in several at once.
 threads_tests := threads ring_threads ordered
 rings_tests := $(threads_tests) ring ring_model
 parts := interpreter compiled threads rings
 
 # benchmarks/NAME_price.py --check: limits that hold under every interpreter.
-prices := enqueue record batch window middleware spool
+prices := spool middleware window logging enqueue record batch
 
 sources := $(wildcard src/ringdispatch/*.pyx src/ringdispatch/*.pxd)
 # A build with other switches (setup.py) is another build.
@@ -114,7 +115,7 @@ patient := -o timeout=3600 -o faulthandler_timeout=3700
 .NOTPARALLEL:
 .PHONY: demo test $(parts:%=test-%) lint docs workflows chaos races soak overload
 .PHONY: kill fanin fanin-costs mutations servers ends windows hammer interruptions peers cases
-.PHONY: prices $(prices:%=%-price) import-price logging-price otlp-price spool-disk linear
+.PHONY: prices $(prices:%=%-price) import-price otlp-price spool-disk linear
 .PHONY: replay-check bench figures still layouts sdist wheels reproducible installed sanitize coverage
 .PHONY: nightly clean
 
@@ -169,7 +170,7 @@ prices: $(call needs,test)
 		'output=$$($(python) benchmarks/NAME_price.py --check 2>&1); status=$$?; \
 		echo "NAME: $$output"; exit $$status'
 
-$(prices:%=%-price) import-price logging-price: %-price: $(call needs,test)
+$(prices:%=%-price) import-price: %-price: $(call needs,test)
 	$(python) benchmarks/$*_price.py --check $(ARGS)
 
 otlp-price: $(call needs,test sinks)

@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ Limit = tuple[str, str, float, float | None]
 More = Callable[[bool], tuple[dict[str, Any], int]]
 
 
-def bare_loop() -> Loop:
-    """A loop of `CALLS` rounds that does nothing."""
+def bare_loop(rounds: int = CALLS) -> Loop:
+    """A loop that does nothing."""
 
     def run() -> None:
-        for _ in repeat(None, CALLS):
+        for _ in repeat(None, rounds):
             pass
 
     return run
@@ -60,13 +61,13 @@ def bare_loop() -> Loop:
 # In one process of four CPython 3.11 takes 80 instructions more for each call of a
 # subclass's method, and in the others none; what is above its limit is counted again.
 MORE_TRIES = 3
-_EMPTY: Cases = {"empty loop": bare_loop}
+EMPTY = "empty loop"
 
 
-def calling(call: str, **names: object) -> Loop:
+def calling(call: str, rounds: int = CALLS, /, **names: object) -> Loop:
     """A loop of `call`, an expression over `names`, as callers write it."""
-    code = f"def run({', '.join(names)}):\n    for _ in repeat(None, CALLS):\n"
-    scope: dict[str, object] = {"repeat": repeat, "CALLS": CALLS}
+    code = f"def run({', '.join(names)}):\n    for _ in repeat(None, ROUNDS):\n"
+    scope: dict[str, object] = {"repeat": repeat, "ROUNDS": rounds}
     # The names must stand in the code for the interpreter to specialise.
     exec(f"{code}        {call}\n", scope)
     run = scope["run"]
@@ -76,7 +77,7 @@ def calling(call: str, **names: object) -> Loop:
 def serve(cases: Cases) -> None:
     """Run the one case that this process was started for, and leave; else return."""
     if sys.argv[1:2] == ["--case"]:
-        _child({**_EMPTY, **cases}[sys.argv[2]], *sys.argv[3:])
+        _child({EMPTY: bare_loop, **cases}[sys.argv[2]], *sys.argv[3:])
 
 
 def compare(
@@ -85,6 +86,8 @@ def compare(
     base: str,
     limits: Sequence[Limit],
     more: More | None = None,
+    *,
+    rounds: int = CALLS,
 ) -> int:
     """What a script does that measures prices; returns its exit status.
 
@@ -94,20 +97,27 @@ def compare(
         base: The case that the table's ratios are to.
         limits: What must hold.
         more: What else is measured.
+        rounds: Of a case's loop.
     """
+    cases = {EMPTY: partial(bare_loop, rounds), **cases}
     serve(cases)
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail above a limit")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--check", action="store_true", help="only what has a limit; fail above one"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here, all of them")
     options = parser.parse_args()
 
-    unit, measured = prices(cases)
+    if options.check and not options.json:
+        limited = {EMPTY, base, *(each for limit in limits for each in limit[:2])}
+        cases = {case: cases[case] for case in cases if case in limited}
+    unit, measured = prices(cases, rounds)
     for _ in range(MORE_TRIES):
         above = {case for case, _ in unmet(measured, limits)}
         if not above:
             break
-        own = {case: cases[case] for case in cases if case in above | _EMPTY.keys()}
-        again = prices(own)[1]
+        own = {case: cases[case] for case in cases if case in above | {EMPTY}}
+        again = prices(own, rounds)[1]
         measured |= {case: min(measured[case], again[case]) for case in above}
     build = "free-threaded" if FREE_THREADED else "GIL"
     version = platform.python_version()
@@ -150,11 +160,11 @@ def prices(cases: Cases, rounds: int = CALLS) -> tuple[str, dict[str, float]]:
     """The unit that could be measured, and the price of one round of each case in it.
 
     Args:
-        cases: What to measure; a case named "empty loop" replaces the bare loop, whose
+        cases: What to measure; a case of the name EMPTY replaces the bare loop, whose
             price is taken off the others.
         rounds: How often a loop of the cases does what it does.
     """
-    cases = {**_EMPTY, **cases}
+    cases = {EMPTY: bare_loop, **cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         toggle = build_toggle(folder)
@@ -162,7 +172,7 @@ def prices(cases: Cases, rounds: int = CALLS) -> tuple[str, dict[str, float]]:
             totals = {case: _nanoseconds(case) for case in cases}
         else:
             totals = {case: _instructions(case, toggle, folder) for case in cases}
-    loop = totals.pop("empty loop")
+    loop = totals.pop(EMPTY)
     unit = "ns" if toggle is None else "instructions"
     return unit, {case: (total - loop) / rounds for case, total in totals.items()}
 

@@ -23,6 +23,7 @@ from instructions import Cases, Limit, Loop, calling, compare
 
 LINE = 'log.info("request %s took %s ms", url, took)'
 NAMES = {"url": "/orders/1", "took": 12}
+LINES = 2_000
 
 
 class Nothing(logging.Handler):
@@ -51,7 +52,7 @@ def logging_to(make: Callable[[], logging.Handler], line: str = LINE) -> Loop:
     log.handlers = [make()]
     log.propagate = False
     log.setLevel(logging.INFO)
-    return calling(line, log=log, **NAMES)
+    return calling(line, LINES, log=log, **NAMES)
 
 
 def with_extra() -> Loop:
@@ -80,7 +81,7 @@ def with_structlog() -> Loop:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     ).bind()
-    return calling('log.info("request", url=url, took=took)', log=log, **NAMES)
+    return calling('log.info("request", url=url, took=took)', LINES, log=log, **NAMES)
 
 
 CASES: Cases = {
@@ -102,4 +103,4 @@ LIMITS: list[Limit] = [
 
 
 if __name__ == "__main__":
-    sys.exit(compare(__doc__, CASES, "no-op handler", LIMITS))
+    sys.exit(compare(__doc__, CASES, "no-op handler", LIMITS, rounds=LINES))

@@ -37,6 +37,7 @@ SLACK = {
 }
 
 OFTEN = extent(0.4, 1.0)  # how many of the repetitions that a scenario asks for
+FEW = 20  # where LeakSanitizer looks: it finds what was lost once
 
 Run = Callable[[], Any]
 
@@ -97,7 +98,7 @@ def watch(run: Run, times: int) -> None:
     logging.getLogger("ringdispatch").addHandler(logging.StreamHandler(Nowhere()))
     _reports.REPORT_SECONDS = 0.0
     _reports.HOOK_SECONDS = 0.0  # whose timer keeps the ring for so long
-    repetitions = round(OFTEN * times / 2)
+    repetitions = round(OFTEN * times / 2) if look_for_leaks is None else FEW
     with asyncio.Runner() as runner:
         for _ in range(WARM_UP):
             repeat(runner, run)
