@@ -12,6 +12,7 @@ import pytest
 from loops import comes_true, eventually
 from recovering import Got, entries_of, files, letters_in, orphan, spooled, until
 from ringdispatch import _loop_end, current_batch
+from ringdispatch._call import Call
 from ringdispatch._letters import Letters
 from ringdispatch._recovery import Recovery
 from ringdispatch._spool_place import is_locked
@@ -230,6 +231,40 @@ def test_a_loop_closed_while_a_letter_is_written(tmp_path: Path, held: Held) -> 
     assert dispatcher.statistics().kept == 2
     assert dispatcher.close()
     assert len(letters_in(tmp_path)) == 2
+
+
+def test_a_call_freed_with_its_loop_when_its_letter_has_just_been_written(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bytes] = []
+    written = threading.Event()
+    # Its thread goes no further.
+    monkeypatch.setattr(Call, "_letter_written", lambda call: written.set())
+
+    async def send(batch: Any) -> None:
+        calls.append(batch[:])
+        if len(calls) == 1:
+            try:
+                while True:
+                    await asyncio.sleep(0)  # nothing keeps its task but the loop
+            except GeneratorExit:
+                held.may_write.set()
+                assert written.wait(20)
+                raise
+
+    async def main() -> None:
+        assert dispatcher.enqueue(b"0")
+        await until(lambda: calls)
+        assert dispatcher.enqueue(b"1")
+
+    dispatcher = spooled(send, tmp_path, max_batch=1)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert written.is_set()
+    assert dispatcher.flush()  # on a thread
+    assert calls == [[b"0"], [b"1"]]
+    assert dispatcher.close()
 
 
 def test_tools_may_look_at_all_tasks_while_a_letter_is_written(

@@ -201,6 +201,8 @@ class Call:
         """Free the slot, once: the function has ended. `here`: on the home's thread."""
         if self._ended:
             return
+        if self._function_ended:
+            here = False  # by whoever has seen that the letter is written
         if self._timer is not None:
             self._timer.cancel()
             self.deadline = None
@@ -313,7 +315,7 @@ class Call:
             self.batch.settle_letter(False)  # its writer was interrupted
         self._finish_openers()
         if self._function_ended:
-            self.finish(here=False)
+            self.finish()
         else:
             self._batcher.settlement.finish()
 
