@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Any:
     held = Held(monkeypatch)
     yield held
     held.may_write.set()
+
+
+class Turns:
+    """Awaited for ever, with nothing to keep the task but the loop's next turn."""
+
+    def __await__(self) -> Iterator[None]:
+        while True:
+            yield
 
 
 async def refuse(batch: Any) -> None:
@@ -245,8 +254,7 @@ def test_a_call_freed_with_its_loop_when_its_letter_has_just_been_written(
         calls.append(batch[:])
         if len(calls) == 1:
             try:
-                while True:
-                    await asyncio.sleep(0)  # nothing keeps its task but the loop
+                await Turns()
             except GeneratorExit:
                 held.may_write.set()
                 assert written.wait(20)
