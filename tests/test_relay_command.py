@@ -65,9 +65,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 @pytest.fixture
 def stream(server: NatsServer, tmp_path: Path) -> Iterator[str]:
     (tmp_path / "shop.py").write_text(TARGET)
-    server.add_stream()
-    yield "S"
-    server.ask(lambda js: js.delete_stream("S"))
+    with server.cleared():
+        yield "S"
 
 
 def taken(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 pytest.importorskip("nats")
 
-import nats.js.errors
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from nats_servers import NatsServer, on_loop, serving
@@ -26,10 +24,8 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServ
 
 @pytest.fixture
 def server(module_server: NatsServer) -> Iterator[NatsServer]:
-    yield module_server
-    for name in ("S", "S-dead", "OTHER"):
-        with suppress(nats.js.errors.NotFoundError):
-            module_server.ask(lambda js, name=name: js.delete_stream(name))
+    with module_server.cleared(streams=()):
+        yield module_server
 
 
 def warnings(server: NatsServer, **options: Any) -> list[str]:

@@ -33,13 +33,8 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServ
 
 @pytest.fixture
 def server(module_server: NatsServer) -> Iterator[NatsServer]:
-    module_server.add_stream()
-    yield module_server
-    for name in ("S", "S-dead"):
-        try:
-            module_server.ask(lambda js, name=name: js.delete_stream(name))
-        except Exception as error:
-            assert name == "S-dead", error  # noqa: PT017
+    with module_server.cleared():
+        yield module_server
 
 
 def publish(server: NatsServer, *bodies: bytes, **options: Any) -> None:

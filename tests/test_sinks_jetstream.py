@@ -33,9 +33,8 @@ def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServ
 
 @pytest.fixture
 def server(module_server: NatsServer) -> Iterator[NatsServer]:
-    module_server.add_stream()
-    yield module_server
-    module_server.ask(lambda js: js.delete_stream("S"))
+    with module_server.cleared():
+        yield module_server
 
 
 @pytest.fixture

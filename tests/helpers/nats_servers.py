@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine_processes import EngineProcess
 from serving import free_port
 
 nats = pytest.importorskip("nats")
 
 PROGRAM = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
-START_SECONDS = 20.0
 
 CONFIG = """\
 server_name: {name}
@@ -36,7 +32,7 @@ cluster {{ name: c, listen: 127.0.0.1:{port}, routes: [{routes}] }}
 """
 
 
-class NatsServer:
+class NatsServer(EngineProcess):
     """One server, which may be killed and started again with what it has stored."""
 
     def __init__(
@@ -47,16 +43,13 @@ class NatsServer:
         *,
         jetstream: bool = True,
     ) -> None:
-        assert PROGRAM, "nats-server is not installed: .ci/system installs it"
+        super().__init__(folder / name)
         self.name = name
         self._jetstream = jetstream
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
-        self._folder = folder / name
-        self._folder.mkdir(parents=True)
         self._config = self._folder / "config"
         self.configure(name, more)
-        self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, name: str = "one", more: str = "") -> None:
         """Write what the next start reads."""
@@ -65,56 +58,16 @@ class NatsServer:
             config += JETSTREAM.format(folder=self._folder / "store")
         self._config.write_text(config)
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        assert PROGRAM
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [PROGRAM, "--config", str(self._config)], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), 1) as client:
-                    if client.recv(4) == b"INFO":
-                        return
-            except OSError:
-                pass
-            assert self._process.poll() is None, (self._folder / "log").read_text()
-            assert time.monotonic() < deadline, "nats-server does not answer"
-            time.sleep(0.01)
+    def _command(self) -> Sequence[str]:
+        assert PROGRAM, "nats-server is not installed: .ci/system installs it"
+        return [PROGRAM, "--config", str(self._config)]
 
-    @property
-    def pid(self) -> int:
-        """Of the server, which runs."""
-        assert self._process is not None
-        return self._process.pid
-
-    def kill(self) -> None:
-        """End it at once, as a crash does."""
-        self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Have it answer nothing, with its connections open."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # each of its threads
-
-    def resume(self) -> None:
-        """Have it go on."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it in order."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            process.send_signal(signal.SIGCONT)
-            process.wait(20)
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                return client.recv(4) == b"INFO"
+        except OSError:
+            return False
 
     # ---- asked by a client of the test's own
 
@@ -133,6 +86,19 @@ class NatsServer:
     def add_stream(self, name: str = "S", subject: str = "orders", **more: Any) -> None:
         """Make a stream."""
         self.ask(lambda js: js.add_stream(name=name, subjects=[subject], **more))
+
+    @contextmanager
+    def cleared(self, *, streams: Sequence[str] = ("S",)) -> Iterator[None]:
+        """With such streams of a test, and without any afterwards."""
+
+        async def delete_all(js: Any) -> None:
+            for each in await js.streams_info():
+                await js.delete_stream(each.config.name)
+
+        for stream in streams:
+            self.add_stream(stream)
+        yield
+        self.ask(delete_all)
 
     def messages(self, stream: str = "S") -> list[Any]:
         """All that the stream has, in order."""
