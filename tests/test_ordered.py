@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extent import extent
 from racing import impatience, race
 from ringdispatch._ordered import OrderedSet
 
 THREADS = 4
-ROUNDS = 2_000
+ROUNDS = extent(800, 2_000)
 
 
 class Item:

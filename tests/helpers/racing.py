@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from extent import extent
 from lines import Line
 from ringdispatch import Bytes, Full, Objects, Records
 from ringdispatch._batch import Batch
 
 PRODUCERS = 4
-ENTRIES = 20_000  # of each
+ENTRIES = extent(8_000, 20_000)  # of each
 
 Mark = tuple[int, int]  # an entry: whose it is, and its number
 
