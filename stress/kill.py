@@ -120,7 +120,8 @@ class Trial:
 
     def finish(self) -> Verdict:
         """Have a last process dispatch what is left; judge all that was noted."""
-        for _ in range(MOST_DEATHS):  # of poison
+        poisons = sum(plan.moment == "poison" for plan, _ in self.ended)
+        for _ in range(1 + MOST_DEATHS * poisons):
             self.end_children()
             self._number += 1
             last = Plan(str(self._number))
