@@ -18,8 +18,10 @@ from recovering import letters_in, orphan, spooled
 from ringdispatch import BackgroundDispatcher, Bytes, _batcher, _call, _close
 from ringdispatch._batcher import Batcher
 from ringdispatch._call import Call
+from ringdispatch._reports import Reports
 from ringdispatch._ring_files import RingFiles
 from ringdispatch._sink import SinkUse
+from ringdispatch._waiting import SettlementQueue
 from spools import needs_spools
 from subprocesses import run_snippet
 
@@ -402,6 +404,31 @@ def test_close_knows_what_another_one_gave_up(
         patient.join(20)
     assert outcomes == {"patient": False, "hasty": False}
     assert dispatcher.statistics().abandoned == 2
+
+
+def test_opener_whose_batch_failed_while_it_was_taken_is_told(
+    hold: Hold,
+) -> None:  # C13
+    receipts: list[Any] = []
+
+    class Context:
+        def wait_until(self, receipt: Any) -> None:
+            receipts.append(receipt)
+
+    async def received() -> None:
+        async with asyncio.timeout(20):
+            await receipts[0]
+
+    taking, logging = hold(SettlementQueue, "move_openers"), hold(Reports, "log")
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(
+        lambda _: None, ms_delay=1, home="thread", name="audit"
+    )
+    dispatcher.enqueue(0, Context())
+    assert taking.there.wait(20)
+    with logging.crossed_by(lambda: dispatcher.close(0.01)):
+        taking.may_go.set()
+        eventually(lambda: not dispatcher._batcher.calls)
+    asyncio.run(received())
 
 
 def test_aenqueue_encodes_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,40 @@ def test_close_that_gave_up_is_no_verdict_on_the_next(
     stepped.run_until_complete(main())
 
 
+def test_late_end_of_a_close_within_a_batch_gives_up_nothing_newer(
+    stepped: SteppedLoop,
+) -> None:  # C15
+    inner: list[bool] = []
+    released = asyncio.Event()
+
+    async def send(batch: list[int]) -> None:
+        if batch == [0]:
+            inner.append(await dispatcher.aclose(timeout=1))
+        else:
+            await released.wait()
+
+    dispatcher: BackgroundDispatcher[int] = BackgroundDispatcher(
+        send, ms_delay=10, max_batch=1
+    )
+
+    async def main() -> None:
+        dispatcher.enqueue(0)
+        dispatcher.enqueue(1)
+        await stepped.advance(0.02)
+        assert inner == [False]
+        async with dispatcher:
+            dispatcher.enqueue(2)
+            closing = asyncio.ensure_future(dispatcher.aclose(timeout=60))
+            await stepped.advance(2)
+            assert not closing.done()
+            released.set()
+            await stepped.advance(0.1)
+            assert closing.result() is True
+        assert dispatcher.statistics().dispatched == 3
+
+    stepped.run_until_complete(main())
+
+
 def test_opened_again_while_a_close_waits(
     stepped: SteppedLoop, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:  # C15: the close waits for what it found, and gives up nothing newer

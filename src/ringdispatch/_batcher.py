@@ -88,7 +88,7 @@ class Batcher:
         self.bound_home: Home | None = None  # by bind(), which wins over a choice
         self._posted: Wake | None = None
         self._posted_at = -math.inf
-        self.gave_up = False  # an end came before all was settled
+        self.gave_up_after = -1  # so many reopenings came an end before all was settled
         self.cut_short = [0, 0]  # by exit: entries in flight of its own, of others
         self.reports.reset()
         self.drops = Drops(self.ring, self.reports, self.now, self.settlement.finish)

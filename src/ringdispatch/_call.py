@@ -331,9 +331,8 @@ class Call:
         return self.batch is not None and not self.is_settled
 
     def _finish_openers(self) -> None:
-        for opener in self.openers:
+        for opener in list(self.openers):  # another may come while its batch is taken
             opener.finish()
-        self.openers = []
 
     def stop(self) -> None:
         """Ask the task to end; from any thread."""

@@ -23,12 +23,14 @@ def begin_close(
     batcher: "Batcher", timeout: float | None, *, blocking: bool = False
 ) -> FlushWaiter:
     """Refuse new entries, and flush; returns what to wait for."""
-    batcher.ring.close()
+    reopenings = batcher.ring.close()
     if batcher.sink is not None:
         batcher.sink.limit(timeout)
     batcher.room.wake_all()
     last = tuple(each for each in (batcher.sink, batcher.recovery) if each is not None)
-    return begin_flush(batcher, blocking=blocking, last=last)
+    waiter = begin_flush(batcher, blocking=blocking, last=last)
+    waiter.reopenings = reopenings
+    return waiter
 
 
 def finish_close(
@@ -43,7 +45,7 @@ def finish_close(
             batcher.post(partial(_finish_later, batcher, waiter, timeout))
         return False
     workers = batcher.workers
-    if not batcher.ring.closed:
+    if not batcher.ring.closed or batcher.ring.reopenings != waiter.reopenings:
         return settled  # opened again meanwhile: what is left goes out in time
     recovers = batcher.recovery is not None and batcher.recovery.is_open
     if not settled or recovers:
@@ -52,14 +54,13 @@ def finish_close(
             return settled
     _close_books(batcher, workers)
     leave_unused(batcher)
-    return settled and not batcher.gave_up
+    return settled and batcher.gave_up_after != waiter.reopenings
 
 
 def reopen(batcher: "Batcher") -> None:
     """Accept entries again after a close; the counters go on."""
     if batcher.ring.closed:
         batcher.workers = WorkerThreads()
-        batcher.gave_up = False
         batcher.home = batcher.bound_home = None  # bind() or the next window takes one
         batcher.ring.close(reopen=True)
         batcher.settlement.finish()  # no close waits for the sink any more
@@ -81,6 +82,7 @@ def give_up(
     Where the entries lie in a file, they are left there. Nothing is given up, and False
     returned, where another thread has opened the batcher again; unless `anyway`.
     """
+    reopenings = batcher.ring.reopenings
     calls = list(batcher.calls)
     place = batcher.ring.place  # the home may leave it as soon as all calls have failed
     abandoned = batcher.ring.abandon(if_closed=not anyway)
@@ -91,7 +93,8 @@ def give_up(
         calls = later  # else one may have begun that is not ours
     calls = [call for call in calls if call is not excused]
     # First: a close that ends now is to know.
-    batcher.gave_up |= abandoned > 0 or any(each.is_unsettled for each in calls)
+    if abandoned or any(each.is_unsettled for each in calls):
+        batcher.gave_up_after = reopenings
     if batcher.recovery is not None:
         batcher.recovery.stop()
         if not (batcher.ring.closed or anyway):
@@ -105,7 +108,7 @@ def give_up(
             unwritten += call.batch.count if call.batch.owes_letter else 0
         call.stop()
     if abandoned or any(failed) or unwritten:
-        batcher.gave_up |= batcher.ring.closed
+        batcher.gave_up_after = reopenings
         counts = failed[0], abandoned, unwritten
         if lost := "; ".join(_describe(batcher, place, *counts)):
             batcher.reports.log(logging.WARNING, f"{why}: {lost}")

@@ -342,14 +342,25 @@ cdef class Ring:
         ring_unlock(&state.mutex)
         return count
 
+    @property
+    def reopenings(self):
+        """How often it was opened again."""
+        return read_field(&self.state, &self.state.reopenings)
+
     def close(self, bint reopen=False):
-        """Refuse entries, as a ring with room for none; `reopen`: accept them again."""
+        """Refuse entries, as a ring with room for none; `reopen`: accept them again.
+
+        Returns `reopenings`, which tells this time open from later ones.
+        """
         if _pthread.forked:
             _pthread.after_fork()
         ring_lock(&self.state.mutex)
+        self.state.reopenings += reopen and not self.state.limit
+        cdef uint64_t reopenings = self.state.reopenings
         self.state.limit = self.capacity if reopen else 0
         set_stop(&self.state)
         ring_unlock(&self.state.mutex)
+        return reopenings
 
     def rearm_drop_notice(self):
         """Notify the listener of the next drop again."""

@@ -171,5 +171,6 @@ cdef class SpoolRing(ByteRing):
             else:
                 state.leaving = False  # nothing was: a dead letter is still written
         ring_unlock(&self.state.mutex)
-        Ring.close(self, reopen)
+        cdef uint64_t reopenings = Ring.close(self, reopen)
         self.end(file)
+        return reopenings

@@ -66,6 +66,7 @@ ctypedef struct RingState:
     # what `stop` is made from
     uint64_t head  # position of the oldest pending entry
     uint64_t limit  # most pending entries: the capacity, or 0 once closed
+    uint64_t reopenings
     uint64_t room  # first position without a cell, in a file; UINT64_MAX in memory
     FileMap *file  # that the entries lie in; NULL: in memory
     uint64_t max_batch

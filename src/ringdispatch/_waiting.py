@@ -38,7 +38,7 @@ class Ending(Protocol):
 class FlushWaiter:
     """Waits until every entry below position `end` is settled."""
 
-    __slots__ = ("end", "event", "excused", "future", "last", "settled")
+    __slots__ = ("end", "event", "excused", "future", "last", "reopenings", "settled")
 
     def __init__(
         self, end: int, excused: "Call | None", last: tuple[Ending, ...] = ()
@@ -46,6 +46,7 @@ class FlushWaiter:
         self.end = end
         self.excused = excused  # the call that it waits in, which it can't wait for
         self.last = last  # to end too, before a close is over
+        self.reopenings = 0  # before the close
         # None: not known yet; False: no slot but its own call's could serve it
         self.settled: bool | None = None
         self.future: asyncio.Future[None] | None = None  # of an async waiter
