@@ -310,6 +310,39 @@ def test_call_on_a_loop_that_stopped_is_settled_in_time() -> None:  # C11
     assert isinstance(failed[0], TimeoutError)
 
 
+@pytest.mark.parametrize("slots", [2, 3])
+def test_each_call_on_a_loop_that_stopped_is_settled_in_time(
+    slots: int,
+) -> None:  # C11
+    failed: list[list[str]] = []
+    dispatcher: BackgroundDispatcher[str] = BackgroundDispatcher(
+        hang,
+        ms_delay=1,
+        max_batch=1,
+        max_in_flight=slots,
+        dispatch_timeout=0.1,
+        on_error=lambda error, batch: failed.append(batch),
+    )
+
+    async def first() -> None:
+        dispatcher.enqueue("one")
+        dispatcher.enqueue("two")
+        await comes_true(lambda: dispatcher.statistics().batches == 2)
+
+    async def move() -> None:
+        assert not await dispatcher.aflush(0.01)
+
+    async def settle() -> None:
+        assert await dispatcher.aflush(None)
+
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(first())
+    asyncio.run(move())  # to a loop that ends before the calls' time
+    asyncio.run(settle())
+    assert sorted(failed) == [["one"], ["two"]]
+    stopped.close()
+
+
 def test_timer_for_a_call_on_another_loop_keeps_nothing() -> None:  # C16
     released = asyncio.Event()
 

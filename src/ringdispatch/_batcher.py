@@ -15,7 +15,7 @@ from . import _close, _process, _residence
 from ._atomic import Wake, WorkerThreads, call_once
 from ._background import background_home, is_exiting
 from ._batch import Batch
-from ._call import EAGER, Call
+from ._call import EAGER, LATE_SECONDS, Call
 from ._flush import Looks
 from ._home import Home, home_of, running_loop
 from ._options import Options
@@ -29,9 +29,6 @@ from ._waiting import FlushWaiter, OpenerWaiter, RoomQueue, SettlementQueue
 # may fire almost a tick early: then wait for one more.
 _ON_TIME_SECONDS = 1e-4
 _TICK_SECONDS = 1e-3  # no loop waits more finely
-
-# A call's own timer ends it in time; where it has not after this, another does.
-_LATE_SECONDS = 1.0
 
 # How often an ending loop checks whether all remaining work is on other loops.
 _LOOK_SECONDS = 0.1
@@ -86,6 +83,7 @@ class Batcher:
         # any thread, plain stores; a stale read costs an extra pump()
         self.home: Home | None = None
         self.bound_home: Home | None = None  # by bind(), which wins over a choice
+        self.overseen_on: Home | None = None  # which has timers for calls elsewhere
         self._posted: Wake | None = None
         self._posted_at = -math.inf
         self.gave_up_after = -1  # so many reopenings came an end before all was settled
@@ -269,6 +267,8 @@ class Batcher:
         ring, loop, recovery = self.ring, home.loop, self.recovery
         if recovery is not None and recovery.is_next:
             recovery.pump(self, home)
+        if self.overseen_on is not home:
+            _residence.oversee(self, home)
         if ring.pending and loop is not None:
             now = self.now()
             due_now = now >= self._due_at() - _ON_TIME_SECONDS
@@ -278,7 +278,7 @@ class Batcher:
                 self._ends_window = free
             self.due = ring.urge(self.due)
             if not free:
-                self._expire_calls(home, loop, now)
+                self._expire_first(now)
             elif (due_now or not self._out_of_memory) and self._wants_call:
                 self._start_calls(home, loop)
         if recovery is not None:
@@ -295,21 +295,15 @@ class Batcher:
         # On a busy machine the take may come long after pump(); the delay runs from it.
         return max(self.ring.opened, self._taken_at) + self.options.delay
 
-    def _expire_calls(
-        self, home: Home, loop: asyncio.AbstractEventLoop, now: float
-    ) -> None:
+    def _expire_first(self, now: float) -> None:
         """End the longest running call where its loop or its timer did not."""
         call = self.calls.first()
         if call is None:
             return
         if call.is_orphaned():
             call.orphan()
-        elif (left := (call.deadline or math.inf) + _LATE_SECONDS - now) < 0:
+        elif (call.deadline or math.inf) + LATE_SECONDS < now:
             call.expire()
-        elif left < math.inf and call.home is not home and call.overseer is None:
-            # Its loop may stand still.
-            call.overseer = wake = self.ring.make_wake(home, self.pump)
-            loop.call_later(left + _TICK_SECONDS, wake, context=Context())
 
     @property
     def _wants_call(self) -> bool:

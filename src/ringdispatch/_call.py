@@ -8,7 +8,7 @@ from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._atomic import Wake, cancel, watch
+from ._atomic import cancel, watch
 from ._background import is_exiting
 from ._batch import Batch, Slot
 from ._home import Home, raise_from
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # From 3.12 on a task can take its first step at once, one loop iteration earlier.
 EAGER = sys.version_info >= (3, 12)
 _EAGERLY: dict[str, Any] = {"eager_start": True} if EAGER else {}
+
+# A call's own timer ends it in time; where it has not after this, another does.
+LATE_SECONDS = 1.0
 
 # The call that the running code belongs to: the dispatch function and all it started;
 # and whose call it is. Weakly: a context outlives its call wherever something keeps it,
@@ -84,7 +87,6 @@ class Call:
         self.batch: Batch | None = None
         self.deadline: float | None = None  # by the dispatcher's clock
         self.began = 0.0
-        self.overseer: Wake | None = None  # another home's timer for its end
         self.openers: list[OpenerWaiter] = []
         self.task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -143,12 +145,12 @@ class Call:
                 return  # the dispatcher has moved: its new home takes the batch
             # Taken inside the running task: one that is closed before its first step
             # would fail entries that can still go out elsewhere.
+            self.began = batcher.now()
             batch = self.batch = self._source.take(
                 batcher.options.max_batch, batcher.due
             )
             if batch is None:
                 return
-            self.began = batcher.now()
             batcher.on_taken(self, batch, self.began)
             if batcher.options.is_async:
                 await batcher.options.function(batch.value)
@@ -206,8 +208,6 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
             self.deadline = None
-        if self.overseer is not None:
-            self.overseer.cancel()
         if self._thread_call is not None:
             self._thread_call.discard()
         # Dropped here, not by a thread that still sees the call: CPython 3.14.5 without
@@ -382,3 +382,11 @@ class Call:
         self.fail(TimeoutError(f"not done within dispatch_timeout={timeout} s"))
         self._batcher.wake_home(self._batcher.home)
         self.deadline = None  # last: interrupted before, it is done again
+
+
+def expire_late(reference: "weakref.ref[Call]") -> None:
+    """Expire a call whose own loop has not."""
+    call = reference()
+    if call is not None and call.is_unsettled:
+        call.deadline = call.began  # where its first step was its last, it has none
+        call.expire()

@@ -5,7 +5,11 @@ same time, or open it again meanwhile: who comes to a home attaches once more wh
 in use, and who leaves one looks afterwards whether it is.
 """
 
+import weakref
+from contextvars import Context
 from typing import TYPE_CHECKING
+
+from ._call import LATE_SECONDS, expire_late
 
 if TYPE_CHECKING:
     from ._batcher import Batcher
@@ -32,6 +36,18 @@ def leave_unused(batcher: "Batcher") -> None:
         home.remove(batcher)
         if uses(batcher, home):  # again, by another thread
             attach(batcher, home)
+
+
+def oversee(batcher: "Batcher", home: "Home") -> None:
+    """Time out, on its new home, the calls elsewhere: their loops may stop."""
+    loop, timeout = home.loop, batcher.options.dispatch_timeout
+    for call in list(batcher.calls):
+        elsewhere = call.home is not home and call.is_unsettled
+        if elsewhere and loop is not None and timeout is not None:
+            left = call.began + timeout + LATE_SECONDS - batcher.now()
+            late = weakref.ref(call)  # else it would live as long as the timer
+            loop.call_later(max(left, 0.0), expire_late, late, context=Context())
+    batcher.overseen_on = home  # last: twice is better than never
 
 
 def uses(batcher: "Batcher", home: "Home") -> bool:
