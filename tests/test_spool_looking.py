@@ -45,7 +45,7 @@ def test_ls_shows_each_file_and_disturbs_none(folder: Path) -> None:
         size = f"{audit.stat().st_size / 1024:.1f}"
         [other] = (folder / "spool" / "other").iterdir()
         for line, path, owner in zip(
-            lines, (audit, meter, other), ("dead", "dead", "alive"), strict=True
+            lines, (audit, meter, other), ("ended", "ended", "alive"), strict=True
         ):
             name = path.parent.name
             assert line[:6] == [name, "spool", owner, str(ENTRIES), size, "KiB"]
@@ -66,7 +66,7 @@ def test_ls_exactly(folder: Path, tell: Any) -> None:
             "name": path.parent.name,
             "file": f"{path.parent.name}/{path.name}",
             "kind": "spool",
-            "owner": "dead",
+            "owner": "ended",
             "entries": ENTRIES,
             "damaged": 0,
             "letters": None,

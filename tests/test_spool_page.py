@@ -41,9 +41,9 @@ def test_the_table_of_the_page_is_as_ls_prints_it(
     more = {"letters": 2, "reason": "ConnectionError('no route')"}
     print_table(
         [
-            state(names[0], "dead", 2_000, 312.4, 9 * 60, **more),
+            state(names[0], "ended", 2_000, 312.4, 9 * 60, **more),
             state(names[1], "alive", 37, 36 * 1024, 2 * 3600),
-            state(names[2], "dead", 12_400, 36 * 1024, 5 * 3600),
+            state(names[2], "ended", 12_400, 36 * 1024, 5 * 3600),
         ],
         None,
     )

@@ -236,7 +236,7 @@ def test_beside_a_living_service_of_another_layout(folder: Path) -> None:
     old = files(folder)[0]
     with serving(folder, ("audit", b"|")) as service:
         listed = run(folder, "ls", "spool/audit").out
-        assert [line.split()[2] for line in sorted(listed[1:])] == ["alive", "dead"]
+        assert [line.split()[2] for line in sorted(listed[1:])] == ["alive", "ended"]
         outcome = replay(folder, "plain")
         assert outcome.status == 0
         [skipped] = [line for line in outcome.out if "skipped" in line]

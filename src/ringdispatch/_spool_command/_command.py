@@ -235,7 +235,7 @@ def _purge(options: argparse.Namespace) -> int:
     status, removed = 0, 0
     states = []
     for state in filter(wanted.has, look_at_all(find(options.directory))):
-        if state.owner == "dead":
+        if state.owner == "ended":
             states.append(state)
         elif state.owner == "alive":
             say(f"{state.place.shown}: skipped, a process has it")

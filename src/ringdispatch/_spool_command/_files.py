@@ -171,7 +171,7 @@ class State:
 
     Attributes:
         place: Where it is.
-        owner: Whether a process has it: alive, dead, or ? where that can't be found.
+        owner: Whether a process has it: alive, ended, or ? where that can't be found.
         entries: What is whole and not dispatched.
         damaged: How many entries more there were, as far as that can be known.
         letters: How many dead letters were not replayed.
@@ -196,7 +196,7 @@ class State:
     @property
     def holder(self) -> str:
         """The owner as it is shown: letters and what was kept aside have none."""
-        hides = self.owner == "dead" and self.place.kind in {"dead", "bad"}
+        hides = self.owner == "ended" and self.place.kind in {"dead", "bad"}
         return "" if hides else self.owner
 
     @property
@@ -224,7 +224,7 @@ def look(place: Place) -> State:
             state.bytes = found.st_size
             state.changed_at = found.st_mtime
             try:
-                state.owner = "alive" if is_locked(place.path) else "dead"
+                state.owner = "alive" if is_locked(place.path) else "ended"
             except OSError as error:  # it can only be read
                 state.reason = f"can't be asked for its lock: {error.strerror}"
             _look_inside(state, fd, found.st_size)

@@ -27,7 +27,7 @@ _HEADS = (
 # the first two.
 _SPARED = ("name", "kind", "bytes", "age")
 _UNBOUNDED = 10_000
-_COLOURS = {"alive": "green", "dead": "yellow", "?": "red"}
+_COLOURS = {"alive": "green", "ended": "yellow", "?": "red"}
 
 
 def counted(count: int, noun: str) -> str:
