@@ -90,7 +90,7 @@ def test_advice_names_all_that_the_machine_holds() -> None:
     said = "\n".join(advice(Results("suite", {}, cells=cells)))
     assert "| all it holds: 50,000 or more |" in said
     assert "| 33,415 → 33,415 |" in said
-    assert "Sink of 0 ms: 10 ms pays only at all the machine holds" in said
+    assert "Sink of 0 ms: 10 ms pays only at the highest rate" in said
 
 
 def test_advice_is_about_objects_and_may_be_to_pay_at_every_rate() -> None:

@@ -1,7 +1,8 @@
 """The background dispatcher for Python gateways.
 
 `BackgroundDispatcher` takes one entry per request at the price of an append and hands
-them to your async function in batches, at most one batch every `ms_delay` milliseconds.
+them to your async function in batches: one every `ms_delay` milliseconds, and sooner
+only where `max_batch` is reached, a flush asks for it, or entries waited for a call.
 """
 
 from typing import TYPE_CHECKING, Any

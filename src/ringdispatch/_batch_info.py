@@ -13,8 +13,8 @@ class BatchInfo:
         recovered: Whether another process accepted the entries, and left them in the
             spool.
         start: The position of the first entry among all that were accepted there.
-        count: How many entries were accepted as this batch; a damaged one is missing in
-            a recovered batch.
+        count: How many accepted entries the batch was made of; a damaged one is missing
+            in a recovered batch.
         attempts: How many calls were made for it, this one included. A recovered
             batch's call isn't counted if a close cut it short, if it had run for a
             minute when its process was killed, or if a replay left the batch in its

@@ -178,7 +178,7 @@ class DeadFile:
     def progress(self) -> int:
         """The offset up to which letters were replayed; of the first one if none was.
 
-        So it is where the two copies differ: a letter goes out twice before it is lost.
+        Of the first too where its two copies differ: better twice than never.
         """
         word = os.pread(self.fd, 16, _PROGRESS_AT)
         if len(word) == 16:

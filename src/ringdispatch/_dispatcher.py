@@ -83,7 +83,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         layout: How entries lie in the ring, and what a batch is: `Objects()` any
             object, a list; `Records(dtype)` tuples of numbers, a numpy array;
             `Bytes(...)` encoded entries, one payload.
-        home: `"auto"`, or `"thread"` to live on the background thread in any case.
+        home: `"auto"`, or `"thread"` to live on the background thread unless bound.
         on_error: Called as `on_error(exception, batch)` after a failed dispatch, on
             the home or by the `close` that ran out of time.
         on_drop: Called as `on_drop(reason, count)` after drops, never from `enqueue`:
@@ -283,7 +283,7 @@ class BackgroundDispatcher(EnqueueBase[Entry]):
         failed, pending ones as abandoned. May be called again, and from several tasks
         at once. Called from the dispatch function, it waits for everything but the
         calling batch; if that holds the only slot, it returns False at once, and the
-        rest goes out when the batch ends.
+        rest goes out when the batch ends, in `timeout` seconds too.
 
         Args:
             timeout: Seconds to wait, >= 0. None: for ever.

@@ -71,7 +71,7 @@ class Home:
         self._reentrant = hasattr(loop, "_nest_patched")
         # set once, before the home is known
         self.background = False
-        self.is_ours = False  # no code of the application's runs on the loop
+        self.is_ours = False  # the loop runs for dispatchers alone
         self.on_deserted: Callable[[], object] | None = None
         # any thread, by single operations of the dict
         self._batchers: dict[int, weakref.ref[Batcher]] = {}

@@ -46,7 +46,7 @@ class Letters:
     ) -> None:
         """Have a batch that failed kept, and settled in its file; then call back.
 
-        Here and now where no thread starts: when the process ends.
+        Here and now where no thread starts, as when the process ends.
         """
         finished = Finalizer(written)
 

@@ -25,8 +25,8 @@ _LOOK_SECONDS = 1.0  # between two looks into the folder, once it has nothing
 _OUTLIVED_SECONDS = 60.0
 
 # Between adopting a file and the call for a batch of it, by how many processes died in
-# one. Where each lives equally long, only what kills comes to the fifth: any other is
-# either outlived, or waits longer than a process lives.
+# one. If all processes live equally long, only a batch that kills its process comes to
+# five deaths: the others are outlived, or are not called with in time.
 _PAUSES = {2: 1.0, 3: 10.0, 4: 60.0}
 
 

@@ -48,7 +48,8 @@ def make_folder(directory: str | os.PathLike[str], name: str) -> Path:
     """Make `directory/name`, or refuse the place.
 
     Raises:
-        ValueError: the name is none of a file, or the file system can't hold a spool.
+        ValueError: no directory can have the name, or the file system can't hold a
+            spool.
         OSError: it can't be made, isn't a directory, or isn't ours to write.
     """
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
@@ -94,7 +95,8 @@ class Spool:
         folder: Where they are.
         kind: The layout's.
         separator: What follows each entry.
-        report: Called with a line for the log, once per file that stays.
+        report: Called with a line for the log, once per file that stays, is set aside
+            or is gone.
     """
 
     def __init__(

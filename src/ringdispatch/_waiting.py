@@ -1,7 +1,7 @@
 """Waiting: for entries to be settled, and for room in the ring.
 
-Both queues are in order; every operation is a single one of a set or a dict: no lock is
-needed.
+Both queues are nearly in order. Every operation is a single one of a set or a dict: no
+lock is needed.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ class ThreadCall:
     def start(self, workers: WorkerThreads) -> None:
         """Call the function in a thread.
 
-        Inline where no thread starts and the loop is ours: when the process ends.
+        Inline where no thread starts and the loop is ours, as when the process ends.
         """
         ended = Finalizer(self._loop.call_soon_threadsafe, resolve, self.ended)
         try:

@@ -206,8 +206,8 @@ class LifespanMiddleware:
         timeout: Seconds for all flushes and closes together, >= 0. None: for ever.
 
     Raises:
-        TypeError: an application or a dispatcher that is none, or a timeout that is
-            no number.
+        TypeError: `app` is not callable, a dispatcher is not a
+            `BackgroundDispatcher`, or the timeout is not a number.
         ValueError: a timeout that is negative or NaN.
     """
 
@@ -276,9 +276,9 @@ class AccessLogMiddleware(LifespanMiddleware):
         timeout: Seconds for the flush and the close at the end, >= 0. None: for ever.
 
     Raises:
-        TypeError: an application or a dispatcher that is none, an entry that is no
-            plain function of one argument, paths that are none, or a timeout that is
-            no number.
+        TypeError: `app` is not callable, the dispatcher is not a
+            `BackgroundDispatcher`, `entry` is not a plain function of one argument,
+            `exclude` has what is not a path, or the timeout is not a number.
         ValueError: a timeout that is negative or NaN.
     """
 

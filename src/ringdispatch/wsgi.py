@@ -43,8 +43,9 @@ class AccessLogMiddleware:
         exclude: Paths that make no entry, as they are in the request.
 
     Raises:
-        TypeError: an application or a dispatcher that is none, an entry that is no
-            plain function of one argument, or paths that are none.
+        TypeError: `app` is not callable, the dispatcher is not a
+            `BackgroundDispatcher`, `entry` is not a plain function of one argument, or
+            `exclude` has what is not a path.
     """
 
     def __init__(

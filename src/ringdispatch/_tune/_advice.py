@@ -158,7 +158,7 @@ def _pays(sink: float, pairs: dict[float | None, Pair]) -> str:
             f"with {SHORT:g} ms and {figure(long.request_p99)} ms with {LONG:g} ms."
         )
     rate, (short, long) = first
-    said = "only at all the machine holds" if rate is None else f"from {rate:,.0f}/s on"
+    said = f"from {rate:,.0f}/s on" if rate is not None else "only at the highest rate"
     return (
         f"{where} {SHORT:g} ms pays {said}: requests take "
         f"{figure(short.request_p99)} ms at p99 instead of "

@@ -1,8 +1,9 @@
 """The calls of a relay's function, and what becomes of messages that fail.
 
 A call has the records of several messages. One that fails is repeated, after a pause
-that grows while nothing succeeds. After three failures its messages are halved, and
-halved again: whatever is to blame fails alone in the end, and the others are through.
+that grows while nothing succeeds. After three failures, or one that is final, its
+messages are halved, and halved again: whatever is to blame fails alone in the end, and
+the others are through.
 What fails alone waits apart, and is tried again from time to time. It is parked after
 some failures between which another message was taken: where none is, the other side is
 away, and all wait.

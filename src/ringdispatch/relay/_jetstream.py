@@ -381,7 +381,8 @@ class JetStreamSource:
                 self._has_dead_letters = True
             headers = _parked_headers(held, reason)
             room = connection.client.max_payload - len(held.body)
-            # As large as can be, it is none of ours, and the log has the reason.
+            # A body that leaves no room for headers is not from our sinks. It is parked
+            # without them; the log has the reason.
             given = headers if size_of(headers) <= room else None
             publish = jetstream.publish(name, held.body, headers=given)
             try:

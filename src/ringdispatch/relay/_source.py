@@ -118,7 +118,7 @@ class Source(Protocol):
         """
 
     async def give_back(self, held: Iterable[Held], seconds: float = 0.0) -> None:
-        """Have the engine hand them out again, not before some time."""
+        """Have the engine hand them out again; after `seconds`, if it can wait."""
 
     async def park(self, held: Held, reason: str) -> None:
         """Put it among the dead letters, and then acknowledge it."""

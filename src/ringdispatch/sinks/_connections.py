@@ -8,8 +8,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ._attempts import Failure
 
-# A refusal stands for so long, then a server is asked again: nobody types a password
-# at a batch every 10 ms.
+# After a refusal the servers are not asked again for so long, or each batch would log
+# in anew.
 _FIRST_REFUSAL, _LONGEST_REFUSAL = 1.0, 30.0
 
 

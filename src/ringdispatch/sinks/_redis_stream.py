@@ -22,8 +22,8 @@ class RedisStreamSink(EngineSink[Batch]):
     than 16 MiB goes in pieces.
 
     Entries are sent as by `JetStreamSink`. `ringdispatch.relay` reads them, and removes
-    them: nothing else trims the stream. What Redis keeps is its own: with Debian's
-    `appendonly no` it loses up to a minute, or more, when it is killed.
+    them: nothing else trims the stream. What survives is up to Redis: with `appendonly
+    no`, as Debian has it, a kill loses all since the last snapshot, a minute or more.
 
     Args:
         url: `redis://host:port/database` or `rediss://`, without credentials in it.
