@@ -285,7 +285,7 @@ def test_a_server_that_reads_no_more_is_given_up(fragile: NatsServer) -> None:
             fragile.pause()
             try:
                 dispatcher.enqueue(b"x" * 7_000_000)
-                await comes_true(lambda: sink._fails_since is not None, 20)
+                await comes_true(lambda: sink._outage._since is not None, 20)
             finally:
                 fragile.resume()
             assert await dispatcher.aflush(30)
@@ -319,7 +319,7 @@ def test_calls_that_a_close_cuts_short_leave_no_words_behind(
         try:
             for _ in range(8):  # more than a connection takes that nobody reads
                 dispatcher.enqueue(b"x" * 3_000_000)
-            await comes_true(lambda: len(client._resp_map) == 8 or sink._fails_since)
+            await comes_true(lambda: len(client._resp_map) == 8 or sink._outage._since)
             assert not await dispatcher.aclose(timeout=0.1)
             await comes_true(lambda: len(asyncio.all_tasks()) == 1)
         finally:

@@ -159,7 +159,7 @@ def test_a_server_that_crashes_and_comes_back_gets_all(fragile: RedisServer) -> 
                 assert await dispatcher.aflush()
                 await asyncio.to_thread(fragile.kill)
                 dispatcher.enqueue(number + 100)
-                await comes_true(lambda: sink._fails_since is not None)
+                await comes_true(lambda: sink._outage._since is not None)
                 await asyncio.to_thread(fragile.start)
                 assert await dispatcher.aflush(20)
         return dispatcher.statistics()
@@ -179,7 +179,7 @@ def test_a_memory_that_is_full_until_there_is_room(server: RedisServer) -> None:
                     sink, ms_delay=1, dispatch_timeout=None
                 ) as dispatcher:
                     dispatcher.enqueue(1)
-                    await comes_true(lambda: sink._fails_since is not None)
+                    await comes_true(lambda: sink._outage._since is not None)
                     client.config_set("maxmemory", "0")
                     assert await dispatcher.aflush(20)
 

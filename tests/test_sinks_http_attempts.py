@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import email.utils
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,37 @@ from ringdispatch.sinks._post import retry_after
 from spools import needs_spools
 
 UNAVAILABLE = Answer(503, body=b"later")
+
+
+# ---- the log
+
+
+@pytest.mark.parametrize("retry", [None, 60])
+def test_outage_is_logged_once_where_it_is_ridden_out(
+    server: Answering, caplog: pytest.LogCaptureFixture, retry: float | None
+) -> None:
+    sink = HttpSink(server.url, retry=retry)
+
+    async def main() -> None:
+        for _ in range(2):  # the second comes too soon after the first
+            server.script = [UNAVAILABLE, UNAVAILABLE]
+            try:
+                await sink([1])
+            except SinkError:
+                assert retry is None
+        await sink.aclose()
+
+    with caplog.at_level("INFO", "ringdispatch"):
+        asyncio.run(main())
+    lines = [record.getMessage() for record in caplog.records]
+    if retry is None:
+        assert lines == []  # the dispatcher reports what failed
+    else:
+        began, ended = lines
+        assert began.endswith("answered 503 No: 'later'; it is tried again")
+        assert re.fullmatch(
+            r"ringdispatch: HttpSink\(.*\) works again, after [0-9.]+ s", ended
+        )
 
 
 # ---- reused connections

@@ -77,7 +77,7 @@ def sending(
         async with BackgroundDispatcher(sink, ms_delay=1, **options) as dispatcher:
             for entry in entries:
                 assert dispatcher.enqueue(entry)
-            await comes_true(lambda: sink._fails_since is not None)
+            await comes_true(lambda: sink._outage._since is not None)
             await asyncio.to_thread(meanwhile)
             assert await dispatcher.aclose(30)
         return dispatcher.statistics()
@@ -275,9 +275,9 @@ def test_a_server_that_crashes_under_a_connection(fragile: NatsServer) -> None:
                 assert await dispatcher.aflush(20)
                 await asyncio.to_thread(fragile.kill)
                 dispatcher.enqueue(-turn)
-                await comes_true(lambda: sink._fails_since is not None)
+                await comes_true(lambda: sink._outage._since is not None)
                 await asyncio.to_thread(fragile.start)
-                await comes_true(lambda: sink._fails_since is None)
+                await comes_true(lambda: sink._outage._since is None)
             assert await dispatcher.aclose(30)
 
     on_loop(main())
@@ -295,7 +295,7 @@ def test_a_message_whose_acknowledgement_is_late_is_there_once(
             await comes_true(lambda: dispatcher.statistics().dispatched == 1)
             fragile.pause()
             dispatcher.enqueue("late")
-            await comes_true(lambda: sink._fails_since is not None)
+            await comes_true(lambda: sink._outage._since is not None)
             fragile.resume()
             assert await dispatcher.aclose(30)
 

@@ -1,6 +1,8 @@
 """A batch that goes in attempts, and in halves where the other side asks for less."""
 
 import asyncio
+import logging
+import math
 import random
 import time
 import uuid
@@ -13,6 +15,9 @@ from ._error import SinkError
 
 _FIRST_PAUSE, _LONGEST_DOUBLINGS = 0.2, 5  # seconds: up to 6.4
 _LONGEST_PAUSE = 3_600.0  # whatever the other side asks for
+_REPORT_SECONDS = 10.0  # at least between two outages that are logged
+
+_logger = logging.getLogger("ringdispatch")
 
 
 class Failure(SinkError):
@@ -32,6 +37,30 @@ class Failure(SinkError):
         self.too_large = too_large  # fewer entries may pass
         self.unanswered = unanswered  # no byte of an answer came
         self.arrived = arrived  # of its entries
+
+
+class Outage:
+    """Tells the log that attempts fail and are repeated, and when one succeeds."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None  # None: attempts succeed
+        self._is_logged = False
+        self._logged_at = -math.inf
+
+    def note(self, sink: object, failure: Failure | None) -> None:
+        """Note what became of a sink's attempt, which is repeated if it failed."""
+        now = time.monotonic()
+        if failure is not None and failure.retryable:
+            self._since = self._since or now
+            if not self._is_logged and now >= self._logged_at + _REPORT_SECONDS:
+                self._is_logged, self._logged_at = True, now
+                _logger.warning("ringdispatch: %s; it is tried again", failure)
+        elif self._since is not None:
+            seconds, self._since = now - self._since, None
+            if self._is_logged:
+                self._is_logged = False
+                text = "ringdispatch: %r works again, after %.3g s"
+                _logger.info(text, sink, seconds)
 
 
 def key_of(batch: Any) -> str:

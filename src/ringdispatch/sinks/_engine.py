@@ -1,14 +1,13 @@
 """Sinks that hand batches to an engine, such as NATS, from which a relay takes them."""
 
 import asyncio
-import logging
 import math
 import time
 from functools import partial
 from typing import Generic, Protocol
 
 from . import _checks
-from ._attempts import Failure, key_of, repeat, send_in_parts
+from ._attempts import Failure, Outage, key_of, repeat, send_in_parts
 from ._connections import Connection, Connections
 from ._messages import Encoded, Message, encode
 from ._types import Batch
@@ -16,8 +15,6 @@ from ._types import Batch
 # So long before dispatch_timeout a call ends by itself, and says why.
 _MARGIN_SECONDS = 1.0
 SLOWEST = 2**20  # B/s that a large message may take beside its timeout
-
-_logger = logging.getLogger("ringdispatch")
 
 
 class Publisher(Connection, Protocol):
@@ -43,7 +40,7 @@ class EngineSink(Generic[Batch]):
         self._seconds = math.inf  # for one call
         self._least = self._timeout / 10  # for what a call does at its end
         self._connections = Connections(self._connect)
-        self._fails_since: float | None = None  # the engine; None: it works
+        self._outage = Outage()
 
     def prepare(self, layout: object, dispatch_timeout: float | None) -> None:
         """Note the dispatcher's options."""
@@ -93,9 +90,9 @@ class EngineSink(Generic[Batch]):
             await publisher.send(message, min(takes, left))
         except Failure as failure:
             if failure.retryable:
-                self._note_outage(failure)
+                self._outage.note(self, failure)
             return failure
-        self._note_end_of_outage()
+        self._outage.note(self, None)
         return None
 
     async def _publisher(self, deadline: float) -> Publisher:
@@ -107,14 +104,3 @@ class EngineSink(Generic[Batch]):
             raise Failure(
                 f"{self!r}: no connection within {left:.3g} s", retryable=True
             ) from None
-
-    def _note_outage(self, failure: Failure) -> None:
-        if self._fails_since is None:
-            self._fails_since = time.monotonic()
-            _logger.warning("ringdispatch: %s; it is tried again", failure)
-
-    def _note_end_of_outage(self) -> None:
-        if self._fails_since is not None:
-            seconds = time.monotonic() - self._fails_since
-            self._fails_since = None
-            _logger.info("ringdispatch: %r works again, after %.3g s", self, seconds)

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import aiohttp
 
 from . import _checks
-from ._attempts import Failure, key_of, repeat, send_in_parts
+from ._attempts import Failure, Outage, key_of, repeat, send_in_parts
 from ._client import Client, Exchange, Session
 from ._compression import compressor
 
@@ -74,6 +74,7 @@ class PostingSink:
                 "ordinary function that makes one"
             )
         self._session = session
+        self._outage = Outage()
         self._secrets: list[str] = []  # the longest first
         words = re.split("[&=/]", parts.query + parts.path)
         self._hide(parts.query, parts.path, *map(unquote, words))
@@ -161,7 +162,10 @@ class PostingSink:
             # A server closes what was idle for long. The connection is gone from the
             # pool; the next one is new, if no other was idle for as long.
             if outcome is None or not (exchange.reused and outcome.unanswered):
-                return outcome
+                break
+        if self._retry:
+            self._outage.note(self, outcome)
+        return outcome
 
     async def _post(
         self, client: Client, key: str, body: bytes, count: int, exchange: Exchange
