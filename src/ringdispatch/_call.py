@@ -145,12 +145,12 @@ class Call:
                 return  # the dispatcher has moved: its new home takes the batch
             # Taken inside the running task: one that is closed before its first step
             # would fail entries that can still go out elsewhere.
-            self.began = batcher.now()
             batch = self.batch = self._source.take(
                 batcher.options.max_batch, batcher.due
             )
             if batch is None:
                 return
+            self.began = batcher.now()
             batcher.on_taken(self, batch, self.began)
             if batcher.options.is_async:
                 await batcher.options.function(batch.value)

@@ -44,7 +44,8 @@ def oversee(batcher: "Batcher", home: "Home") -> None:
     for call in list(batcher.calls):
         elsewhere = call.home is not home and call.is_unsettled
         if elsewhere and loop is not None and timeout is not None:
-            left = call.began + timeout + LATE_SECONDS - batcher.now()
+            now = batcher.now()
+            left = (call.began or now) + timeout + LATE_SECONDS - now
             late = weakref.ref(call)  # else it would live as long as the timer
             loop.call_later(max(left, 0.0), expire_late, late, context=Context())
     batcher.overseen_on = home  # last: twice is better than never
