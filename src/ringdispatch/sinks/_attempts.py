@@ -49,8 +49,10 @@ class Outage:
 
     def note(self, sink: object, failure: Failure | None) -> None:
         """Note what became of a sink's attempt, which is repeated if it failed."""
+        if failure is not None and not failure.retryable:
+            return  # it says nothing of the next one
         now = time.monotonic()
-        if failure is not None and failure.retryable:
+        if failure is not None:
             self._since = self._since or now
             if not self._is_logged and now >= self._logged_at + _REPORT_SECONDS:
                 self._is_logged, self._logged_at = True, now

@@ -89,8 +89,7 @@ class EngineSink(Generic[Batch]):
             takes = self._timeout + len(message.body) / SLOWEST
             await publisher.send(message, min(takes, left))
         except Failure as failure:
-            if failure.retryable:
-                self._outage.note(self, failure)
+            self._outage.note(self, failure)
             return failure
         self._outage.note(self, None)
         return None
